@@ -1,0 +1,141 @@
+"""Finding and reading images, and what happens with those that cannot be read."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+
+class BrokenImageError(ValueError):
+    """A file that should be an image and cannot be decoded.
+
+    Attributes:
+        path: the file.
+        reason: why, in a few words.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        # Both go to args as well, or the exception could not be pickled back from a loader's process.
+        super().__init__(path, reason)
+        self.path = Path(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class BrokenImages:
+    """The images of one run that could not be read: counted once each, and an error when they are many.
+
+    Args:
+        limit: the largest share of broken images that is tolerated.
+    """
+
+    def __init__(self, limit: float = 0.05) -> None:
+        self.limit = limit
+        self.reasons: dict[Path, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def add(self, path: str | os.PathLike[str], reason: str) -> bool:
+        """Note a broken image; True when it was not known yet."""
+        path = Path(path)
+        new = path not in self.reasons
+        self.reasons.setdefault(path, reason)
+        return new
+
+    def check(self, total: int) -> None:
+        """Raise ValueError when more than `limit` of `total` images are broken."""
+        if len(self) > self.limit * total:
+            raise ValueError(
+                f"{self.report(total)}. More than {self.limit:.0%} of the images are broken, so something is "
+                "wrong with the folder: remove or replace these files and run again"
+            )
+
+    def report(self, total: int | None = None, shown: int = 5) -> str:
+        """One line: how many images could not be read, and the first few with their reasons."""
+        of = "" if total is None else f" of {total}"
+        head = f"{len(self)}{of} image{'' if (total or len(self)) == 1 else 's'} could not be read"
+        if not self.reasons:
+            return head
+        names = [f"{path} ({reason})" for path, reason in list(self.reasons.items())[:shown]]
+        more = len(self) - len(names)
+        return f"{head}: {', '.join(names)}{f' and {more} more' if more else ''}"
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """All images under `folder`, sorted by their path; sub-folders too, hidden files and folders not.
+
+    Symbolic links to folders inside `folder` are not followed.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        NotADirectoryError: it is a file.
+        ValueError: it holds no file with one of IMAGE_SUFFIXES.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"no such folder of images: {folder}")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"expected a folder of images, got a file: {folder}")
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        # A leading dot also marks the "._name.jpg" that macOS puts beside a file: not an image.
+        found += [
+            Path(parent, name)
+            for name in files
+            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+    if not found:
+        raise ValueError(f"no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)})")
+    return sorted(found, key=lambda path: path.as_posix())
+
+
+def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+    """The pixels of an image file as uint8 [H, W, 3], RGB.
+
+    The orientation its EXIF data asks for is applied. Grayscale is repeated over the channels, CMYK and
+    palettes are converted, 16-bit gray is scaled by 255 / 65535, an alpha channel is dropped, and of several
+    frames the first is taken.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BrokenImageError: empty, truncated, not an image, or of floats (whose range is not defined).
+    """
+    data = Path(path).read_bytes()
+    if not data:
+        raise BrokenImageError(path, "the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            pixels = _to_rgb(ImageOps.exif_transpose(image))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost any type on damaged data
+        reason = (
+            "not an image in a known format"
+            if isinstance(error, Image.UnidentifiedImageError)
+            else str(error)
+        )
+        raise BrokenImageError(path, reason or type(error).__name__) from error
+    return pixels
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not defined")
+    if image.mode.startswith("I"):
+        gray = np.asarray(image).astype(np.float64)
+        if gray.min() < 0 or gray.max() > 65535:
+            raise ValueError("32-bit pixels outside 0..65535, whose range is not defined")
+        gray = np.rint(gray * (255 / 65535)).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))

@@ -1,0 +1,153 @@
+"""Images of every kind are read alike, and broken ones are told by name."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sp_fast.data import BrokenImageError, BrokenImages, list_images, read_image
+
+
+@pytest.fixture
+def pixels():
+    """A smooth RGB image [24, 40, 3] without symmetry, which JPEG keeps nearly unchanged."""
+    y, x = np.mgrid[0:24, 0:40]
+    return np.stack([x * 6, y * 10, 255 - x * 3 - y * 3], axis=2).astype(np.uint8)
+
+
+def save(pixels, path, **options):
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def test_rgb_png_is_read_exactly(pixels, tmp_path):
+    image = read_image(save(pixels, tmp_path / "a.png"))
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, pixels)
+    image[0, 0] = 0  # the array is the caller's own
+
+
+def test_grayscale_is_repeated_over_channels(pixels, tmp_path):
+    image = read_image(save(pixels[..., 0], tmp_path / "a.png"))
+    np.testing.assert_array_equal(image, np.repeat(pixels[..., :1], 3, axis=2))
+
+
+def test_sixteen_bit_is_scaled_to_the_same_brightness(pixels, tmp_path):
+    image = read_image(save(pixels[..., 0].astype(np.uint16) * 257, tmp_path / "a.png"))
+    np.testing.assert_array_equal(image, np.repeat(pixels[..., :1], 3, axis=2))
+
+
+def test_alpha_is_dropped(pixels, tmp_path):
+    alpha = np.full((24, 40, 1), 10, np.uint8)
+    np.testing.assert_array_equal(
+        read_image(save(np.concatenate([pixels, alpha], axis=2), tmp_path / "a.png")), pixels
+    )
+
+
+def test_palette_becomes_rgb(tmp_path):
+    image = Image.new("P", (4, 2))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((3, 1), 1)
+    image.save(tmp_path / "a.png")
+    read = read_image(tmp_path / "a.png")
+    assert read.shape == (2, 4, 3)
+    assert read[0, 0].tolist() == [10, 20, 30]
+    assert read[1, 3].tolist() == [200, 100, 50]
+
+
+def test_cmyk_jpeg_keeps_its_colours(pixels, tmp_path):
+    Image.fromarray(pixels).convert("CMYK").save(tmp_path / "a.jpg", quality=98, subsampling=0)
+    with Image.open(tmp_path / "a.jpg") as stored:
+        assert stored.mode == "CMYK"
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - pixels).mean() < 4
+
+
+@pytest.mark.parametrize(
+    ("orientation", "undo"),
+    [(3, lambda a: a[::-1, ::-1]), (6, lambda a: np.rot90(a, 1)), (8, lambda a: np.rot90(a, -1))],
+)
+def test_exif_orientation_is_applied(pixels, tmp_path, orientation, undo):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(np.ascontiguousarray(undo(pixels)), tmp_path / "a.jpg", exif=exif, quality=98, subsampling=0)
+    image = read_image(path)
+    assert image.shape == pixels.shape
+    assert np.abs(image.astype(int) - pixels).mean() < 4
+
+
+def broken(kind, pixels, path):
+    if kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("this is not an image")
+    else:
+        save(pixels, path)
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) * 2 // 3])
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize(
+    ("kind", "reason"), [("empty", "empty"), ("text", "not an image"), ("truncated", "truncated")]
+)
+def test_broken_image_is_named(pixels, tmp_path, kind, reason, suffix):
+    path = broken(kind, pixels, tmp_path / f"bad.{suffix}")
+    with pytest.raises(BrokenImageError, match=rf"bad\.{suffix}: .*(?i:{reason})") as caught:
+        read_image(path)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.path, copy.reason, str(copy)) == (path, caught.value.reason, str(caught.value))
+
+
+def test_float_pixels_are_refused(tmp_path):
+    path = save(np.zeros((3, 3), np.float32), tmp_path / "a.tiff")
+    with pytest.raises(BrokenImageError, match="floating-point"):
+        read_image(path)
+
+
+def test_missing_file_is_not_a_broken_image(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_image(tmp_path / "none.jpg")
+
+
+def test_list_images_is_sorted_recursive_and_skips_the_rest(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / ".cache").mkdir()
+    for name in ["b.JPG", "a.png", "sub/c.jpeg", "notes.txt", "._a.png", ".cache/d.jpg"]:
+        (tmp_path / name).write_bytes(b"x")
+    assert [p.relative_to(tmp_path).as_posix() for p in list_images(tmp_path)] == [
+        "a.png",
+        "b.JPG",
+        "sub/c.jpeg",
+    ]
+
+
+def test_list_images_says_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        list_images(tmp_path / "nowhere")
+    (tmp_path / "file.txt").write_text("x")
+    with pytest.raises(NotADirectoryError, match=r"file\.txt"):
+        list_images(tmp_path / "file.txt")
+    with pytest.raises(ValueError, match="no images in"):
+        list_images(tmp_path)
+
+
+def test_broken_images_are_counted_once_and_over_five_percent_is_an_error():
+    images = BrokenImages()
+    assert images.add("a.jpg", "empty")
+    assert not images.add(Path("a.jpg"), "empty")
+    assert len(images) == 1
+    images.check(20)
+    with pytest.raises(ValueError, match=r"1 of 19 images could not be read: a\.jpg \(empty\).*More than 5%"):
+        images.check(19)
+    assert images.report() == "1 image could not be read: a.jpg (empty)"
+
+
+def test_broken_images_report_names_the_first_few():
+    images = BrokenImages()
+    for k in range(7):
+        images.add(f"{k}.jpg", "empty")
+    assert images.report(1000).startswith("7 of 1000 images could not be read: 0.jpg (empty), ")
+    assert images.report(1000).endswith("4.jpg (empty) and 2 more")
