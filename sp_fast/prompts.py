@@ -1,0 +1,182 @@
+"""Prompt generation (Eq. 5), prompt-kernel matching (Eq. 6-8) and kernel supervision (Eq. 9).
+
+Modules that know nothing of a model family: kernels, prompts and seeds are plain tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sp_fast.ops import kernel_supervision_loss, match_prompts, roi_average_pool
+
+STRATEGIES = ("cosine", "random", "sequential", "none")
+
+
+class PromptGenerator(nn.Module):
+    """Eq. 5: the prompt of a proposal is the mean feature inside its tight box.
+
+    Args:
+        levels: which maps of the feature pyramid to pool; the prompts of several are averaged.
+            `(-1,)`, the coarsest, is what the authors' code uses.
+        detach: keep the gradient from reaching the feature maps.
+    """
+
+    def __init__(self, levels: Sequence[int] = (-1,), *, detach: bool = False) -> None:
+        super().__init__()
+        if not levels:
+            raise ValueError("levels: expected at least one index into the feature pyramid, got none")
+        self.levels = tuple(levels)
+        self.detach = detach
+
+    def forward(self, pyramid: Sequence[Tensor], boxes: Tensor, count: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Pools the prompts.
+
+        Args:
+            pyramid: feature maps `[B, C, H_i, W_i]` of one padded batch of images.
+            boxes: `[B, L, 4]`, x0 y0 x1 y1 in pixels of the padded input.
+            count: int `[B]`, proposals of each image; rows from there on are padding and give zeros.
+            image_size: height and width of the padded input, in pixels.
+
+        Returns:
+            Prompts `[B, L, C]`.
+        """
+        prompts: list[Tensor] = []
+        for level in self.levels:
+            try:
+                features = pyramid[level]
+            except IndexError:
+                raise ValueError(f"levels: expected indices into a pyramid of {len(pyramid)} maps, got {level}") from None
+            if self.detach:
+                features = features.detach()
+            height, width = features.shape[-2:]
+            scale = boxes.new_tensor(
+                [width / image_size[1], height / image_size[0], width / image_size[1], height / image_size[0]]
+            )
+            prompts.append(roi_average_pool(features, boxes * scale, count))
+        return prompts[0] if len(prompts) == 1 else torch.stack(prompts).mean(0)
+
+
+class PromptInjector(nn.Module):
+    """Eq. 6-8: adds to every kernel one prompt of its image. Has no parameters.
+
+    Args:
+        strategy: which prompt kernel n takes. `cosine`: the most similar; `random`: any, drawn anew each
+            step; `sequential`: number n modulo the count; `none`: no prompt.
+        drop_rate: in training, the probability with which each prompt is left out of a step.
+    """
+
+    def __init__(self, strategy: str = "cosine", *, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
+        if not 0.0 <= drop_rate < 1.0:
+            raise ValueError(f"drop_rate: expected a probability in [0, 1), got {drop_rate}")
+        self.strategy = strategy
+        self.drop_rate = drop_rate
+
+    def forward(self, kernels: Tensor, prompts: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Decorates the kernels.
+
+        Args:
+            kernels: `[N, C]`, shared by the batch, or `[B, N, C]`.
+            prompts: `[B, L, C]`.
+            count: int `[B]`, prompts of each image.
+
+        Returns:
+            The decorated kernels `[B, N, C]` and the index int64 `[B, N]` of the prompt each took, -1 for
+            none. With `drop_rate` the index is into the prompts that were kept, in their order.
+        """
+        batch, num_kernels = prompts.shape[0], kernels.shape[-2]
+        if self.training and self.drop_rate and self.strategy != "none":
+            prompts, count = self._drop(prompts, count)
+        if self.strategy == "cosine":
+            return match_prompts(kernels, prompts, count)
+        if kernels.dim() == 2:
+            kernels = kernels.expand(batch, -1, -1)  # [B, N, C]
+        if self.strategy == "none" or prompts.shape[1] == 0:
+            return kernels, count.new_full((batch, num_kernels), -1, dtype=torch.int64)
+        available = count.view(batch, 1)
+        if self.strategy == "random":
+            draw = torch.rand(batch, num_kernels, device=prompts.device)
+            index = (draw * available).long().minimum(available.long() - 1)
+        else:
+            index = torch.arange(num_kernels, device=prompts.device) % available.clamp(min=1)
+        index = torch.where(available > 0, index, -1).long()
+        chosen = prompts.gather(1, index.clamp(min=0).unsqueeze(-1).expand(-1, -1, prompts.shape[-1]))
+        return kernels + chosen.to(kernels.dtype) * (index >= 0).unsqueeze(-1), index
+
+    def _drop(self, prompts: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        slot = torch.arange(prompts.shape[1], device=prompts.device)
+        kept = torch.rand(prompts.shape[:2], device=prompts.device) >= self.drop_rate
+        kept &= slot < count.view(-1, 1)  # [B, L]
+        # Kept prompts move to the front, in order, since the ops take a count and not a mask.
+        order = torch.argsort(~kept, dim=1, stable=True)
+        front = prompts.gather(1, order.unsqueeze(-1).expand_as(prompts))
+        return front, kept.sum(1).to(count.dtype)
+
+    def extra_repr(self) -> str:
+        """Options, for `print(module)`."""
+        return f"strategy={self.strategy!r}, drop_rate={self.drop_rate}"
+
+
+class KernelSupervision(nn.Module):
+    """Eq. 9: pulls the kernel matched with a proposal towards the proposal's seed.
+
+    `1 - cos(Linear(S_l), K_{n_l}^i)` over every proposal l and update stage i, where n_l is the kernel that
+    bipartite matching gave the proposal at that stage. The linear layer (D -> C) is trained and left out
+    of what pre-training exports.
+
+    Args:
+        seed_channels: D, channels of the features that made the proposals.
+        kernel_channels: C, channels of the kernels.
+        loss_weight: the weight in Eq. 10.
+        reduction: `mean` over the matched pairs of a stage, or `sum` as Eq. 9 is written.
+    """
+
+    def __init__(
+        self, seed_channels: int, kernel_channels: int, *, loss_weight: float = 1.0, reduction: str = "mean"
+    ) -> None:
+        super().__init__()
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
+        self.linear = nn.Linear(seed_channels, kernel_channels)
+        self.loss_weight = loss_weight
+        self.reduction = reduction
+
+    def forward(self, kernels: Tensor, seeds: Tensor, index: Tensor) -> Tensor:
+        """The weighted loss, an fp32 scalar; 0 with zero gradients where nothing is matched.
+
+        Args:
+            kernels: `[S, B, N, C]`, the kernels after each update stage.
+            seeds: `[B, L, D]`.
+            index: int64 `[S, B, L]`, from :func:`matched_kernels`.
+        """
+        if seeds.shape[-1] != self.linear.in_features:
+            raise ValueError(
+                f"seeds: expected [B, L, {self.linear.in_features}] as seed_channels says, got {tuple(seeds.shape)}"
+            )
+        targets = self.linear(seeds.to(self.linear.weight.dtype))  # [B, L, C]
+        return self.loss_weight * kernel_supervision_loss(
+            kernels, targets.to(kernels.dtype), index, reduction=self.reduction
+        )
+
+
+def matched_kernels(assigned: Tensor, num_targets: int) -> Tensor:
+    """Turns the target of each kernel into the kernel of each target.
+
+    Args:
+        assigned: int64 `[S, B, N]`, index of the target matched with each kernel, -1 for none.
+        num_targets: L, targets an image, padding included.
+
+    Returns:
+        int64 `[S, B, L]`, index of the kernel matched with each target, -1 for none.
+    """
+    stages, batch, num_kernels = assigned.shape
+    # One column more than there are targets takes the kernels without one.
+    index = assigned.new_full((stages, batch, num_targets + 1), -1)
+    slot = torch.where(assigned >= 0, assigned, num_targets)
+    kernel = torch.arange(num_kernels, device=assigned.device).expand_as(assigned)
+    return index.scatter_(2, slot, kernel)[..., :num_targets]

@@ -1,0 +1,134 @@
+"""Pre-trains, fine-tunes or evaluates from a config, with one process or several.
+
+    python sp_fast/train.py CONFIG [options]
+    torchrun --nproc-per-node 8 sp_fast/train.py CONFIG [options]
+
+The same as `sp-fast train CONFIG [options]`. Runs on mmengine's Runner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__" and sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
+    # Run as a file, this folder is on the path and would shadow packages named `data` or `models`.
+    sys.path.pop(0)
+
+EXAMPLES = """\
+examples:
+  pre-train on the masks of `sp-fast propose`:
+    sp-fast train sp_fast/configs/pretrain/knet_mobilenet_v2.py \\
+      --images photos --annotations masks.json --weights mobilenet_v2.pth --work-dir runs/pretrain
+  fine-tune what came out on a few labels, and evaluate:
+    sp-fast train sp_fast/configs/finetune/knet_mobilenet_v2.py \\
+      --images train --annotations train.json --val-images val --val-annotations val.json \\
+      --load-from runs/pretrain/pretrained.pth --work-dir runs/finetune
+  go on after an interruption:
+    sp-fast train CONFIG --work-dir runs/finetune --resume (and the same options)
+"""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="sp-fast train",
+        description="Pre-train, fine-tune or evaluate from a config. Several processes: torchrun "
+        "--nproc-per-node N sp_fast/train.py CONFIG ...",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", help="an mmengine config; sp_fast/configs has some")
+    parser.add_argument("--work-dir", help="where logs, checkpoints and weights go (default: runs/CONFIG's name)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the work folder")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate --load-from and stop")
+    data = parser.add_argument_group("data")
+    data.add_argument("--images", metavar="DIR", help="training images")
+    data.add_argument("--annotations", metavar="FILE", help="their annotations or proposals, COCO format")
+    data.add_argument("--val-images", metavar="DIR", help="validation images")
+    data.add_argument("--val-annotations", metavar="FILE", help="their annotations, COCO format")
+    data.add_argument("--class-agnostic", action="store_true", help="train and evaluate with all categories as one")
+    start = parser.add_argument_group("where to start from")
+    start.add_argument("--weights", metavar="FILE", help="published weights for the backbone")
+    start.add_argument("--allow-partial", action="store_true", help="accept --weights that lack some of the backbone")
+    start.add_argument("--load-from", metavar="FILE", help="weights of the whole model, such as pretrained.pth")
+    run = parser.add_argument_group("run")
+    run.add_argument("--epochs", type=int, metavar="N", help="train for N epochs; the schedule is scaled to it")
+    run.add_argument("--batch-size", type=int, metavar="N", help="images a process")
+    run.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and augmentation")
+    run.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override any config entry")
+    return parser.parse_args(arguments)
+
+
+def load_config(args: argparse.Namespace) -> Any:
+    """The config with the command line's options in it.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError: a file or folder that is named does not exist.
+        ValueError: an option that this config has no use for, or a value that does not fit.
+    """
+    from mmengine.config import Config
+
+    from sp_fast.configuration import apply_options, parse_overrides
+
+    if not Path(args.config).is_file():
+        raise FileNotFoundError(f"CONFIG: expected a config file, got {args.config!r}, which does not exist")
+    cfg = Config.fromfile(args.config)
+    apply_options(cfg, args)
+    cfg.merge_from_dict(parse_overrides(args.cfg_options))
+    return cfg
+
+
+def initialise_processes() -> str:
+    """Joins torchrun's processes where there are any; returns mmengine's name of the launcher."""
+    if "LOCAL_RANK" not in os.environ:
+        return "none"
+    import torch
+    import torch.distributed as dist
+
+    # mmengine's own initialisation calls torch.cuda.set_device, which fails without a GPU.
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl")
+    else:
+        dist.init_process_group("gloo")
+    return "pytorch"
+
+
+def run(args: argparse.Namespace) -> dict[str, float]:
+    """Trains (or evaluates) and returns the last metrics."""
+    import sp_fast.models  # noqa: F401  (the bridge has to be there before mmdet)
+    from mmengine.runner import Runner
+
+    cfg = load_config(args)
+    cfg.launcher = initialise_processes()
+    runner = Runner.from_cfg(cfg)
+    if args.eval_only:
+        return runner.test()
+    runner.train()
+    return {key: value.current() for key, value in runner.message_hub.log_scalars.items() if key.startswith("val/")}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    args = parse_arguments(arguments)
+    try:
+        run(args)
+    except (OSError, ValueError) as error:
+        if os.environ.get("SP_FAST_DEBUG"):
+            raise
+        print(f"sp-fast train: {error}", file=sys.stderr)
+        return 2
+    finally:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
