@@ -1,5 +1,15 @@
 """Images, annotations and data sets. Importing this package needs neither mmdet nor mmengine."""
 
-from .images import IMAGE_SUFFIXES, BrokenImageError, BrokenImages, list_images, read_image
+from .coco import load_coco, save_coco
+from .images import IMAGE_SUFFIXES, BrokenImageError, BrokenImages, image_size, list_images, read_image
 
-__all__ = ["IMAGE_SUFFIXES", "BrokenImageError", "BrokenImages", "list_images", "read_image"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "BrokenImageError",
+    "BrokenImages",
+    "image_size",
+    "list_images",
+    "load_coco",
+    "read_image",
+    "save_coco",
+]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
+_ORIENTATION = 0x0112  # EXIF's tag
+Result = TypeVar("Result")
 
 
 class BrokenImageError(ValueError):
@@ -110,23 +114,34 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         FileNotFoundError: there is no such file.
         BrokenImageError: empty, truncated, not an image, or of floats (whose range is not defined).
     """
-    data = Path(path).read_bytes()
-    if not data:
-        raise BrokenImageError(path, "the file is empty")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            pixels = _to_rgb(ImageOps.exif_transpose(image))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise almost any type on damaged data
-        reason = (
-            "not an image in a known format"
-            if isinstance(error, Image.UnidentifiedImageError)
-            else str(error)
-        )
-        raise BrokenImageError(path, reason or type(error).__name__) from error
-    return pixels
+    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of `read_image(path)`, from the file's header alone; the errors are the same."""
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+    return _decode(path, size)
+
+
+def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) -> Result:
+    """`use` of the opened image, every failure of the decoder as BrokenImageError."""
+    with open(path, "rb") as file:
+        if not file.read(1):
+            raise BrokenImageError(path, "the file is empty")
+        file.seek(0)
+        try:
+            with Image.open(file) as image:
+                return use(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise almost any type on damaged data
+            unknown = isinstance(error, Image.UnidentifiedImageError)
+            reason = "not an image in a known format" if unknown else str(error) or type(error).__name__
+            raise BrokenImageError(path, reason) from error
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sp_fast.data import BrokenImageError, BrokenImages, list_images, read_image
+from sp_fast.data import BrokenImageError, BrokenImages, image_size, list_images, read_image
 
 
 @pytest.fixture
@@ -26,6 +26,7 @@ def test_rgb_png_is_read_exactly(pixels, tmp_path):
     image = read_image(save(pixels, tmp_path / "a.png"))
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, pixels)
+    assert image_size(tmp_path / "a.png") == (24, 40)
     image[0, 0] = 0  # the array is the caller's own
 
 
@@ -74,6 +75,7 @@ def test_exif_orientation_is_applied(pixels, tmp_path, orientation, undo):
     path = save(np.ascontiguousarray(undo(pixels)), tmp_path / "a.jpg", exif=exif, quality=98, subsampling=0)
     image = read_image(path)
     assert image.shape == pixels.shape
+    assert image_size(path) == pixels.shape[:2]
     assert np.abs(image.astype(int) - pixels).mean() < 4
 
 

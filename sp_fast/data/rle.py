@@ -1,0 +1,69 @@
+"""COCO's run-length encoded masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+
+def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """Polygons or run lengths of one object as one compressed run-length dict of pycocotools."""
+    if isinstance(segmentation, list):
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            return coco_mask.encode(np.zeros((height, width), dtype=np.uint8, order="F"))
+        return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(segmentation, height, width)
+    return segmentation
+
+
+def rle_pixels(counts: Sequence[str]) -> np.ndarray:
+    """The pixels that each of COCO's compressed run-length strings covers, without decoding to masks.
+
+    A string holds numbers of 5-bit groups, low group first, each a character from 48 up; bit 5 says that
+    another group follows, and bit 4 of the last group is the sign. From the fourth number on they are
+    differences to the number two before (pycocotools' rleToString).
+
+    Returns:
+        int64 [len(counts)]: the sum of the run lengths, or -1 where the string is damaged.
+    """
+    lengths = np.array([len(string) for string in counts], dtype=np.int64)
+    totals: np.ndarray = np.full(len(counts), -1, dtype=np.int64)
+    ascii_only = np.array([string.isascii() for string in counts], dtype=bool)
+    keep: np.ndarray = np.flatnonzero((lengths > 0) & ascii_only)
+    if not len(keep):
+        return totals
+    text = "".join(counts[k] for k in keep.tolist()).encode("ascii")
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    owner: np.ndarray = np.repeat(np.arange(len(keep)), lengths[keep])
+    last = (codes & 0x20) == 0
+    string_ends: np.ndarray = np.cumsum(lengths[keep]) - 1
+    damaged = np.bincount(owner, weights=(codes < 0) | (codes > 63), minlength=len(keep)) > 0
+    damaged |= ~last[string_ends]
+    last[string_ends] = True  # so that no number reaches into the next string
+
+    group_starts: np.ndarray = np.flatnonzero(np.concatenate([[True], last[:-1]]))
+    group_ends = np.flatnonzero(last)
+    size = group_ends - group_starts + 1
+    within = np.arange(len(codes)) - np.repeat(group_starts, size)
+    damaged |= np.bincount(owner, weights=within > 11, minlength=len(keep)) > 0
+    shift = 5 * np.minimum(within, 11)
+    numbers = np.add.reduceat((codes & 0x1F) << shift, group_starts)
+    numbers -= np.where(codes[group_ends] & 0x10, np.int64(1) << (5 * np.minimum(size, 12)), 0)
+
+    owner = owner[group_starts]
+    starts: np.ndarray = np.searchsorted(owner, np.arange(len(keep)))
+    starts_of = starts[owner]
+    place = np.arange(len(numbers)) - starts_of
+    runs = np.where(place == 0, numbers, 0)
+    for chain in ((place % 2 == 1), (place % 2 == 0) & (place > 0)):
+        sums: np.ndarray = np.cumsum(np.where(chain, numbers, 0))
+        before = np.concatenate([[0], sums])[starts_of]
+        runs = np.where(chain, sums - before, runs)
+    damaged |= np.bincount(owner, weights=runs < 0, minlength=len(keep)) > 0
+    totals[keep] = np.where(damaged, -1, np.add.reduceat(runs, starts))
+    return totals
