@@ -1,0 +1,24 @@
+"""The ops of saliency-prompt pre-training. They need PyTorch alone.
+
+Compiled where the extension `sp_fast._C` is built, else in plain PyTorch (`sp_fast.ops.reference`).
+"""
+
+from sp_fast.ops.kernel_supervision_loss import kernel_supervision_loss
+from sp_fast.ops.mask_nms import mask_nms
+from sp_fast.ops.match_prompts import match_prompts
+from sp_fast.ops.matrix_nms import matrix_nms
+from sp_fast.ops.packed_masks import PackedMasks
+from sp_fast.ops.reference import SeedSaliency
+from sp_fast.ops.roi_average_pool import roi_average_pool
+from sp_fast.ops.seed_saliency import seed_saliency
+
+__all__ = [
+    "PackedMasks",
+    "SeedSaliency",
+    "kernel_supervision_loss",
+    "mask_nms",
+    "match_prompts",
+    "matrix_nms",
+    "roi_average_pool",
+    "seed_saliency",
+]

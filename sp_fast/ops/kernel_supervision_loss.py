@@ -1,0 +1,51 @@
+"""Kernel supervision (Eq. 9)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sp_fast.ops import reference
+from sp_fast.ops.checks import (
+    FLOATS_AND_DOUBLE,
+    INTS,
+    check_choice,
+    check_same_dtype,
+    check_tensor,
+    check_values,
+)
+from sp_fast.ops.extension import COMPILED
+
+
+def kernel_supervision_loss(
+    kernels: Tensor, targets: Tensor, index: Tensor, *, reduction: str = "mean"
+) -> Tensor:
+    """Distance of the matched kernels from their targets (Eq. 9 of Saliency Prompt, CVPR 2023).
+
+    The sum over stages s, images b and proposals l with index[s, b, l] >= 0 of
+    1 - cos(targets[b, l], kernels[s, b, index[s, b, l]]), vectors divided by max(norm, 1e-8).
+    Differentiable in `kernels` and `targets`; what is not matched has a zero gradient.
+
+    Args:
+        kernels: fp32, fp16, bf16 or fp64 [S, B, N, C], after each update stage.
+        targets: [B, L, C], same dtype.
+        index: int32 or int64 [S, B, L], the kernel matched with proposal l at stage s, -1 for none.
+        reduction: "sum": that sum. "mean": the mean over the matched pairs of a stage, summed over stages.
+
+    Returns:
+        A scalar, fp32 (fp64 for fp64); 0 without any pair.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong rank, shape, device or value.
+    """
+    check_tensor("kernels", kernels, ("S", "B", "N", "C"), FLOATS_AND_DOUBLE)
+    stages, batch, number, channels = kernels.shape
+    check_tensor("targets", targets, (batch, "L", channels), FLOATS_AND_DOUBLE, like=kernels)
+    check_same_dtype("targets", targets, "kernels", kernels)
+    check_tensor("index", index, (stages, batch, targets.shape[1]), INTS, like=kernels)
+    check_choice("reduction", reduction, ("mean", "sum"))
+    if not COMPILED:
+        check_values("index", index, -1, number - 1)
+        return reference.kernel_supervision_loss(kernels, targets, index, reduction=reduction)
+    return torch.ops.sp_fast.kernel_supervision_loss(kernels, targets, index, reduction == "mean")

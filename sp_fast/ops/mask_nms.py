@@ -1,0 +1,52 @@
+"""Greedy non-maximum suppression of masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sp_fast.ops import reference
+from sp_fast.ops.checks import FLOATS, check_int, check_number, check_tensor
+from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.packed_masks import PackedMasks, check_masks
+
+
+def mask_nms(
+    masks: PackedMasks,
+    score: Tensor,
+    *,
+    iou_threshold: float = 0.5,
+    min_area: int = 2,
+    max_masks: int = 20,
+) -> Tensor:
+    """Indices of the masks that greedy non-maximum suppression keeps.
+
+    By descending score, equal scores by lower index; a mask goes when its IoU with a kept one is above
+    `iou_threshold`. The IoU of two empty masks is 0.
+
+    Args:
+        masks: PackedMasks [B, M].
+        score: fp32, fp16 or bf16 [B, M].
+        iou_threshold: in [0, 1].
+        min_area: masks with fewer cells are never kept, nor are those with a NaN score.
+        max_masks: stop after that many, at least 1.
+
+    Returns:
+        int64 [B, max_masks], best first, padded with -1.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong rank, shape, device or value.
+    """
+    check_masks("masks", masks, 2)
+    check_tensor("score", score, tuple(masks.shape), FLOATS, like=masks.words)
+    check_number("iou_threshold", iou_threshold, 0, 1)
+    check_int("min_area", min_area, 0)
+    check_int("max_masks", max_masks, 1)
+    if not COMPILED:
+        return reference.mask_nms(
+            masks, score.detach(), iou_threshold=iou_threshold, min_area=min_area, max_masks=max_masks
+        )
+    return torch.ops.sp_fast.mask_nms(
+        masks.words, score.detach(), masks.height, masks.width, float(iou_threshold), min_area, max_masks
+    )

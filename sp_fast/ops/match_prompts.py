@@ -1,0 +1,43 @@
+"""Prompt-kernel matching (Eq. 6-8)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sp_fast.ops import reference
+from sp_fast.ops.checks import FLOATS_AND_DOUBLE, INTS, check_same_dtype, check_tensor, check_values
+from sp_fast.ops.extension import COMPILED
+
+
+def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Add to every kernel the prompt most similar to it (Eq. 6-8 of Saliency Prompt, CVPR 2023).
+
+    index = argmax over the first `count` prompts of cos(kernel, prompt), ties to the lowest, a NaN never
+    wins, -1 where there is none; decorated = kernels + prompts[index]. Vectors are divided by
+    max(norm, 1e-8). Differentiable in both; the index is not.
+
+    Args:
+        kernels: fp32, fp16, bf16 or fp64 [N, C] or [B, N, C].
+        prompts: [B, L, C], same dtype.
+        count: int32 or int64 [B], in [0, L]; prompts from there on are padding. None: all are real.
+
+    Returns:
+        decorated [B, N, C] in the dtype given, and index int64 [B, N].
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong rank, shape, device or value.
+    """
+    check_tensor("prompts", prompts, ("B", "L", "C"), FLOATS_AND_DOUBLE)
+    batch, number, channels = prompts.shape
+    shared = isinstance(kernels, Tensor) and kernels.dim() == 2
+    shape = ("N", channels) if shared else (batch, "N", channels)
+    check_tensor("kernels", kernels, shape, FLOATS_AND_DOUBLE, like=prompts)
+    check_same_dtype("kernels", kernels, "prompts", prompts)
+    if count is not None:
+        check_tensor("count", count, (batch,), INTS, like=prompts)
+    if not COMPILED:
+        check_values("count", count, 0, number)
+        return reference.match_prompts(kernels, prompts, count)
+    return torch.ops.sp_fast.match_prompts(kernels, prompts, count)

@@ -1,0 +1,42 @@
+"""Matrix non-maximum suppression of masks (SOLOv2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sp_fast.ops import reference
+from sp_fast.ops.checks import FLOATS, check_choice, check_number, check_tensor
+from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.packed_masks import PackedMasks, check_masks
+
+
+def matrix_nms(masks: PackedMasks, score: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0) -> Tensor:
+    """Scores decayed by the overlap with better masks (Wang et al., SOLOv2, NeurIPS 2020, Sec. 3.3).
+
+    With the masks sorted by descending score (equal scores by lower index), the score of mask j is
+    multiplied with min over i < j of f(iou_ij) / f(max over k < i of iou_ki); f(u) = exp(-sigma u^2) for
+    "gaussian", 1 - u for "linear". A mask with a NaN score keeps it and decays none.
+
+    Args:
+        masks: PackedMasks [B, M].
+        score: fp32, fp16 or bf16 [B, M].
+        kernel: "gaussian" or "linear".
+        sigma: of the gaussian, at least 0.
+
+    Returns:
+        fp32 [B, M], in the order of the input.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong rank, shape, device or value.
+    """
+    check_masks("masks", masks, 2)
+    check_tensor("score", score, tuple(masks.shape), FLOATS, like=masks.words)
+    check_choice("kernel", kernel, ("gaussian", "linear"))
+    check_number("sigma", sigma, 0)
+    if not COMPILED:
+        return reference.matrix_nms(masks, score.detach(), kernel=kernel, sigma=sigma)
+    return torch.ops.sp_fast.matrix_nms(
+        masks.words, score.detach(), masks.height, masks.width, kernel == "gaussian", float(sigma)
+    )

@@ -1,0 +1,153 @@
+"""Binary masks packed 32 cells to a word."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sp_fast.ops.checks import check_int
+
+
+def words_for(height: int, width: int) -> int:
+    """Number of 32-bit words that hold height * width cells."""
+    return (height * width + 31) // 32
+
+
+def _bit_weights(device: torch.device) -> Tensor:
+    """Value of bit k in two's complement, int64 [32]: the sum over the set bits is the int32 word."""
+    weights = torch.ones(32, dtype=torch.int64, device=device) << torch.arange(32, device=device)
+    return torch.where(weights == 1 << 31, -weights, weights)
+
+
+class PackedMasks:
+    """Binary masks of one size, packed.
+
+    Args:
+        words: int32 [..., W32], W32 = ceil(height * width / 32). Bit k of word j is cell 32 j + k in
+            row-major order; bits past the last cell are 0 (they are taken to be so, not checked).
+        height: rows of a mask, at least 0.
+        width: columns of a mask, at least 0.
+
+    Raises:
+        TypeError: `words` is not an int32 tensor, or a size is not an int.
+        ValueError: the last dimension of `words` does not fit the sizes.
+    """
+
+    __slots__ = ("height", "width", "words")
+
+    def __init__(self, words: Tensor, height: int, width: int) -> None:
+        check_int("height", height, 0)
+        check_int("width", width, 0)
+        if not isinstance(words, Tensor):
+            raise TypeError(f"words: expected a tensor, got {type(words).__name__}")
+        if words.dtype != torch.int32:
+            raise TypeError(f"words: expected dtype int32, got {words.dtype}")
+        expected = words_for(height, width)
+        if words.dim() == 0 or words.shape[-1] != expected:
+            raise ValueError(
+                f"words: expected shape [..., {expected}] for masks of {height} x {width}, "
+                f"got {list(words.shape)}"
+            )
+        self.words = words
+        self.height = height
+        self.width = width
+
+    @classmethod
+    def pack(cls, masks: Tensor) -> PackedMasks:
+        """Pack bool [..., H, W].
+
+        Raises:
+            TypeError: `masks` is not a bool tensor.
+            ValueError: `masks` has fewer than two dimensions.
+        """
+        if not isinstance(masks, Tensor):
+            raise TypeError(f"masks: expected a tensor, got {type(masks).__name__}")
+        if masks.dtype != torch.bool:
+            raise TypeError(f"masks: expected dtype bool, got {masks.dtype}; threshold them first")
+        if masks.dim() < 2:
+            raise ValueError(f"masks: expected shape [..., H, W], got {list(masks.shape)}")
+        height, width = masks.shape[-2:]
+        cells = masks.reshape(*masks.shape[:-2], height * width)
+        padding = words_for(height, width) * 32 - height * width
+        cells = torch.nn.functional.pad(cells, (0, padding))
+        cells = cells.reshape(*masks.shape[:-2], words_for(height, width), 32)
+        words = (cells * _bit_weights(masks.device)).sum(-1)
+        return cls(words.to(torch.int32), height, width)
+
+    def unpack(self) -> Tensor:
+        """The masks as bool [..., H, W]."""
+        bits = torch.arange(32, dtype=torch.int32, device=self.words.device)
+        cells = (self.words.unsqueeze(-1) >> bits) & 1  # [..., W32, 32]
+        leading = self.words.shape[:-1]
+        cells = cells.reshape(*leading, self.words.shape[-1] * 32)[..., : self.height * self.width]
+        return cells.reshape(*leading, self.height, self.width).to(torch.bool)
+
+    def area(self) -> Tensor:
+        """Cells inside each mask, int32 [...]."""
+        return self.unpack().sum((-2, -1), dtype=torch.int32)
+
+    def boxes(self) -> Tensor:
+        """Tight boxes x0 y0 x1 y1 in cells, half-open, int32 [..., 4]; an empty mask gives zeros."""
+        masks = self.unpack()
+        columns, rows = masks.any(-2), masks.any(-1)
+        sides = [_first(columns), _first(rows), _past_last(columns), _past_last(rows)]
+        return torch.stack(sides, dim=-1)
+
+    @property
+    def shape(self) -> torch.Size:
+        """The leading dimensions, without height and width."""
+        return self.words.shape[:-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the words are."""
+        return self.words.device
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> PackedMasks:
+        """The same masks on another device."""
+        return PackedMasks(self.words.to(device=device, **kwargs), self.height, self.width)
+
+    def __getitem__(self, index: Any) -> PackedMasks:
+        """Index the leading dimensions."""
+        index = index if isinstance(index, tuple) else (index,)
+        if not any(i is Ellipsis for i in index):
+            index = (*index, Ellipsis)
+        return PackedMasks(self.words[(*index, slice(None))], self.height, self.width)
+
+    def __len__(self) -> int:
+        """Size of the first leading dimension."""
+        if not self.shape:
+            raise TypeError("len() of a single mask")
+        return self.words.shape[0]
+
+    def __iter__(self):
+        """Iterate over the first leading dimension."""
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"PackedMasks({list(self.shape)}, {self.height} x {self.width}, {self.device})"
+
+
+def _first(occupied: Tensor) -> Tensor:
+    """Index of the first True along the last dimension, 0 where there is none; int32 [...]."""
+    n = occupied.shape[-1]
+    where = torch.where(occupied, torch.arange(n, device=occupied.device), n)
+    first = where.amin(-1) if n else where.sum(-1)
+    return (first % max(n, 1)).to(torch.int32)
+
+
+def _past_last(occupied: Tensor) -> Tensor:
+    """One past the last True along the last dimension, 0 where there is none; int32 [...]."""
+    n = occupied.shape[-1]
+    where = torch.where(occupied, torch.arange(1, n + 1, device=occupied.device), 0)
+    return (where.amax(-1) if n else where.sum(-1)).to(torch.int32)
+
+
+def check_masks(name: str, masks: PackedMasks, rank: int) -> None:
+    """Check that `masks` are PackedMasks with that many leading dimensions (TypeError, ValueError)."""
+    if not isinstance(masks, PackedMasks):
+        raise TypeError(f"{name}: expected PackedMasks, got {type(masks).__name__}; see PackedMasks.pack")
+    if len(masks.shape) != rank:
+        raise ValueError(f"{name}: expected {rank} leading dimensions, got shape {list(masks.shape)}")

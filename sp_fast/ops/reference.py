@@ -1,0 +1,257 @@
+"""Every op in plain PyTorch: the definition.
+
+Inputs are taken to be checked. Nothing here synchronises the host with a GPU: integer inputs (valid,
+count, index) are clamped into their range, and results are padded to a fixed size. Accumulation is in
+fp32, or fp64 where the input is fp64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sp_fast.ops.packed_masks import PackedMasks
+
+# Smallest norm a vector is divided by, as in torch.nn.functional.cosine_similarity.
+COSINE_EPS = 1e-8
+
+
+class SeedSaliency(NamedTuple):
+    """What `seed_saliency` gives: masks [B, M], score fp32 [B, M], seeds [B, M, D]."""
+
+    masks: PackedMasks
+    score: Tensor
+    seeds: Tensor
+
+
+def _accumulate(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _unit(x: Tensor, dim: int = -1) -> Tensor:
+    return F.normalize(_accumulate(x), dim=dim, eps=COSINE_EPS)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Part / whole in fp64, 0 where whole is 0."""
+    return part.double() / whole.clamp(min=1).double()
+
+
+def _valid_size(valid: Tensor | None, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Height and width of the part of each map that is image, int64 [B] each."""
+    batch, _, height, width = features.shape
+    if valid is None:
+        full = torch.ones(batch, dtype=torch.int64, device=features.device)
+        return full * height, full * width
+    valid = valid.long()
+    return valid[:, 0].clamp(1, height), valid[:, 1].clamp(1, width)
+
+
+def _window_means(x: Tensor, size: Tensor, windows: int) -> Tensor:
+    """Means of the adaptive-pooling windows of the first `size` entries, [B, ..., n] -> [B, ..., windows]."""
+    position = torch.arange(x.shape[-1], device=x.device)
+    means = []
+    for i in range(windows):
+        start = (i * size) // windows
+        stop = ((i + 1) * size + windows - 1) // windows
+        inside = (position >= start[:, None]) & (position < stop[:, None])  # [B, n]
+        inside = inside.reshape(inside.shape[0], *[1] * (x.dim() - 2), inside.shape[1])
+        length = (stop - start).reshape(-1, *[1] * (x.dim() - 2))
+        means.append(torch.where(inside, x, 0).sum(-1) / length)
+    return torch.stack(means, dim=-1)
+
+
+def pool_seeds(features: Tensor, grids: Sequence[tuple[int, int]], valid: Tensor | None = None) -> Tensor:
+    """Adaptive average pooling of the valid part of each map to each grid: [B, M, D]."""
+    height, width = _valid_size(valid, features)
+    seeds = []
+    for rows, columns in grids:
+        by_column = _window_means(features.float(), width, columns)  # [B, D, H, W']
+        by_cell = _window_means(by_column.transpose(-1, -2), height, rows)  # [B, D, W', H']
+        seeds.append(by_cell.permute(0, 3, 2, 1).flatten(1, 2))
+    return torch.cat(seeds, dim=1).to(features.dtype)
+
+
+def saliency_of_seeds(
+    features: Tensor, seeds: Tensor, valid: Tensor | None, similarity: str, threshold: float
+) -> tuple[PackedMasks, Tensor]:
+    """Masks [B, M] and score [B, M] of given seeds [B, M, D]."""
+    height, width = _valid_size(valid, features)
+    rows = torch.arange(features.shape[2], device=features.device)
+    columns = torch.arange(features.shape[3], device=features.device)
+    inside = (rows < height[:, None])[:, :, None] & (columns < width[:, None])[:, None, :]  # [B, H, W]
+    cells = torch.where(inside[:, None], features.float(), 0).flatten(2)  # [B, D, HW]
+    inside = inside.flatten(1)[:, None]  # [B, 1, HW]
+    vectors = seeds.float()
+    if similarity == "cosine":
+        cells, vectors = _unit(cells, dim=1), _unit(vectors)
+    y = vectors @ cells  # [B, M, HW]
+    low = torch.where(inside, y, torch.inf).amin(-1, keepdim=True)
+    high = torch.where(inside, y, -torch.inf).amax(-1, keepdim=True)
+    span = high - low
+    usable = torch.isfinite(span) & (span > 0)  # NaN and inf reach the span
+    y = (y - low) / torch.where(usable, span, 1)
+    mask = inside & usable & (y >= threshold)
+    score = torch.where(mask, y, 0).sum(-1) / mask.sum(-1).clamp(min=1)
+    return PackedMasks.pack(mask.unflatten(-1, features.shape[2:])), score
+
+
+def seed_saliency(
+    features: Tensor,
+    grid: Sequence[tuple[int, int]] | None = None,
+    *,
+    seeds: Tensor | None = None,
+    valid: Tensor | None = None,
+    similarity: str = "dot",
+    threshold: float = 0.5,
+) -> SeedSaliency:
+    """Eq. 3-4: saliency of seeds, linearly normalised to [0, 1], and thresholded."""
+    if seeds is None:
+        assert grid is not None
+        seeds = pool_seeds(features, grid, valid)
+    masks, score = saliency_of_seeds(features, seeds, valid, similarity, threshold)
+    return SeedSaliency(masks, score, seeds)
+
+
+def _overlap(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Intersection and union in cells of all pairs, bool [B, M, H, W] -> fp64 [B, M, M] each."""
+    cells = masks.flatten(2).double()
+    intersection = cells @ cells.transpose(1, 2)
+    area = cells.sum(-1)
+    return intersection, area[:, :, None] + area[:, None, :] - intersection
+
+
+def _best_first(score: Tensor) -> Tensor:
+    """Order by descending score, equal scores by lower index, NaN last: int64 [B, M]."""
+    order = torch.sort(
+        score.float().nan_to_num(-torch.inf, torch.inf, -torch.inf), stable=True, descending=True
+    )[1]
+    last = torch.isnan(score).gather(1, order).to(torch.int8)
+    return order.gather(1, torch.sort(last, stable=True)[1])
+
+
+def mask_nms(
+    masks: PackedMasks,
+    score: Tensor,
+    *,
+    iou_threshold: float = 0.5,
+    min_area: int = 2,
+    max_masks: int = 20,
+) -> Tensor:
+    """Greedy non-maximum suppression of masks: indices of the kept ones, int64 [B, max_masks]."""
+    batch, count = score.shape
+    order = _best_first(score)
+    eligible = (masks.area() >= min_area) & ~torch.isnan(score)
+    overlap = _ratio(*_overlap(masks.unpack())) > iou_threshold  # [B, M, M]
+    kept = torch.zeros_like(eligible)
+    for rank in range(count):
+        candidate = order[:, rank, None]  # [B, 1]
+        overlapped = (overlap.gather(1, candidate[:, :, None].expand(-1, -1, count))[:, 0] & kept).any(-1)
+        keep = eligible.gather(1, candidate) & ~overlapped[:, None]
+        kept = kept.scatter(1, candidate, keep)
+    kept_in_order = kept.gather(1, order)
+    slot = kept_in_order.cumsum(1) - 1
+    slot = torch.where(kept_in_order & (slot < max_masks), slot, max_masks)  # the last slot is dropped
+    result = torch.full((batch, max_masks + 1), -1, dtype=torch.int64, device=score.device)
+    return result.scatter(1, slot, order)[:, :max_masks]
+
+
+def matrix_nms(masks: PackedMasks, score: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0) -> Tensor:
+    """SOLOv2's matrix NMS: decayed scores, fp32 [B, M]."""
+    count = score.shape[1]
+    if count == 0:
+        return score.float()
+    order = _best_first(score)
+    iou = _ratio(*_overlap(masks.unpack())).float()
+    iou = iou.gather(1, order[:, :, None].expand_as(iou)).gather(2, order[:, None, :].expand_as(iou))
+    iou = iou.triu(1)  # [B, i, j]: mask i is before mask j
+    usable = ~torch.isnan(score).gather(1, order)
+    iou = iou * usable[:, :, None]
+    most = iou.amax(1)[:, :, None]  # of mask i with any before it
+    if kernel == "gaussian":
+        decay = torch.exp(-sigma * (iou.square() - most.square()))
+    else:
+        # A duplicate of an earlier mask decays nothing that the earlier one does not.
+        decay = torch.where(most < 1, (1 - iou) / (1 - most), torch.inf)
+    before = torch.ones_like(iou, dtype=torch.bool).triu(1)
+    factor = torch.where(before, decay, 1).amin(1).clamp(max=1)
+    return score.float() * torch.empty_like(factor).scatter_(1, order, factor)
+
+
+def box_cells(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Half-open cell ranges x0 y0 x1 y1 of boxes in cells, int64 [...] each; NaN counts as 0."""
+    x0, y0, x1, y1 = torch.nan_to_num(boxes.double(), nan=0.0).unbind(-1)
+    x0 = x0.floor().clamp(0, width - 1)
+    y0 = y0.floor().clamp(0, height - 1)
+    x1 = torch.maximum(x1.ceil().clamp(max=width), x0 + 1)
+    y1 = torch.maximum(y1.ceil().clamp(max=height), y0 + 1)
+    return x0.long(), y0.long(), x1.long(), y1.long()
+
+
+def _first_rows(count: Tensor | None, batch: int, rows: int, device: torch.device) -> Tensor:
+    """Which of the rows are before `count`, bool [B, rows]."""
+    if count is None:
+        return torch.ones(batch, rows, dtype=torch.bool, device=device)
+    return torch.arange(rows, device=device) < count[:, None]
+
+
+def roi_average_pool(features: Tensor, boxes: Tensor, count: Tensor | None = None) -> Tensor:
+    """Average of the features inside each box, [B, L, C]."""
+    batch, channels, height, width = features.shape
+    number = boxes.shape[1]
+    x0, y0, x1, y1 = box_cells(boxes, height, width)
+    rows = torch.arange(height, device=features.device)[:, None]
+    columns = torch.arange(width, device=features.device)
+    real = _first_rows(count, batch, number, features.device)
+    x = _accumulate(features)
+    pooled = [x.new_zeros(batch, 0, channels)]
+    for box in range(number):
+        left, top, right, bottom = (side[:, box, None, None] for side in (x0, y0, x1, y1))
+        inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # [B, H, W]
+        inside = inside & real[:, box, None, None]
+        area = (right - left) * (bottom - top)
+        pooled.append((torch.where(inside[:, None], x, 0).sum((-2, -1)) / area[:, 0])[:, None])
+    return torch.cat(pooled, dim=1).to(features.dtype)
+
+
+def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Eq. 6-8: every kernel adds the prompt with the largest cosine similarity to itself."""
+    batch, number, channels = prompts.shape
+    if kernels.dim() == 2:
+        kernels = kernels.expand(batch, -1, -1)
+    if number == 0:
+        index = torch.full(kernels.shape[:2], -1, dtype=torch.int64, device=kernels.device)
+        return kernels + 0, index
+    with torch.no_grad():
+        # A sum rather than a matrix product: equal prompts then have equal cosines to the last bit.
+        cosine = (_unit(kernels)[:, :, None] * _unit(prompts)[:, None]).sum(-1)  # [B, N, L]
+        real = _first_rows(count, batch, number, prompts.device)[:, None]
+        usable = real & ~torch.isnan(cosine)
+        index = torch.where(usable, cosine, -torch.inf).argmax(-1)
+        index = torch.where(usable.any(-1), index, -1)
+    chosen = prompts.gather(1, index.clamp(min=0)[:, :, None].expand(-1, -1, channels))
+    return kernels + torch.where((index >= 0)[:, :, None], chosen, 0), index
+
+
+def kernel_supervision_loss(
+    kernels: Tensor, targets: Tensor, index: Tensor, *, reduction: str = "mean"
+) -> Tensor:
+    """Eq. 9: one minus the cosine of every target with the kernel matched with it, a scalar."""
+    stages, _, number, channels = kernels.shape
+    if number == 0 or index.numel() == 0:
+        return _accumulate(kernels).flatten()[:0].sum() + _accumulate(targets).flatten()[:0].sum()
+    index = index.long().clamp(-1, number - 1)
+    matched = index >= 0  # [S, B, L]
+    where = index.clamp(min=0)[..., None].expand(-1, -1, -1, channels)
+    # What is not matched is taken out before the arithmetic, so that no NaN of it reaches a gradient.
+    kernel = torch.where(matched[..., None], kernels.gather(2, where), 0)
+    target = torch.where(matched[..., None], targets.expand(stages, -1, -1, -1), 0)
+    loss = torch.where(matched, 1 - (_unit(kernel) * _unit(target)).sum(-1), 0)  # [S, B, L]
+    per_stage = loss.sum((1, 2))
+    if reduction == "mean":
+        per_stage = per_stage / matched.sum((1, 2)).clamp(min=1)
+    return per_stage.sum()

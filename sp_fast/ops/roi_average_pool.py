@@ -1,0 +1,41 @@
+"""Average of a feature map inside boxes (Eq. 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sp_fast.ops import reference
+from sp_fast.ops.checks import FLOATS_AND_DOUBLE, INTS, check_map, check_tensor, check_values
+from sp_fast.ops.extension import COMPILED
+
+
+def roi_average_pool(features: Tensor, boxes: Tensor, count: Tensor | None = None) -> Tensor:
+    """Average of the features inside each box (Eq. 5 of Saliency Prompt, CVPR 2023).
+
+    The average is over the cells floor(x0) .. ceil(x1) - 1 and floor(y0) .. ceil(y1) - 1, clamped to the
+    map and to at least one cell; a coordinate that is NaN counts as 0. Differentiable in `features`; the
+    backward pass is deterministic.
+
+    Args:
+        features: fp32, fp16, bf16 or fp64 [B, C, H, W].
+        boxes: fp32, fp16, bf16 or fp64 [B, L, 4], x0 y0 x1 y1 in cells of this map.
+        count: int32 or int64 [B], in [0, L]; rows from there on are padding and give zeros. None: all real.
+
+    Returns:
+        [B, L, C], dtype of `features`.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong rank, shape, device or value.
+    """
+    check_tensor("features", features, ("B", "C", "H", "W"), FLOATS_AND_DOUBLE)
+    check_map("features", features)
+    batch = features.shape[0]
+    check_tensor("boxes", boxes, (batch, "L", 4), FLOATS_AND_DOUBLE, like=features)
+    if count is not None:
+        check_tensor("count", count, (batch,), INTS, like=features)
+    if not COMPILED:
+        check_values("count", count, 0, boxes.shape[1])
+        return reference.roi_average_pool(features, boxes.detach(), count)
+    return torch.ops.sp_fast.roi_average_pool(features, boxes.detach(), count)
