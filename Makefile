@@ -1,0 +1,68 @@
+# Everything here sets itself up: on a fresh machine `make demo` or `make test` is the first command.
+SHELL := /bin/bash
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# 2.15 and later are untested. The released wheels with CUDA also serve machines without a GPU.
+TORCH ?= torch>=2.11,<2.15
+CSRC := $(wildcard csrc/*) setup.py
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export MAX_JOBS := $(JOBS)
+
+.PHONY: help setup demo test cpp-test bench lint format clean
+
+help:
+	@echo "make demo     pre-train, fine-tune and compare on a synthetic set (8 minutes on 2 cores)"
+	@echo "make test     every test, the C++ and CUDA sources compiled first"
+	@echo "make bench    the ops and a training step against plain PyTorch"
+	@echo "make lint     ruff, mypy and clang-format; make format mends what can be mended"
+	@echo "make setup    only the virtual environment ($(VENV)), the packages and the extension"
+
+setup: $(VENV)/.installed
+
+$(VENV)/.python:
+	@[ -n "$(PYTHON)" ] || { echo "sp_fast needs Python 3.10, 3.11 or 3.12: none found. Install one, or: make PYTHON=/path/to/python" >&2; exit 1; }
+	@command -v c++ >/dev/null || { echo "sp_fast needs a C++ compiler (Debian, Ubuntu: apt-get install build-essential)" >&2; exit 1; }
+	@echo "==> [1/3] virtual environment in $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python -m venv failed (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.packages: $(VENV)/.python pyproject.toml
+	@echo "==> [2/3] PyTorch and the other packages (2 to 3 GB the first time; a few minutes)"
+	@$(BIN)/python -m pip install -q --upgrade pip "setuptools>=77" wheel
+	@$(BIN)/python -m pip install -q "$(TORCH)" torchvision ninja "pybind11>=2.12"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.packages $(CSRC)
+	@echo "==> [3/3] sp_fast and its C++ extension$$(command -v nvcc >/dev/null && echo ', with the CUDA sources') (1 to 3 minutes)"
+	@$(BIN)/python -m pip install -q --no-build-isolation -e ".[mmdet,test,dev]"
+	@$(BIN)/python -c "from sp_fast import _C; print('    built:', _C.build_info())"
+	@touch $@
+
+demo: setup
+	@$(BIN)/sp-fast demo --out runs/demo
+
+test: setup cpp-test
+	@echo "==> tests"
+	@$(BIN)/python -m pytest -q
+
+cpp-test: setup
+	@echo "==> C++ tests"
+	@$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >build-cpp.log 2>&1 \
+		&& $(BIN)/cmake --build build/cpp >>build-cpp.log 2>&1 || { cat build-cpp.log; exit 1; }
+	@rm -f build-cpp.log; $(BIN)/ctest --test-dir build/cpp --output-on-failure
+
+bench: setup
+	@$(BIN)/python -m pytest -q benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
+
+lint: setup
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*' 'tests/cpp/*.cpp')
+
+format: setup
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . ; $(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*.cpp')
+
+clean:
+	@rm -rf build dist *.egg-info sp_fast/_C*.so .pytest_cache .ruff_cache .mypy_cache $(VENV)/.installed

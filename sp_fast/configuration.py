@@ -1,0 +1,158 @@
+"""The training command's options, put into a config; each that the config has no use for is an error."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sp_fast.data.coco import load_coco
+
+SEEDS_SUFFIX = ".seeds.safetensors"
+
+
+def apply_options(cfg: Any, args: argparse.Namespace) -> None:
+    """Changes `cfg` as the command line says.
+
+    Raises:
+        FileNotFoundError: a file or folder that is named does not exist.
+        ValueError: this config has no use for an option, or the data do not fit together.
+    """
+    _check_paths(args)
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("runs") / Path(args.config).stem)
+    if args.seed is not None:
+        cfg.randomness = dict(cfg.get("randomness") or {}, seed=args.seed)
+    if args.epochs is not None:
+        scale_schedule(cfg, args.epochs)
+    if args.batch_size is not None:
+        _section(cfg, "train_dataloader", "--batch-size").batch_size = args.batch_size
+    _training_data(cfg, args)
+    _validation_data(cfg, args)
+    if args.class_agnostic:
+        for dataset in _datasets(cfg):
+            dataset.class_agnostic = True
+    _match_classes(cfg)
+
+
+def scale_schedule(cfg: Any, epochs: int) -> None:
+    """Sets the number of epochs and moves the steps of the learning rate in proportion."""
+    loop = _section(cfg, "train_cfg", "--epochs")
+    if epochs < 1:
+        raise ValueError(f"--epochs: expected at least 1, got {epochs}")
+    if "max_epochs" not in loop:
+        raise ValueError("--epochs: this config counts steps; use --cfg-options train_cfg.max_iters=N")
+    factor = epochs / loop.max_epochs
+    loop.max_epochs = epochs
+    if "val_interval" in loop:
+        loop.val_interval = max(1, min(epochs, round(loop.val_interval * factor)))
+    for scheduler in cfg.get("param_scheduler") or []:
+        if scheduler.get("by_epoch", True) and "milestones" in scheduler:
+            scheduler.milestones = [max(1, round(step * factor)) for step in scheduler.milestones]
+            scheduler.end = epochs
+
+
+def is_pretraining(cfg: Any) -> bool:
+    """Whether the config pre-trains with saliency prompts."""
+    return cfg.model.type == "SaliencyPromptPretrainer"
+
+
+def _training_data(cfg: Any, args: argparse.Namespace) -> None:
+    if not (args.images or args.annotations):
+        return
+    dataset = _section(cfg, "train_dataloader", "--images").dataset
+    if args.images:
+        dataset.images = args.images
+    if is_pretraining(cfg) and cfg.model.get("source", "cached") == "shared":
+        if args.annotations:
+            raise ValueError("--annotations: source='shared' makes its proposals of the features; leave this out")
+        return
+    if args.annotations:
+        dataset.ann_file = args.annotations
+        if is_pretraining(cfg):
+            dataset.seeds = _seeds_beside(args.annotations) if cfg.model.get("source", "cached") == "cached" else None
+
+
+def _seeds_beside(annotations: str) -> str:
+    seeds = Path(annotations).with_suffix(SEEDS_SUFFIX)
+    if not seeds.is_file():
+        raise FileNotFoundError(
+            f"--annotations: expected the seeds of `sp-fast propose` beside {annotations}, in {seeds}, which does not "
+            "exist; for masks from elsewhere add --cfg-options model.source=import"
+        )
+    return str(seeds)
+
+
+def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
+    if not (args.val_images or args.val_annotations):
+        return
+    for name in ("val", "test"):
+        loader = _section(cfg, f"{name}_dataloader", "--val-images")
+        if args.val_images:
+            loader.dataset.images = args.val_images
+        if args.val_annotations:
+            loader.dataset.ann_file = args.val_annotations
+            cfg[f"{name}_evaluator"].ann_file = args.val_annotations
+
+
+def _match_classes(cfg: Any) -> None:
+    """Gives the model's class heads and the validation set the classes of the training annotations."""
+    if is_pretraining(cfg):
+        return
+    train = _section(cfg, "train_dataloader", "CONFIG").dataset
+    if train.get("type") != "InstanceDataset":
+        return
+    if train.get("class_agnostic"):
+        set_num_classes(cfg.model, 1)
+        return
+    names = _class_names(train.ann_file)
+    for dataset in _datasets(cfg):
+        unknown = sorted(set(_class_names(dataset.ann_file)) - set(names))
+        if unknown:
+            raise ValueError(
+                f"{dataset.ann_file}: expected the categories of {train.ann_file}, got also {', '.join(unknown[:5])}; "
+                "use --class-agnostic, or annotations of the same categories"
+            )
+        dataset.metainfo = dict(classes=names)
+    set_num_classes(cfg.model, len(names))
+
+
+def set_num_classes(model: Any, num_classes: int) -> None:
+    """Sets every `num_classes` in a model's config."""
+    if isinstance(model, dict):
+        for key, value in model.items():
+            if key == "num_classes":
+                model[key] = num_classes
+            else:
+                set_num_classes(value, num_classes)
+    elif isinstance(model, (list, tuple)):
+        for value in model:
+            set_num_classes(value, num_classes)
+
+
+def _class_names(ann_file: str) -> tuple[str, ...]:
+    categories = sorted(load_coco(ann_file)["categories"], key=lambda category: category["id"])
+    return tuple(category["name"] for category in categories)
+
+
+def _datasets(cfg: Any) -> Iterator[Any]:
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if cfg.get(name):
+            yield cfg[name].dataset
+
+
+def _section(cfg: Any, name: str, option: str) -> Any:
+    if not cfg.get(name):
+        raise ValueError(f"{option}: this config has no {name}")
+    return cfg[name]
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    for option in ("images", "val_images"):
+        folder = getattr(args, option)
+        if folder and not Path(folder).is_dir():
+            raise NotADirectoryError(f"--{option.replace('_', '-')}: expected a folder of images, got {folder}")
+    for option in ("annotations", "val_annotations", "weights", "load_from"):
+        file = getattr(args, option)
+        if file and not Path(file).is_file():
+            raise FileNotFoundError(f"--{option.replace('_', '-')}: expected a file, got {file}, which does not exist")
