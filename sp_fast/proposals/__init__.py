@@ -1,0 +1,22 @@
+"""Images to saliency masks: backbones and their weights, the proposer, the store and the scores.
+
+Importing this package needs PyTorch, torchvision and numpy alone.
+"""
+
+from .backbones import BACKBONES, Backbone, build_backbone
+from .presets import PRESETS, ProposalOptions
+from .proposer import Proposals, SaliencyProposer
+from .weights import WeightsError, WeightsReport, load_backbone_weights
+
+__all__ = [
+    "BACKBONES",
+    "PRESETS",
+    "Backbone",
+    "ProposalOptions",
+    "Proposals",
+    "SaliencyProposer",
+    "WeightsError",
+    "WeightsReport",
+    "build_backbone",
+    "load_backbone_weights",
+]

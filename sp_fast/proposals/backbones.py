@@ -1,0 +1,228 @@
+"""Frozen backbones whose features the saliency masks are made from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from .extents import MaskedPadding, Size, pad_batch, sizes_tensor
+from .weights import WeightsReport, load_backbone_weights
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+BACKBONES = (*RESNETS, "mobilenet_v2", "random")
+STYLES = ("pytorch", "caffe")
+STAGES = (1, 2, 3, 4)
+
+_IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
+_IMAGENET_STD = (58.395, 57.12, 57.375)
+# End of each stage (strides 4, 8, 16, 32) in torchvision's `features`, and its channels.
+_MOBILENET_STAGES = {1: (4, 24), 2: (7, 32), 3: (14, 96), 4: (19, 1280)}
+
+
+class Features(NamedTuple):
+    """Features of a batch and what part of each map is image."""
+
+    maps: Tensor  # [B, D, h, w]
+    valid: Tensor  # int64 [B, 2], height and width in cells, on the device of maps
+    sizes: list[Size]  # the same on the host
+
+
+class Backbone(nn.Module):
+    """A frozen network, always in eval mode, from normalised images to the features of one stage.
+
+    Attributes:
+        name, style, stage: what it is.
+        stride: pixels per cell of the features.
+        channels: D of the features.
+        body: the network, with torchvision's parameter names; layers after `stage` are left out.
+        complete_keys: the parameter names of the whole network, with the layers left out.
+        weights_report: what loading its weights did; None with random weights.
+    """
+
+    name: str
+    style: str
+    stage: int
+    stride: int
+    channels: int
+
+    def __init__(self, body: nn.Module, complete_keys: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.body = body
+        self.complete_keys = frozenset(complete_keys)
+        self.weights_report: WeightsReport | None = None
+        self._masking = MaskedPadding(self)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in eval mode: the features must not depend on the batch."""
+        return super().train(False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images [..., 3, H, W], RGB, uint8 or floating point in 0..255, as the network wants them: float."""
+        if images.ndim < 3 or images.shape[-3] != 3:
+            raise ValueError(
+                f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
+            )
+        dtype = images.dtype if images.is_floating_point() else torch.get_default_dtype()
+        x = images.to(dtype)
+        mean = x.new_tensor(_IMAGENET_MEAN).reshape(3, 1, 1)
+        if self.style == "caffe":
+            return (x - mean).flip(-3)
+        return (x - mean) / x.new_tensor(_IMAGENET_STD).reshape(3, 1, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images [B, 3, H, W] -> features [B, D, h, w]."""
+        return self._stages(images)
+
+    def _stages(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def features(self, images: Sequence[Tensor]) -> Features:
+        """Features of images of any sizes, each the same as if the image were alone.
+
+        Args:
+            images: [3, H, W] each, RGB, uint8 or floating point in 0..255, on the backbone's device.
+        """
+        batch, sizes = pad_batch([self.normalize(image) for image in images])
+        self._masking.begin(sizes, (batch.shape[-2], batch.shape[-1]))
+        try:
+            maps = self(batch)
+            own = self._masking.sizes_of(maps)
+        finally:
+            self._masking.end()
+        return Features(maps, sizes_tensor(own, maps.device), own)
+
+
+class ResNetBackbone(Backbone):
+    """ResNet-18/34/50/101 on torchvision's modules.
+
+    `style="caffe"`: the stride of a bottleneck is in its first 1 x 1 convolution, the max-pooling has ceil mode
+    and no padding, and images are BGR in 0..255 minus the mean. `style="pytorch"`: torchvision's own.
+    """
+
+    def __init__(self, name: str, style: str = "pytorch", stage: int = 4) -> None:
+        body: ResNet = getattr(torchvision.models, name)(weights=None)
+        keys = [key for key in body.state_dict() if not key.startswith("fc.")]
+        if style == "caffe":
+            _to_caffe(body)
+        last = getattr(body, f"layer{stage}")[-1]
+        channels = last.conv3.out_channels if isinstance(last, Bottleneck) else last.conv2.out_channels
+        del body.fc, body.avgpool
+        for later in range(stage + 1, 5):
+            delattr(body, f"layer{later}")
+        super().__init__(body, keys)
+        self.name, self.style, self.stage = name, style, stage
+        self.channels, self.stride = channels, 2 ** (stage + 1)
+
+    def _stages(self, x: Tensor) -> Tensor:
+        for child in self.body.children():  # in torchvision's order: conv1, bn1, relu, maxpool, layer1, ...
+            x = child(x)
+        return x
+
+
+def _to_caffe(body: ResNet) -> None:
+    body.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
+    for block in body.modules():
+        if isinstance(block, Bottleneck) and block.stride != 1:
+            block.conv1.stride, block.conv2.stride = (block.stride, block.stride), (1, 1)
+
+
+class MobileNetV2Backbone(Backbone):
+    """MobileNetV2 on torchvision's modules. Stage 4 is the last convolution, of 1280 channels."""
+
+    def __init__(self, stage: int = 4) -> None:
+        whole = torchvision.models.mobilenet_v2(weights=None)
+        end, channels = _MOBILENET_STAGES[stage]
+        body = nn.Module()
+        body.features = whole.features[:end]
+        super().__init__(body, [key for key in whole.state_dict() if not key.startswith("classifier.")])
+        self.name, self.style, self.stage = "mobilenet_v2", "pytorch", stage
+        self.channels, self.stride = channels, 2 ** (stage + 1)
+
+    def _stages(self, x: Tensor) -> Tensor:
+        return self.body.features(x)
+
+
+class RandomBackbone(Backbone):
+    """Two random 5 x 5 convolutions of 64 orthogonal filters, each with a ReLU, then 4 x 4 average pooling.
+
+    No weights to download: on simple textured scenes this is enough for saliency masks. Every image is
+    normalised on its own, each channel to zero mean and unit variance over its pixels.
+    """
+
+    def __init__(self, channels: int = 64, kernel_size: int = 5, pool: int = 4) -> None:
+        layers: list[nn.Module] = []
+        for inputs in (3, channels):
+            layer = nn.Conv2d(inputs, channels, kernel_size, padding=kernel_size // 2, bias=False)
+            nn.init.orthogonal_(layer.weight)
+            layers += [layer, nn.ReLU(inplace=True)]
+        super().__init__(nn.Sequential(*layers, nn.AvgPool2d(pool)))
+        self.name, self.style, self.stage = "random", "pytorch", 1
+        self.channels, self.stride = channels, pool
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Each image [..., 3, H, W] with zero mean and unit variance in each channel."""
+        if images.ndim < 3 or images.shape[-3] != 3:
+            raise ValueError(
+                f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
+            )
+        x = images if images.is_floating_point() else images.to(torch.get_default_dtype())
+        deviation, mean = torch.std_mean(x, dim=(-2, -1), keepdim=True, correction=0)
+        return (x - mean) / deviation.clamp(min=1e-3)
+
+    def _stages(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def build_backbone(
+    name: str,
+    *,
+    style: str = "pytorch",
+    stage: int = 4,
+    weights: str | os.PathLike[str] | None = None,
+    allow_partial: bool = False,
+    seed: int = 0,
+) -> Backbone:
+    """A frozen backbone in eval mode.
+
+    Args:
+        name: one of BACKBONES. `random` has one stage and takes no weights.
+        style: "pytorch" or "caffe"; caffe is for ResNets.
+        stage: 1 to 4, the stage whose output is the features; strides 4, 8, 16 and 32.
+        weights: a checkpoint in one of the layouts of `load_backbone_weights`; without it, random weights.
+        allow_partial: load a checkpoint that lacks parameters, which stay random.
+        seed: of the random weights; the global generators are left alone.
+
+    Raises:
+        ValueError: an unknown name, style or stage, or a checkpoint that does not fit.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {name!r}")
+    if style not in STYLES:
+        raise ValueError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
+    if stage not in STAGES:
+        raise ValueError(f"stage: expected 1, 2, 3 or 4, got {stage!r}")
+    if style == "caffe" and name not in RESNETS:
+        raise ValueError(f"style: caffe is for {', '.join(RESNETS)} only, not for {name}")
+    if name == "random" and weights is not None:
+        raise ValueError("weights: the random backbone takes none; leave them out or choose another backbone")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone: Backbone
+        if name in RESNETS:
+            backbone = ResNetBackbone(name, style, stage)
+        elif name == "mobilenet_v2":
+            backbone = MobileNetV2Backbone(stage)
+        else:
+            backbone = RandomBackbone()
+    if weights is not None:
+        load_backbone_weights(backbone, weights, allow_partial=allow_partial)
+    return backbone

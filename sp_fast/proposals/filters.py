@@ -1,0 +1,43 @@
+"""Filters on the geometry and score of masks, on the device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sp_fast.ops import PackedMasks
+
+
+def geometry_filter(
+    masks: PackedMasks,
+    valid: Tensor | None = None,
+    *,
+    min_center_height: float | None = None,
+    max_box_width: float | None = None,
+) -> Tensor:
+    """Which masks are not at the top border and not nearly as wide as the image: bool [B, K].
+
+    As in the authors' code, the centre is the mean index (from 0) of the rows that the mask occupies, and the width
+    of its box is the number of columns it occupies. An empty mask's centre is 0.
+
+    Args:
+        masks: [B, K].
+        valid: int [B, 2], height and width of the part of the map that is image; None: all of it.
+        min_center_height: the centre must be above this share of the height, counted from the top.
+        max_box_width: the box must be narrower than this share of the width.
+    """
+    cells = masks.unpack()  # [B, K, H, W]
+    if valid is None:
+        height, width = masks.height, masks.width
+        valid = torch.tensor([height, width]).expand(len(cells), 2)
+        valid = valid.to(masks.device, non_blocking=True)
+    size = valid.double()  # [B, 2]
+    keep = torch.ones(masks.shape, dtype=torch.bool, device=masks.device)
+    if min_center_height is not None:
+        rows = cells.any(-1)
+        position = torch.arange(masks.height, device=masks.device)
+        center = (rows * position).sum(-1).double() / rows.sum(-1).clamp(min=1)
+        keep &= center > min_center_height * size[:, :1]
+    if max_box_width is not None:
+        keep &= cells.any(-2).sum(-1) < max_box_width * size[:, 1:]
+    return keep

@@ -1,0 +1,150 @@
+"""Options of the saliency proposals, and the two presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SIMILARITIES = ("dot", "cosine")
+NMS_KINDS = ("mask", "matrix")
+MATRIX_KERNELS = ("gaussian", "linear")
+
+
+@dataclass(frozen=True)
+class ProposalOptions:
+    """How proposals are made from features. Exactly one of `grid` and `scales` is not None.
+
+    Attributes:
+        grid: (rows, columns) of the seeds' average-pooling grid, or a sequence of such.
+        scales: seeds are bilinear resizes of the features by these factors, each in (0, 1].
+        center: subtract the mean feature of each image from its features.
+        similarity: of a seed with every cell, "dot" or "cosine".
+        threshold: cells with a normalised saliency of at least this are in the mask; in [0, 1].
+        nms: "mask" (greedy, by IoU) or "matrix" (decayed scores).
+        iou_threshold: of mask NMS; a mask goes when its IoU with a better one is above it.
+        matrix_kernel: of matrix NMS, "gaussian" or "linear".
+        sigma: of matrix NMS's gaussian.
+        min_area: smallest mask, in cells.
+        max_masks: masks kept by NMS at most, K.
+        min_center_height: keep masks whose centre is further down than this share of the height; None: all.
+        max_box_width: keep masks whose box is narrower than this share of the width; None: all.
+        min_score: keep masks with at least this score after NMS; None: all.
+    """
+
+    grid: tuple[tuple[int, int], ...] | None = ((10, 10),)
+    scales: tuple[float, ...] | None = None
+    center: bool = False
+    similarity: str = "dot"
+    threshold: float = 0.5
+    nms: str = "mask"
+    iou_threshold: float = 0.5
+    matrix_kernel: str = "gaussian"
+    sigma: float = 2.0
+    min_area: int = 2
+    max_masks: int = 20
+    min_center_height: float | None = None
+    max_box_width: float | None = None
+    min_score: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            TypeError, ValueError: naming the option, what was expected and what came.
+        """
+        if (self.grid is None) == (self.scales is None):
+            raise ValueError(
+                f"grid, scales: expected exactly one of the two, got grid={self.grid}, scales={self.scales}"
+            )
+        _one_of("similarity", self.similarity, SIMILARITIES)
+        _one_of("nms", self.nms, NMS_KINDS)
+        _one_of("matrix_kernel", self.matrix_kernel, MATRIX_KERNELS)
+        for name in ("threshold", "iou_threshold"):
+            _number(name, getattr(self, name), 0, 1)
+        for name in ("min_center_height", "max_box_width", "min_score"):
+            if getattr(self, name) is not None:
+                _number(name, getattr(self, name), 0, 1)
+        _number("sigma", self.sigma, 0, math.inf)
+        for name in ("min_area", "max_masks"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"{name}: expected an int, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        if not isinstance(self.center, bool):
+            raise TypeError(f"center: expected True or False, got {self.center!r}")
+        if self.grid is not None:
+            object.__setattr__(self, "grid", _grids(self.grid))
+        if self.scales is not None:
+            object.__setattr__(self, "scales", _scales(self.scales))
+
+
+# `paper`: Eq. 3-4 of the paper. `official`: what the authors' released code does.
+PRESETS = {
+    "paper": ProposalOptions(),
+    "official": ProposalOptions(
+        grid=None,
+        scales=(1.0, 0.5, 0.25),
+        similarity="cosine",
+        nms="matrix",
+        min_center_height=0.2,
+        max_box_width=0.95,
+        min_score=0.7,
+    ),
+}
+OPTION_NAMES = tuple(field.name for field in dataclasses.fields(ProposalOptions))
+
+
+def resolve_options(preset: str = "paper", **options: Any) -> ProposalOptions:
+    """A preset with some options changed. Giving `grid` puts `scales` aside, and the other way round.
+
+    Raises:
+        ValueError: an unknown preset, or a value out of range.
+        TypeError: an unknown option (the message lists the known ones), or a value of a wrong type.
+    """
+    _one_of("preset", preset, tuple(PRESETS))
+    unknown = sorted(set(options) - set(OPTION_NAMES))
+    if unknown:
+        raise TypeError(
+            f"unknown option{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}; "
+            f"known are {', '.join(OPTION_NAMES)}"
+        )
+    for given, other in (("grid", "scales"), ("scales", "grid")):
+        if options.get(given) is not None:
+            options.setdefault(other, None)
+    return dataclasses.replace(PRESETS[preset], **options)
+
+
+def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _number(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected a number from {low} to {high}, got {value}")
+
+
+def _grids(grid: Any) -> tuple[tuple[int, int], ...]:
+    grids = [grid] if len(grid) == 2 and all(isinstance(side, int) for side in grid) else list(grid)
+    for pair in grids:
+        sides = tuple(pair) if isinstance(pair, Sequence) else ()
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"grid: expected (rows, columns) of at least 1, or several such, got {grid!r}")
+    if not grids:
+        raise ValueError("grid: expected at least one (rows, columns), got none")
+    return tuple((int(rows), int(columns)) for rows, columns in grids)
+
+
+def _scales(scales: Any) -> tuple[float, ...]:
+    for scale in scales:
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1:
+            raise ValueError(f"scales: expected factors above 0 and up to 1, got {scales!r}")
+    if not scales:
+        raise ValueError("scales: expected at least one factor, got none")
+    return tuple(float(scale) for scale in scales)

@@ -1,0 +1,237 @@
+"""Saliency mask proposals: features, or images, to masks (Eq. 3-4 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sp_fast.ops import PackedMasks, mask_nms, matrix_nms, seed_saliency
+
+from .backbones import Backbone
+from .filters import geometry_filter
+from .presets import resolve_options
+from .seeds import resized_seeds
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Proposals of a batch, best first, padded to K = max_masks an image.
+
+    Attributes:
+        masks: [B, K] at the size of the feature map; empty past `count`.
+        score: fp32 [B, K], the mean saliency inside the mask (decayed with matrix NMS); 0 past `count`.
+        seeds: [B, K, D], the vectors the masks were made from; 0 past `count`.
+        seed_index: int64 [B, K], which of the image's seeds, row-major, grid by grid (scale by scale) in the order
+            given; -1 past `count`. It is the same for an image alone and padded in a batch.
+        count: int64 [B].
+        valid: int64 [B, 2], height and width in cells of the part of each map that is image; None: all of it.
+    """
+
+    masks: PackedMasks
+    score: Tensor
+    seeds: Tensor
+    seed_index: Tensor
+    count: Tensor
+    valid: Tensor | None = None
+
+
+class SaliencyProposer(nn.Module):
+    """Masks of salient things, without labels or training.
+
+    Seeds S are average-pooled from features X (or resized); the saliency of a seed is its similarity with every
+    cell, scaled linearly to [0, 1]; its mask is where that is at least `threshold`, its score the mean saliency
+    inside. Non-maximum suppression and filters keep the best.
+
+    Args:
+        backbone: from `build_backbone`; needed for images, not for features.
+        preset: "paper" or "official".
+        options: what to change of the preset, see `ProposalOptions`.
+
+    Raises:
+        ValueError, TypeError: an unknown preset or option, or a value out of range.
+    """
+
+    def __init__(self, backbone: Backbone | None = None, *, preset: str = "paper", **options: Any) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.preset = preset
+        self.options = resolve_options(preset, **options)
+
+    def forward(self, images: Tensor | Sequence[Tensor]) -> Proposals:
+        """The same as `from_images`."""
+        return self.from_images(images)
+
+    @torch.no_grad()
+    def from_images(self, images: Tensor | Sequence[Tensor]) -> Proposals:
+        """Proposals of images of any sizes, each the same as if the image were alone.
+
+        Args:
+            images: [B, 3, H, W] or a sequence of [3, H, W]; RGB, uint8 or floating point in 0..255, on the
+                backbone's device.
+
+        Raises:
+            ValueError: there is no backbone, or a wrong shape.
+        """
+        if self.backbone is None:
+            raise ValueError("backbone: needed for images; pass one to SaliencyProposer or use from_features")
+        if isinstance(images, Tensor) and images.ndim != 4:
+            raise ValueError(
+                f"images: expected [B, 3, H, W] or a sequence of [3, H, W], got {list(images.shape)}"
+            )
+        features = self.backbone.features(list(images))
+        return self.from_features(features.maps, features.valid)
+
+    @torch.no_grad()
+    def from_features(self, features: Tensor, valid: Tensor | None = None) -> Proposals:
+        """Proposals of feature maps, on their device and without waiting for it.
+
+        Args:
+            features: [B, D, H, W].
+            valid: int [B, 2], height and width in cells of the part of each map that is image (the rest is padding
+                and takes part in nothing); None: all of it.
+
+        Raises:
+            ValueError, TypeError: wrong rank, shape or type.
+        """
+        if not isinstance(features, Tensor):
+            raise TypeError(f"features: expected a tensor [B, D, H, W], got {type(features).__name__}")
+        if features.ndim != 4:
+            raise ValueError(f"features: expected [B, D, H, W], got {list(features.shape)}")
+        if valid is not None and list(valid.shape) != [len(features), 2]:
+            raise ValueError(f"valid: expected [{len(features)}, 2], got {list(valid.shape)}")
+        options = self.options
+        if options.center or options.scales is not None:
+            features = _prepared(features, valid, options.center)
+        index = None
+        if options.scales is not None:
+            seeds, index = resized_seeds(features, options.scales, _whole(features, valid))
+            saliency = seed_saliency(
+                features,
+                seeds=seeds,
+                valid=valid,
+                similarity=options.similarity,
+                threshold=options.threshold,
+            )
+        else:
+            assert options.grid is not None
+            saliency = seed_saliency(
+                features,
+                list(options.grid),
+                valid=valid,
+                similarity=options.similarity,
+                threshold=options.threshold,
+            )
+        chosen, score = self._suppress(saliency.masks, saliency.score)
+        proposals = _take(saliency.masks, score, saliency.seeds, chosen, index, valid)
+        return self._filter(proposals)
+
+    def _suppress(self, masks: PackedMasks, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the kept masks, best first, int64 [B, K] padded with -1; and the scores of all."""
+        options = self.options
+        if options.nms == "mask":
+            chosen = mask_nms(
+                masks,
+                score,
+                iou_threshold=options.iou_threshold,
+                min_area=options.min_area,
+                max_masks=options.max_masks,
+            )
+            return chosen, score
+        # Masks that are too small must not decay others: they go before, as empty masks.
+        large = masks.area() >= options.min_area
+        words = torch.where(large[..., None], masks.words, 0)
+        decayed = matrix_nms(
+            PackedMasks(words, masks.height, masks.width),
+            torch.where(large, score, 0),
+            kernel=options.matrix_kernel,
+            sigma=options.sigma,
+        )
+        return _best(torch.where(large, decayed, -torch.inf), options.max_masks), decayed
+
+    def _filter(self, proposals: Proposals) -> Proposals:
+        options = self.options
+        keep = proposals.seed_index >= 0
+        if options.min_score is not None:
+            keep = keep & (proposals.score >= options.min_score)
+        if options.min_center_height is not None or options.max_box_width is not None:
+            keep = keep & geometry_filter(
+                proposals.masks,
+                proposals.valid,
+                min_center_height=options.min_center_height,
+                max_box_width=options.max_box_width,
+            )
+        elif options.min_score is None:
+            return proposals
+        place = _best(torch.where(keep, proposals.score, -torch.inf), keep.shape[1])
+        kept = _take(
+            proposals.masks, proposals.score, proposals.seeds, place, proposals.seed_index, proposals.valid
+        )
+        return kept
+
+
+def _best(score: Tensor, most: int) -> Tensor:
+    """Indices of the finite scores in descending order, equal ones by lower index: [B, most], -1 pads."""
+    ordered, order = torch.sort(score, dim=1, descending=True, stable=True)
+    order = torch.where(torch.isfinite(ordered), order, -1)[:, :most]
+    return nn.functional.pad(order, (0, most - order.shape[1]), value=-1)
+
+
+def _take(
+    masks: PackedMasks,
+    score: Tensor,
+    seeds: Tensor,
+    chosen: Tensor,
+    index: Tensor | None,
+    valid: Tensor | None,
+) -> Proposals:
+    """The chosen rows int64 [B, K], -1 for none; `index` [B, M] is the seed index of each row, or its place."""
+    batch, most = chosen.shape
+    real = chosen >= 0
+    if not score.shape[1]:  # a map too small for any seed
+        words = masks.words.new_zeros(batch, most, masks.words.shape[-1])
+        empty = PackedMasks(words, masks.height, masks.width)
+        zeros = seeds.new_zeros(batch, most, seeds.shape[-1])
+        return Proposals(empty, score.new_zeros(batch, most), zeros, chosen, real.sum(1), valid)
+    place = chosen.clamp(min=0)
+
+    def rows(table: Tensor) -> Tensor:
+        taken = table.gather(1, place[..., None].expand(-1, -1, table.shape[-1]))
+        return torch.where(real[..., None], taken, 0)
+
+    seed_index = chosen if index is None else torch.where(real, index.gather(1, place), -1)
+    return Proposals(
+        masks=PackedMasks(rows(masks.words), masks.height, masks.width),
+        score=torch.where(real, score.gather(1, place), 0),
+        seeds=rows(seeds),
+        seed_index=seed_index,
+        count=real.sum(1),
+        valid=valid,
+    )
+
+
+def _whole(features: Tensor, valid: Tensor | None) -> Tensor:
+    """`valid`, or the whole maps where there is none: int64 [B, 2]."""
+    if valid is not None:
+        return valid.long()
+    size = torch.tensor([features.shape[2:]] * len(features), dtype=torch.int64).reshape(-1, 2)
+    return size.to(features.device, non_blocking=True)
+
+
+def _prepared(features: Tensor, valid: Tensor | None, center: bool) -> Tensor:
+    """Features with zeros beyond the valid part, less the mean over it with `center`."""
+    size = _whole(features, valid)
+    rows = torch.arange(features.shape[2], device=features.device)
+    columns = torch.arange(features.shape[3], device=features.device)
+    inside = (rows < size[:, :1])[:, None, :, None] & (columns < size[:, 1:])[
+        :, None, None, :
+    ]  # [B, 1, H, W]
+    features = torch.where(inside, features, 0)
+    if center:
+        cells = size.prod(1).reshape(-1, 1, 1, 1)
+        mean = features.sum((2, 3), keepdim=True, dtype=torch.float32) / cells
+        features = torch.where(inside, features - mean.to(features.dtype), 0)
+    return features

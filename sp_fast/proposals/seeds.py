@@ -1,0 +1,46 @@
+"""Seeds by bilinear resizing, of maps whose valid parts differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resized_seeds(features: Tensor, scales: Sequence[float], valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Seeds that are bilinear resizes of the features, and their index in the image's own numbering.
+
+    A map of h x w cells resized by s has floor(s h) x floor(s w) seeds. Where the valid part of a map is
+    smaller than the map, the seeds past its own floor(s h) x floor(s w) are zero (which makes empty masks).
+    The own ones do not look beyond the valid part, as no scale is above 1.
+
+    Args:
+        features: [B, D, H, W], finite beyond the valid part.
+        scales: factors in (0, 1].
+        valid: int64 [B, 2], height and width of the valid part.
+
+    Returns:
+        seeds [B, M, D], scale by scale in row-major order; own index int64 [B, M], -1 for seeds past the own.
+    """
+    height, width = features.shape[2:]
+    seeds, indices = [], []
+    offset = torch.zeros_like(valid[:, :1])  # [B, 1], seeds of the scales before
+    for scale in scales:
+        rows, columns = math.floor(height * scale), math.floor(width * scale)
+        own = torch.floor(valid.double() * scale).long()  # [B, 2]
+        if rows and columns:
+            resized = features
+            if scale != 1:
+                resized = F.interpolate(features, scale_factor=scale, mode="bilinear", align_corners=False)
+            row = torch.arange(rows, device=features.device).repeat_interleave(columns)
+            column = torch.arange(columns, device=features.device).repeat(rows)
+            real = (row < own[:, :1]) & (column < own[:, 1:])  # [B, M]
+            seeds.append(torch.where(real[..., None], resized.flatten(2).transpose(1, 2), 0))
+            indices.append(torch.where(real, offset + row * own[:, 1:] + column, -1))
+        offset = offset + own[:, :1] * own[:, 1:]
+    if not seeds:
+        return features.new_zeros(len(features), 0, features.shape[1]), offset.new_zeros(len(features), 0)
+    return torch.cat(seeds, dim=1), torch.cat(indices, dim=1)
