@@ -65,20 +65,24 @@ def _training_data(cfg: Any, args: argparse.Namespace) -> None:
         dataset.images = args.images
     if is_pretraining(cfg) and cfg.model.get("source", "cached") == "shared":
         if args.annotations:
-            raise ValueError("--annotations: source='shared' makes its proposals of the features; leave this out")
+            raise ValueError(
+                "--annotations: source='shared' makes its proposals of the features; leave this out"
+            )
         return
     if args.annotations:
         dataset.ann_file = args.annotations
         if is_pretraining(cfg):
-            dataset.seeds = _seeds_beside(args.annotations) if cfg.model.get("source", "cached") == "cached" else None
+            dataset.seeds = (
+                _seeds_beside(args.annotations) if cfg.model.get("source", "cached") == "cached" else None
+            )
 
 
 def _seeds_beside(annotations: str) -> str:
     seeds = Path(annotations).with_suffix(SEEDS_SUFFIX)
     if not seeds.is_file():
         raise FileNotFoundError(
-            f"--annotations: expected the seeds of `sp-fast propose` beside {annotations}, in {seeds}, which does not "
-            "exist; for masks from elsewhere add --cfg-options model.source=import"
+            f"--annotations: expected the seeds of `sp-fast propose` beside {annotations}, in {seeds}, "
+            "which does not exist; for masks from elsewhere add --cfg-options model.source=import"
         )
     return str(seeds)
 
@@ -110,8 +114,8 @@ def _match_classes(cfg: Any) -> None:
         unknown = sorted(set(_class_names(dataset.ann_file)) - set(names))
         if unknown:
             raise ValueError(
-                f"{dataset.ann_file}: expected the categories of {train.ann_file}, got also {', '.join(unknown[:5])}; "
-                "use --class-agnostic, or annotations of the same categories"
+                f"{dataset.ann_file}: expected the categories of {train.ann_file}, got also "
+                f"{', '.join(unknown[:5])}; use --class-agnostic, or annotations of the same categories"
             )
         dataset.metainfo = dict(classes=names)
     set_num_classes(cfg.model, len(names))
@@ -151,8 +155,12 @@ def _check_paths(args: argparse.Namespace) -> None:
     for option in ("images", "val_images"):
         folder = getattr(args, option)
         if folder and not Path(folder).is_dir():
-            raise NotADirectoryError(f"--{option.replace('_', '-')}: expected a folder of images, got {folder}")
+            raise NotADirectoryError(
+                f"--{option.replace('_', '-')}: expected a folder of images, got {folder}"
+            )
     for option in ("annotations", "val_annotations", "weights", "load_from"):
         file = getattr(args, option)
         if file and not Path(file).is_file():
-            raise FileNotFoundError(f"--{option.replace('_', '-')}: expected a file, got {file}, which does not exist")
+            raise FileNotFoundError(
+                f"--{option.replace('_', '-')}: expected a file, got {file}, which does not exist"
+            )

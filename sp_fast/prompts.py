@@ -31,7 +31,9 @@ class PromptGenerator(nn.Module):
         self.levels = tuple(levels)
         self.detach = detach
 
-    def forward(self, pyramid: Sequence[Tensor], boxes: Tensor, count: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def forward(
+        self, pyramid: Sequence[Tensor], boxes: Tensor, count: Tensor, image_size: tuple[int, int]
+    ) -> Tensor:
         """Pools the prompts.
 
         Args:
@@ -48,7 +50,9 @@ class PromptGenerator(nn.Module):
             try:
                 features = pyramid[level]
             except IndexError:
-                raise ValueError(f"levels: expected indices into a pyramid of {len(pyramid)} maps, got {level}") from None
+                raise ValueError(
+                    f"levels: expected indices into a pyramid of {len(pyramid)} maps, got {level}"
+                ) from None
             if self.detach:
                 features = features.detach()
             height, width = features.shape[-2:]
@@ -156,7 +160,8 @@ class KernelSupervision(nn.Module):
         """
         if seeds.shape[-1] != self.linear.in_features:
             raise ValueError(
-                f"seeds: expected [B, L, {self.linear.in_features}] as seed_channels says, got {tuple(seeds.shape)}"
+                f"seeds: expected [B, L, {self.linear.in_features}] as seed_channels says, "
+                f"got {tuple(seeds.shape)}"
             )
         targets = self.linear(seeds.to(self.linear.weight.dtype))  # [B, L, C]
         return self.loss_weight * kernel_supervision_loss(

@@ -14,7 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__" and sys.path and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
+if (
+    __name__ == "__main__"
+    and sys.path
+    and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent
+):
     # Run as a file, this folder is on the path and would shadow packages named `data` or `models`.
     sys.path.pop(0)
 
@@ -34,6 +38,10 @@ examples:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
+    try:
+        from mmengine.config import DictAction
+    except ImportError:
+        raise SystemExit("sp-fast train needs mmdet and mmengine: pip install 'sp_fast[mmdet]'") from None
     parser = argparse.ArgumentParser(
         prog="sp-fast train",
         description="Pre-train, fine-tune or evaluate from a config. Several processes: torchrun "
@@ -42,43 +50,57 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="an mmengine config; sp_fast/configs has some")
-    parser.add_argument("--work-dir", help="where logs, checkpoints and weights go (default: runs/CONFIG's name)")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the work folder")
+    parser.add_argument(
+        "--work-dir", help="where logs, checkpoints and weights go (default: runs/CONFIG's name)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint in the work folder"
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate --load-from and stop")
     data = parser.add_argument_group("data")
     data.add_argument("--images", metavar="DIR", help="training images")
     data.add_argument("--annotations", metavar="FILE", help="their annotations or proposals, COCO format")
     data.add_argument("--val-images", metavar="DIR", help="validation images")
     data.add_argument("--val-annotations", metavar="FILE", help="their annotations, COCO format")
-    data.add_argument("--class-agnostic", action="store_true", help="train and evaluate with all categories as one")
+    data.add_argument(
+        "--class-agnostic", action="store_true", help="train and evaluate with all categories as one"
+    )
     start = parser.add_argument_group("where to start from")
     start.add_argument("--weights", metavar="FILE", help="published weights for the backbone")
-    start.add_argument("--allow-partial", action="store_true", help="accept --weights that lack some of the backbone")
-    start.add_argument("--load-from", metavar="FILE", help="weights of the whole model, such as pretrained.pth")
+    start.add_argument(
+        "--allow-partial", action="store_true", help="accept --weights that lack some of the backbone"
+    )
+    start.add_argument(
+        "--load-from", metavar="FILE", help="weights of the whole model, such as pretrained.pth"
+    )
     run = parser.add_argument_group("run")
-    run.add_argument("--epochs", type=int, metavar="N", help="train for N epochs; the schedule is scaled to it")
+    run.add_argument(
+        "--epochs", type=int, metavar="N", help="train for N epochs; the schedule is scaled to it"
+    )
     run.add_argument("--batch-size", type=int, metavar="N", help="images a process")
     run.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and augmentation")
-    run.add_argument("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="override any config entry")
+    run.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        default={},
+        metavar="KEY=VALUE",
+        help="override any config entry",
+    )
     return parser.parse_args(arguments)
 
 
 def load_config(args: argparse.Namespace) -> Any:
-    """The config with the command line's options in it.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: a file or folder that is named does not exist.
-        ValueError: an option that this config has no use for, or a value that does not fit.
-    """
+    """The config with the command line's options in it; see `sp_fast.configuration.apply_options`."""
     from mmengine.config import Config
 
-    from sp_fast.configuration import apply_options, parse_overrides
+    from sp_fast.configuration import apply_options
 
     if not Path(args.config).is_file():
-        raise FileNotFoundError(f"CONFIG: expected a config file, got {args.config!r}, which does not exist")
+        raise FileNotFoundError(f"CONFIG: expected a config file, got {args.config}, which does not exist")
     cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
     apply_options(cfg, args)
-    cfg.merge_from_dict(parse_overrides(args.cfg_options))
     return cfg
 
 
@@ -98,36 +120,50 @@ def initialise_processes() -> str:
     return "pytorch"
 
 
-def run(args: argparse.Namespace) -> dict[str, float]:
-    """Trains (or evaluates) and returns the last metrics."""
-    import sp_fast.models  # noqa: F401  (the bridge has to be there before mmdet)
-    from mmengine.runner import Runner
+def prepare(args: argparse.Namespace) -> Any:
+    """The runner with its data read and checked and its weights loaded, ready to train or to evaluate."""
+    import sp_fast.models  # noqa: F401  (the mmcv bridge has to be there before mmdet)
+    from sp_fast.models.runner import Runner
 
     cfg = load_config(args)
     cfg.launcher = initialise_processes()
+    cfg.resume = args.resume
     runner = Runner.from_cfg(cfg)
+    runner.initialise(weights=args.weights, allow_partial=args.allow_partial, load_from=args.load_from)
     if args.eval_only:
-        return runner.test()
-    runner.train()
-    return {key: value.current() for key, value in runner.message_hub.log_scalars.items() if key.startswith("val/")}
+        return runner
+    _ = runner.train_dataloader  # builds the data set, which checks the annotations
+    return runner
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """The command; returns its exit status: 2 for input that does not fit, 1 for a non-finite loss."""
     args = parse_arguments(arguments)
     try:
-        run(args)
+        runner = prepare(args)
     except (OSError, ValueError) as error:
         if os.environ.get("SP_FAST_DEBUG"):
             raise
         print(f"sp-fast train: {error}", file=sys.stderr)
         return 2
-    finally:
-        import torch.distributed as dist
+    from sp_fast.models.hooks import NonFiniteLossError
 
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
+    try:
+        runner.test() if args.eval_only else runner.train()
+    except NonFiniteLossError as error:
+        print(f"sp-fast train: {error}", file=sys.stderr)
+        return 1
+    finally:
+        leave_processes()
     return 0
+
+
+def leave_processes() -> None:
+    """Closes the process group, if there is one."""
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

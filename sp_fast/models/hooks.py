@@ -1,4 +1,4 @@
-"""Hooks for mmengine's runner: honest backbone weights, a stop at non-finite losses, the exported weights."""
+"""Hooks for mmengine's runner: a stop at non-finite losses, the exported weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from sp_fast.models.pretrainer import SaliencyPromptPretrainer
-from sp_fast.proposals.weights import load_backbone_weights
 
 EXPORTED_NAME = "pretrained.pth"
 
@@ -43,30 +42,9 @@ class StopOnNonFiniteLossHook(Hook):
         parts = "\n".join(f"  {name:<24} {value:g}" for name, value in values.items())
         raise NonFiniteLossError(
             f"step {runner.iter + 1}: {', '.join(bad)} is not finite. The losses of this step:\n{parts}\n"
-            "A lower learning rate, a longer warm-up or gradient clipping (optim_wrapper.clip_grad) may help; "
-            f"the checkpoints in {runner.work_dir} are from before."
+            "A lower learning rate, a longer warm-up or gradient clipping (optim_wrapper.clip_grad) may "
+            f"help; the checkpoints in {runner.work_dir} are from before."
         )
-
-
-@HOOKS.register_module()
-class BackboneWeightsHook(Hook):
-    """Loads published weights into the model's backbone before training, or stops with the keys that differ.
-
-    Args:
-        path: a file in any layout that :func:`sp_fast.proposals.weights.load_backbone_weights` reads.
-        allow_partial: keep the initial value of what the file lacks, and say what that is.
-    """
-
-    def __init__(self, path: str, *, allow_partial: bool = False) -> None:
-        self.path = path
-        self.allow_partial = allow_partial
-
-    def before_run(self, runner: Any) -> None:
-        """After the model's own initialisation, before a checkpoint is loaded or resumed."""
-        model = unwrapped(runner.model)
-        detector = getattr(model, "detector", model)
-        report = load_backbone_weights(detector.backbone, self.path, allow_partial=self.allow_partial)
-        runner.logger.info(f"backbone weights from {self.path}: {report}")
 
 
 @HOOKS.register_module()

@@ -56,16 +56,22 @@ class SaliencyPromptPretrainer(BaseDetector):
             raise ValueError(f"source: expected one of {', '.join(SOURCES)}, got {source!r}")
         if proposer is not None and source != "shared":
             raise ValueError(f"proposer: has a use only with source='shared', got source={source!r}")
-        self.source = SharedSource(proposer) if source == "shared" else AnnotatedSource(stored_seeds=source == "cached")
+        self.source = (
+            SharedSource(proposer) if source == "shared" else AnnotatedSource(stored_seeds=source == "cached")
+        )
         options = dict(prompts or {})
         self.inject = options.pop("inject", "init")
         if self.inject not in self._adapter.injection_points:
             known = ", ".join(self._adapter.injection_points)
             raise ValueError(f"prompts.inject: expected one of {known}, got {self.inject!r}")
-        self.injector = PromptInjector(options.pop("strategy", "cosine"), drop_rate=options.pop("drop_rate", 0.0))
+        self.injector = PromptInjector(
+            options.pop("strategy", "cosine"), drop_rate=options.pop("drop_rate", 0.0)
+        )
         self.generator = PromptGenerator(**options)
         self.supervision = (
-            KernelSupervision(kernel_channels=self._adapter.kernel_channels, **supervision) if supervision else None
+            KernelSupervision(kernel_channels=self._adapter.kernel_channels, **supervision)
+            if supervision
+            else None
         )
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:

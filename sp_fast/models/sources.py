@@ -40,7 +40,9 @@ class AnnotatedSource(nn.Module):
         super().__init__()
         self.stored_seeds = stored_seeds
 
-    def forward(self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list) -> StepProposals:
+    def forward(
+        self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
+    ) -> StepProposals:
         """Pads boxes and seeds; see :class:`StepProposals`."""
         targets = adapter.targets(data_samples, (images.shape[-2], images.shape[-1]))
         instances = [sample.gt_instances for sample in data_samples]
@@ -50,8 +52,8 @@ class AnnotatedSource(nn.Module):
         for sample in data_samples:
             if "seeds" not in sample.gt_instances:
                 raise ValueError(
-                    f"source='cached': expected seeds with the proposals of {sample.get('img_path', 'an image')}, got "
-                    "none; give the dataset the seeds file of `sp-fast propose`, or set source='import'"
+                    f"source='cached': expected seeds with the proposals of "
+                    f"{sample.get('img_path', 'an image')}, got none; give the dataset the seeds file of `sp-fast propose`, or set source='import'"
                 )
         channels = max(one.seeds.shape[-1] for one in instances)
         seeds = pad_rows([one.seeds.to(images) for one in instances], channels)
@@ -73,13 +75,21 @@ class SharedSource(nn.Module):
         self.proposer = SaliencyProposer(**(proposer or {}))
         self.target_stride = target_stride
 
-    def forward(self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list) -> StepProposals:
+    def forward(
+        self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
+    ) -> StepProposals:
         """Proposals of the valid part of each image; see :class:`StepProposals`."""
         height, width = images.shape[-2:]
         rows, columns = features.shape[-2:]
         size = torch.tensor([sample.img_shape[:2] for sample in data_samples])  # [B, 2]
         cells = torch.tensor([rows, columns])
-        valid = (size * cells / torch.tensor([height, width])).ceil().int().minimum(cells.int()).to(features.device)
+        valid = (
+            (size * cells / torch.tensor([height, width]))
+            .ceil()
+            .int()
+            .minimum(cells.int())
+            .to(features.device)
+        )
         found = self.proposer.from_features(features.detach(), valid)
         masks = F.interpolate(
             found.masks.unpack().to(features.dtype),

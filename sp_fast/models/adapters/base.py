@@ -66,7 +66,9 @@ class Adapter(ABC):
     def transferable(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The detector's weights less its class heads."""
         heads = [re.compile(pattern) for pattern in self.class_heads]
-        return {name: value for name, value in state_dict.items() if not any(head.match(name) for head in heads)}
+        return {
+            name: value for name, value in state_dict.items() if not any(head.match(name) for head in heads)
+        }
 
 
 def adapter_for(detector: nn.Module) -> Adapter:

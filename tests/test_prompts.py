@@ -1,0 +1,144 @@
+"""Prompts and kernel supervision against Eq. 5 to 9 written out by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sp_fast.prompts import KernelSupervision, PromptGenerator, PromptInjector, matched_kernels
+
+
+def test_prompt_is_the_mean_feature_inside_the_box():
+    features = torch.arange(2 * 3 * 4 * 8, dtype=torch.float32).reshape(2, 3, 4, 8)
+    # Pixels of a 32 x 64 input: stride 8. The second box covers cells 2..4 x 1..2.
+    boxes = torch.tensor([[[0, 0, 64, 32], [16, 8, 40, 24.0]], [[8, 8, 16, 16], [0, 0, 0, 0.0]]])
+    prompts = PromptGenerator((0,))([features], boxes, torch.tensor([2, 1]), (32, 64))
+    assert torch.allclose(prompts[0, 0], features[0].mean((1, 2)))
+    assert torch.allclose(prompts[0, 1], features[0, :, 1:3, 2:5].mean((1, 2)))
+    assert torch.allclose(prompts[1, 0], features[1, :, 1, 1])
+    assert not prompts[1, 1].any()
+
+
+def test_prompts_of_several_levels_are_averaged():
+    fine, coarse = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 4, 4)
+    boxes, count = torch.tensor([[[0, 0, 16, 32.0]]]), torch.tensor([1])
+    both = PromptGenerator((0, -1))([fine, coarse], boxes, count, (32, 32))
+    one, other = (PromptGenerator((level,))([fine, coarse], boxes, count, (32, 32)) for level in (0, 1))
+    assert torch.allclose(both, (one + other) / 2)
+
+
+def test_detached_prompts_carry_no_gradient():
+    features = torch.randn(1, 4, 4, 4, requires_grad=True)
+    boxes, count = torch.tensor([[[0, 0, 16, 16.0]]]), torch.tensor([1])
+    assert not PromptGenerator((0,), detach=True)([features], boxes, count, (32, 32)).requires_grad
+    PromptGenerator((0,))([features], boxes, count, (32, 32)).sum().backward()
+    assert features.grad.any()
+
+
+def test_cosine_takes_the_most_similar_prompt_of_the_image():
+    kernels = torch.randn(5, 8)
+    prompts = torch.randn(2, 3, 8)
+    decorated, index = PromptInjector("cosine")(kernels, prompts, torch.tensor([3, 2]))
+    for image, available in enumerate((3, 2)):
+        similarity = F.cosine_similarity(kernels[:, None], prompts[image, None, :available], dim=-1)
+        assert torch.equal(index[image], similarity.argmax(1))
+        assert torch.allclose(decorated[image], kernels + prompts[image, index[image]])
+
+
+@pytest.mark.parametrize("strategy", ["cosine", "random", "sequential", "none"])
+@pytest.mark.parametrize("shape", [(5, 8), (2, 5, 8)])
+def test_strategies_without_a_prompt_leave_the_kernels(strategy, shape):
+    kernels = torch.randn(shape)
+    for prompts in (torch.randn(2, 3, 8), torch.zeros(2, 0, 8)):
+        decorated, index = PromptInjector(strategy)(kernels, prompts, torch.zeros(2, dtype=torch.int64))
+        assert torch.equal(decorated, kernels.expand(2, 5, 8))
+        assert torch.equal(index, torch.full((2, 5), -1))
+
+
+def test_sequential_goes_round_the_prompts():
+    prompts = torch.randn(2, 3, 8)
+    decorated, index = PromptInjector("sequential")(torch.zeros(5, 8), prompts, torch.tensor([3, 2]))
+    assert index.tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 0]]
+    assert torch.equal(decorated[1], prompts[1, [0, 1, 0, 1, 0]])
+
+
+def test_random_draws_every_prompt_and_none_beyond_the_count():
+    _, index = PromptInjector("random")(torch.zeros(400, 4), torch.randn(2, 5, 4), torch.tensor([5, 2]))
+    assert set(index[0].tolist()) == {0, 1, 2, 3, 4}
+    assert set(index[1].tolist()) == {0, 1}
+
+
+def test_dropped_prompts_are_taken_by_no_kernel_and_only_in_training():
+    torch.manual_seed(0)
+    injector = PromptInjector("sequential", drop_rate=0.5)
+    prompts = torch.eye(8).expand(64, 8, 8)
+    count = torch.full((64,), 6)
+    decorated, index = injector(torch.zeros(8, 8), prompts, count)
+    taken = decorated.sum(1) > 0  # [B, prompt]
+    assert not taken[:, 6:].any()
+    assert 0.4 < taken[:, :6].float().mean() < 0.6
+    assert (index[~taken.any(1)] == -1).all()
+    injector.eval()
+    decorated, _ = injector(torch.zeros(8, 8), prompts, count)
+    assert (decorated.sum(1)[:, :6] > 0).all()
+
+
+def test_kernel_supervision_is_equation_9():
+    torch.manual_seed(0)
+    kernels, seeds = torch.randn(3, 2, 4, 6), torch.randn(2, 3, 10)
+    index = torch.tensor([[[0, 2, -1], [1, -1, -1]], [[3, 1, -1], [0, -1, -1]], [[-1, -1, -1], [2, -1, -1]]])
+    module = KernelSupervision(10, 6, loss_weight=2.0, reduction="sum")
+    targets = module.linear(seeds)
+    expected = 0.0
+    for stage in range(3):
+        for image in range(2):
+            for proposal in range(3):
+                kernel = index[stage, image, proposal]
+                if kernel >= 0:
+                    cosine = F.cosine_similarity(
+                        targets[image, proposal], kernels[stage, image, kernel], dim=0
+                    )
+                    expected = expected + 1 - cosine
+    assert torch.allclose(module(kernels, seeds, index), 2.0 * expected, rtol=1e-5)
+
+
+def test_kernel_supervision_without_a_pair_is_zero_with_zero_gradients():
+    module = KernelSupervision(10, 6)
+    kernels = torch.randn(3, 2, 4, 6, requires_grad=True)
+    for proposals in (0, 3):
+        loss = module(kernels, torch.randn(2, proposals, 10), torch.full((3, 2, proposals), -1))
+        loss.backward()
+        assert loss.item() == 0
+        assert not kernels.grad.any()
+        assert not module.linear.weight.grad.any()
+
+
+def test_matched_kernels_inverts_the_assignment():
+    assigned = torch.tensor([[[-1, 1, 0, -1], [-1, -1, -1, 0]]])
+    assert matched_kernels(assigned, 3).tolist() == [[[2, 1, -1], [3, -1, -1]]]
+    assert matched_kernels(torch.full((2, 1, 4), -1), 0).shape == (2, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: PromptInjector("nearest"), "strategy: expected one of cosine"),
+        (lambda: PromptInjector(drop_rate=1.0), "drop_rate"),
+        (lambda: PromptGenerator(()), "levels"),
+        (lambda: KernelSupervision(4, 4, reduction="none"), "reduction"),
+        (
+            lambda: KernelSupervision(4, 4)(
+                torch.zeros(1, 1, 1, 4), torch.zeros(1, 1, 5), torch.zeros(1, 1, 1).long()
+            ),
+            "seeds: expected",
+        ),
+        (
+            lambda: PromptGenerator((3,))(
+                [torch.zeros(1, 1, 2, 2)], torch.zeros(1, 1, 4), torch.ones(1).long(), (4, 4)
+            ),
+            "levels: expected indices into a pyramid of 1",
+        ),
+    ],
+)
+def test_errors_name_the_argument(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
