@@ -56,7 +56,7 @@ def rle_pixels(counts: Sequence[str]) -> np.ndarray:
     numbers -= np.where(codes[group_ends] & 0x10, np.int64(1) << (5 * np.minimum(size, 12)), 0)
 
     owner = owner[group_starts]
-    starts: np.ndarray = np.searchsorted(owner, np.arange(len(keep)))
+    starts = np.unique(owner, return_index=True)[1]
     starts_of = starts[owner]
     place = np.arange(len(numbers)) - starts_of
     runs = np.where(place == 0, numbers, 0)
