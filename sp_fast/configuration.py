@@ -30,8 +30,7 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
     _training_data(cfg, args)
     _validation_data(cfg, args)
     if args.class_agnostic:
-        for dataset in _datasets(cfg):
-            dataset.class_agnostic = True
+        _merge_classes(cfg)
     _match_classes(cfg)
 
 
@@ -96,7 +95,16 @@ def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
             loader.dataset.images = args.val_images
         if args.val_annotations:
             loader.dataset.ann_file = args.val_annotations
-            cfg[f"{name}_evaluator"].ann_file = args.val_annotations
+            for metric in cfg[f"{name}_evaluator"]:
+                metric.ann_file = args.val_annotations
+
+
+def _merge_classes(cfg: Any) -> None:
+    for dataset in _datasets(cfg):
+        dataset.class_agnostic = True
+    for name in ("val_evaluator", "test_evaluator"):
+        metrics = cfg.get(name) or []
+        cfg[name] = [metric for metric in metrics if metric.type == "ClassAgnosticCocoMetric"] or None
 
 
 def _match_classes(cfg: Any) -> None:

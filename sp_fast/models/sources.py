@@ -51,9 +51,10 @@ class AnnotatedSource(nn.Module):
             return StepProposals(targets, boxes, mean_inside(features, targets.masks), targets.count)
         for sample in data_samples:
             if "seeds" not in sample.gt_instances:
+                path = sample.get("img_path", "an image")
                 raise ValueError(
-                    f"source='cached': expected seeds with the proposals of "
-                    f"{sample.get('img_path', 'an image')}, got none; give the dataset the seeds file of `sp-fast propose`, or set source='import'"
+                    f"source='cached': expected seeds with the proposals of {path}, got none; give the "
+                    "data set the seeds file of `sp-fast propose`, or set source='import'"
                 )
         channels = max(one.seeds.shape[-1] for one in instances)
         seeds = pad_rows([one.seeds.to(images) for one in instances], channels)

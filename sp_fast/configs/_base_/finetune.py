@@ -42,7 +42,10 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoMetric', ann_file='data/coco/annotations/instances_val2017.json', metric='segm')
+val_evaluator = [
+    dict(type='InstanceMetric', ann_file='data/coco/annotations/instances_val2017.json'),
+    dict(type='ClassAgnosticCocoMetric', ann_file='data/coco/annotations/instances_val2017.json'),
+]
 test_evaluator = val_evaluator
 
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=48, val_interval=12)
