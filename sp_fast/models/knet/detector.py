@@ -57,12 +57,12 @@ class KNet(BaseDetector):
         self.mask_thr = test.get("mask_thr", 0.5)
 
     def extract_features(self, batch_inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The backbone's maps C2-C5 and the neck's P2-P5 of `[B, 3, H, W]` images, H and W multiples of 32."""
+        """C2-C5 of the backbone and P2-P5 of the neck, of `[B, 3, H, W]` images, H and W multiples of 32."""
         height, width = batch_inputs.shape[-2:]
         if height % SIZE_DIVISOR or width % SIZE_DIVISOR:
             raise ValueError(
-                f"batch_inputs: expected height and width to be multiples of {SIZE_DIVISOR}, got {height} x {width}; "
-                f"set data_preprocessor.pad_size_divisor={SIZE_DIVISOR}"
+                f"batch_inputs: expected height and width to be multiples of {SIZE_DIVISOR}, "
+                f"got {height} x {width}; set data_preprocessor.pad_size_divisor={SIZE_DIVISOR}"
             )
         maps = tuple(self.backbone(batch_inputs))
         return maps, tuple(self.neck(maps))
@@ -90,8 +90,8 @@ class KNet(BaseDetector):
             targets: of the batch.
 
         Returns:
-            The losses by name, fp32, and int64 `[S, B, N]`: the target of each kernel at each update stage, -1
-            for none.
+            The losses by name, fp32, and int64 `[S, B, N]`: the target of each kernel at each update stage,
+            -1 for none.
         """
         expected = tuple(2 * size for size in first.mask_logits.shape[-2:])
         if tuple(targets.masks.shape[-2:]) != expected:
@@ -135,7 +135,9 @@ class KNet(BaseDetector):
         ]
         return self.add_pred_to_datasample(batch_data_samples, results)
 
-    def _forward(self, batch_inputs: Tensor, batch_data_samples: Sequence[Any] | None = None) -> tuple[Tensor, Tensor]:
+    def _forward(
+        self, batch_inputs: Tensor, batch_data_samples: Sequence[Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The last stage's class logits `[B, N, K]` and mask logits `[B, N, h, w]`."""
         last = self.roi_head(self.rpn_head(self.extract_feat(batch_inputs)))[-1]
         return last.cls_logits, last.mask_logits

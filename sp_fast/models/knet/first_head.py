@@ -10,7 +10,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule, bias_init_with_prob, normal_init
 from torch import Tensor, nn
 
-from sp_fast.models.knet.losses import mask_losses, paint_segmentation
+from sp_fast.models.knet.losses import DICE_LOSS, FOCAL_LOSS, MASK_LOSS, mask_losses, paint_segmentation
 from sp_fast.models.knet.masks import convolve, gather_features, upsample
 from sp_fast.models.knet.matching import Assignment
 from sp_fast.models.knet.outputs import FirstHeadOutput
@@ -34,9 +34,9 @@ class ConvKernelHead(BaseModule):
         num_classes: K.
         localization_fpn: config of the :class:`SemanticFPNWrapper`.
         norm_cfg: config of the group norm.
-        loss_mask: config of the cross-entropy of the masks.
-        loss_dice: config of the dice loss of the masks.
-        loss_seg: config of the focal loss of the segmentation.
+        loss_mask: config of the cross-entropy of the masks; default weight 1.
+        loss_dice: config of the dice loss of the masks; default weight 4.
+        loss_seg: config of the focal loss of the segmentation; default weight 1.
     """
 
     def __init__(
@@ -60,11 +60,9 @@ class ConvKernelHead(BaseModule):
         self.conv_seg = nn.Conv2d(out_channels, num_classes, 1)
         self.loc_convs = nn.ModuleList([ConvModule(in_channels, out_channels, 1, norm_cfg=norm)])
         self.seg_convs = nn.ModuleList([ConvModule(in_channels, out_channels, 1, norm_cfg=norm)])
-        self.loss_mask = MODELS.build(loss_mask or dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0))
-        self.loss_dice = MODELS.build(loss_dice or dict(type="DiceLoss", loss_weight=4.0))
-        self.loss_seg = MODELS.build(
-            loss_seg or dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0)
-        )
+        self.loss_mask = MODELS.build(loss_mask or dict(MASK_LOSS, loss_weight=1.0))
+        self.loss_dice = MODELS.build(loss_dice or dict(DICE_LOSS, loss_weight=4.0))
+        self.loss_seg = MODELS.build(loss_seg or dict(FOCAL_LOSS, loss_weight=1.0))
 
     def init_weights(self) -> None:
         """Initialises the convolutions N(0, 0.01), the segmentation's prior at 0.01 and K^0 N(0, 1)."""
@@ -98,7 +96,9 @@ class ConvKernelHead(BaseModule):
         The segmentation's target is painted from the matched masks; its loss is averaged over the painted
         pixels, at least 1.
         """
-        mask, dice = mask_losses(self.loss_mask, self.loss_dice, first.mask_logits, targets, assignment, stage=0)
+        mask, dice = mask_losses(
+            self.loss_mask, self.loss_dice, first.mask_logits, targets, assignment, stage=0
+        )
         painted = paint_segmentation(targets, assignment, self.num_classes).flatten()  # [B H W]
         with torch.autocast(painted.device.type, enabled=False):
             logits = upsample(first.seg_logits.float()).permute(0, 2, 3, 1).flatten(0, 2)  # [B H W, K]

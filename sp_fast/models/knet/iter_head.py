@@ -59,12 +59,16 @@ class KernelIterHead(BaseModule):
             stages.append(head(first.x, before.kernels, before.mask_logits))
         return stages
 
-    def loss(self, stages: Sequence[StageOutput], targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
+    def loss(
+        self, stages: Sequence[StageOutput], targets: Targets, assignment: Assignment
+    ) -> dict[str, Tensor]:
         """`s{i}_loss_cls`, `s{i}_loss_mask` and `s{i}_loss_dice` of every stage i."""
         matched = torch.full((), assignment.pairs, dtype=torch.float32, device=targets.masks.device)
         average = reduce_mean(matched).clamp(min=1.0)
         losses: dict[str, Tensor] = {}
-        for i, (head, output, weight) in enumerate(zip(self.mask_head, stages, self.stage_loss_weights, strict=True)):
+        for i, (head, output, weight) in enumerate(
+            zip(self.mask_head, stages, self.stage_loss_weights, strict=True)
+        ):
             for name, value in head.loss(output, targets, assignment, i, average).items():
                 losses[f"s{i}_{name}"] = value * weight
         return losses

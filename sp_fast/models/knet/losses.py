@@ -10,6 +10,10 @@ from sp_fast.models.knet.masks import upsample
 from sp_fast.models.knet.matching import Assignment
 from sp_fast.models.knet.targets import Targets
 
+FOCAL_LOSS = dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25)
+MASK_LOSS = dict(type="CrossEntropyLoss", use_sigmoid=True)
+DICE_LOSS = dict(type="DiceLoss", eps=1e-3)
+
 
 def mask_losses(
     loss_mask: nn.Module,
@@ -36,8 +40,11 @@ def mask_losses(
         matched = mask_logits.flatten(0, 1).index_select(0, assignment.kernel_row[stage])  # [P, h, w]
         logits = upsample(matched.float()[None])[0]  # [P, H, W]
         wanted = targets.masks.flatten(0, 1).index_select(0, assignment.target_row[stage])  # [P, H, W]
+        wanted = wanted.float()
         cells = logits.shape[-2] * logits.shape[-1]
-        return loss_mask(logits, wanted, avg_factor=pairs * cells), loss_dice(logits, wanted, avg_factor=pairs)
+        return loss_mask(logits, wanted, avg_factor=pairs * cells), loss_dice(
+            logits, wanted, avg_factor=pairs
+        )
 
 
 def paint_segmentation(targets: Targets, assignment: Assignment, num_classes: int) -> Tensor:

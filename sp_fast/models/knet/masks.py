@@ -29,10 +29,12 @@ def gather_features(mask_logits: Tensor, x: Tensor) -> Tensor:
 
 
 def convolve(kernels: Tensor, x: Tensor) -> Tensor:
-    """Each image's own 1 x 1 kernels `[B, N, C]` on its features `[B, C, h, w]`: mask logits `[B, N, h, w]`."""
+    """Each image's 1 x 1 kernels `[B, N, C]` on its features `[B, C, h, w]`: mask logits `[B, N, h, w]`."""
     return (kernels @ x.flatten(2)).unflatten(2, x.shape[-2:])
 
 
 def upsample(logits: Tensor) -> Tensor:
     """Maps `[..., M, h, w]` at stride 8 to stride 4, the stride of the losses: bilinear, x2."""
-    return F.interpolate(logits, scale_factor=MASK_STRIDE // TARGET_STRIDE, mode="bilinear", align_corners=False)
+    return F.interpolate(
+        logits, scale_factor=MASK_STRIDE // TARGET_STRIDE, mode="bilinear", align_corners=False
+    )

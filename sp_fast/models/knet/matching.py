@@ -84,7 +84,7 @@ def mask_costs(mask_logits: Tensor, masks: Tensor, *, eps: float = 1e-3) -> tupl
         `MaskCost` of K-Net's authors.
     """
     p = mask_logits.sigmoid().flatten(2)
-    g = masks.flatten(2)
+    g = masks.to(p.dtype).flatten(2)
     overlap = p @ g.transpose(1, 2)  # [B, N, G]
     squares = p.square().sum(-1)[:, :, None] + g.square().sum(-1)[:, None]
     areas = p.sum(-1)[:, :, None] + g.sum(-1)[:, None]
@@ -164,4 +164,6 @@ class BatchedMaskAssigner:
         packed = np.concatenate([assigned.ravel(), kernel_row.ravel(), target_row.ravel()])
         sizes = [assigned.size, kernel_row.size, target_row.size]
         gt, kernels, rows = torch.from_numpy(packed).to(costs.device).split(sizes)
-        return Assignment(gt.view(assigned.shape), kernels.view(kernel_row.shape), rows.view(target_row.shape))
+        return Assignment(
+            gt.view(assigned.shape), kernels.view(kernel_row.shape), rows.view(target_row.shape)
+        )

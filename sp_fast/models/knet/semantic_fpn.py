@@ -51,7 +51,8 @@ class SemanticFPNWrapper(BaseModule):
                 channels = in_channels if j == 0 else feat_channels
                 stride = 2 if level == 0 else 1
                 branch.add_module(
-                    f"conv{j}", ConvModule(channels, feat_channels, 3, stride=stride, padding=1, norm_cfg=norm)
+                    f"conv{j}",
+                    ConvModule(channels, feat_channels, 3, stride=stride, padding=1, norm_cfg=norm),
                 )
                 if j < level - 1:
                     branch.add_module(
@@ -77,7 +78,9 @@ class SemanticFPNWrapper(BaseModule):
             Two maps `[B, out_channels, H/8, W/8]`.
         """
         if len(pyramid) != LEVELS:
-            raise ValueError(f"pyramid: expected {LEVELS} maps (P2 to P5), got {len(pyramid)}; set neck.num_outs=4")
+            raise ValueError(
+                f"pyramid: expected {LEVELS} maps (P2 to P5), got {len(pyramid)}; set neck.num_outs=4"
+            )
         *lower, top = pyramid
         levels = [*lower, top + self.positional_encoding(None, top)]
         merged = sum(branch(level) for branch, level in zip(self.convs_all_levels, levels, strict=True))

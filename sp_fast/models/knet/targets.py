@@ -40,8 +40,7 @@ def quarter_size(masks: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
         uint8 `[G, height / 4, width / 4]` in 0..4.
     """
-    count, rows, columns = masks.shape
-    resized = np.zeros((count, height // TARGET_STRIDE, width // TARGET_STRIDE), np.uint8)
+    resized = np.zeros((len(masks), height // TARGET_STRIDE, width // TARGET_STRIDE), np.uint8)
     for y in (1, 2):
         for x in (1, 2):
             middle = masks[:, y::TARGET_STRIDE, x::TARGET_STRIDE]
@@ -76,15 +75,17 @@ def targets_from_samples(
         resized.append(quarter_size(masks.to_ndarray(), height, width))
     counts = [len(one) for one in resized]
     most = max(counts, default=0)
-    padded = np.zeros((len(counts), most, height // TARGET_STRIDE, width // TARGET_STRIDE), np.uint8)
+    padded: np.ndarray = np.zeros(
+        (len(counts), most, height // TARGET_STRIDE, width // TARGET_STRIDE), np.uint8
+    )
     labels = torch.zeros(len(counts), most, dtype=torch.int64, device=device)
     for i, sample in enumerate(data_samples):
         padded[i, : counts[i]] = resized[i]
         own = sample.gt_instances.labels
         if own.device.type == "cpu" and ((own < 0) | (own >= num_classes)).any():
             raise ValueError(
-                f"data_samples[{i}]: expected labels in 0..{num_classes - 1}, got {sorted(set(own.tolist()))}; set "
-                "num_classes of rpn_head and of every mask_head to the data set's"
+                f"data_samples[{i}]: expected labels in 0..{num_classes - 1}, got "
+                f"{sorted(set(own.tolist()))}; set num_classes of rpn_head and mask_head to the data set's"
             )
         labels[i, : counts[i]] = own
     masks = torch.from_numpy(padded).to(device).float() / 4

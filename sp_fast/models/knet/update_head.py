@@ -9,7 +9,7 @@ from mmengine.model import BaseModule, bias_init_with_prob
 from torch import Tensor, nn
 
 from sp_fast.models.knet.kernel_updator import KernelUpdator
-from sp_fast.models.knet.losses import mask_losses
+from sp_fast.models.knet.losses import DICE_LOSS, FOCAL_LOSS, MASK_LOSS, mask_losses
 from sp_fast.models.knet.masks import convolve, gather_features
 from sp_fast.models.knet.matching import Assignment
 from sp_fast.models.knet.outputs import StageOutput
@@ -43,7 +43,9 @@ class FeedForward(nn.Module):
 
 def branch(channels: int) -> nn.Sequential:
     """Linear without bias, layer norm, ReLU: what comes before the class and the mask layer."""
-    return nn.Sequential(nn.Linear(channels, channels, bias=False), nn.LayerNorm(channels), nn.ReLU(inplace=True))
+    return nn.Sequential(
+        nn.Linear(channels, channels, bias=False), nn.LayerNorm(channels), nn.ReLU(inplace=True)
+    )
 
 
 @MODELS.register_module()
@@ -61,9 +63,9 @@ class KernelUpdateHead(BaseModule):
         in_channels: C, of kernels and of x.
         num_heads: of the attention.
         feedforward_channels: hidden channels of the feed-forward layer.
-        loss_cls: config of the focal loss of the classes.
-        loss_mask: config of the cross-entropy of the masks.
-        loss_dice: config of the dice loss of the masks.
+        loss_cls: config of the focal loss of the classes; default weight 2.
+        loss_mask: config of the cross-entropy of the masks; default weight 1.
+        loss_dice: config of the dice loss of the masks; default weight 4.
     """
 
     def __init__(
@@ -88,11 +90,9 @@ class KernelUpdateHead(BaseModule):
         self.fc_cls = nn.Linear(in_channels, num_classes)
         self.mask_fcs = branch(in_channels)
         self.fc_mask = nn.Linear(in_channels, in_channels)
-        self.loss_cls = MODELS.build(
-            loss_cls or dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=2.0)
-        )
-        self.loss_mask = MODELS.build(loss_mask or dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=1.0))
-        self.loss_dice = MODELS.build(loss_dice or dict(type="DiceLoss", loss_weight=4.0))
+        self.loss_cls = MODELS.build(loss_cls or dict(FOCAL_LOSS, loss_weight=2.0))
+        self.loss_mask = MODELS.build(loss_mask or dict(MASK_LOSS, loss_weight=1.0))
+        self.loss_dice = MODELS.build(loss_dice or dict(DICE_LOSS, loss_weight=4.0))
 
     def init_weights(self) -> None:
         """Initialises every matrix by Xavier, uniform, and the class prior at 0.01."""
@@ -132,5 +132,7 @@ class KernelUpdateHead(BaseModule):
         labels = assignment.labels(targets.labels, stage, background=self.num_classes).flatten()  # [B N]
         with torch.autocast(labels.device.type, enabled=False):
             cls = self.loss_cls(output.cls_logits.float().flatten(0, 1), labels, avg_factor=average)
-        mask, dice = mask_losses(self.loss_mask, self.loss_dice, output.mask_logits, targets, assignment, stage)
+        mask, dice = mask_losses(
+            self.loss_mask, self.loss_dice, output.mask_logits, targets, assignment, stage
+        )
         return {"loss_cls": cls, "loss_mask": mask, "loss_dice": dice}
