@@ -76,10 +76,13 @@ def pool_seeds(features: Tensor, grids: Sequence[tuple[int, int]], valid: Tensor
     return torch.cat(seeds, dim=1).to(features.dtype)
 
 
-def saliency_of_seeds(
-    features: Tensor, seeds: Tensor, valid: Tensor | None, similarity: str, threshold: float
-) -> tuple[PackedMasks, Tensor]:
-    """Masks [B, M] and score [B, M] of given seeds [B, M, D]."""
+def normalized_saliency(
+    features: Tensor, seeds: Tensor, valid: Tensor | None, similarity: str
+) -> tuple[Tensor, Tensor]:
+    """Eq. 4: similarity of seeds [B, M, D] with every cell, scaled linearly to [0, 1] over the valid cells.
+
+    Returns the saliency, fp32 [B, M, HW], and where it is defined, bool [B, M, HW].
+    """
     height, width = _valid_size(valid, features)
     rows = torch.arange(features.shape[2], device=features.device)
     columns = torch.arange(features.shape[3], device=features.device)
@@ -94,8 +97,15 @@ def saliency_of_seeds(
     high = torch.where(inside, y, -torch.inf).amax(-1, keepdim=True)
     span = high - low
     usable = torch.isfinite(span) & (span > 0)  # NaN and inf reach the span
-    y = (y - low) / torch.where(usable, span, 1)
-    mask = inside & usable & (y >= threshold)
+    return (y - low) / torch.where(usable, span, 1), inside & usable
+
+
+def saliency_of_seeds(
+    features: Tensor, seeds: Tensor, valid: Tensor | None, similarity: str, threshold: float
+) -> tuple[PackedMasks, Tensor]:
+    """Masks [B, M] and score [B, M] of given seeds [B, M, D]."""
+    y, defined = normalized_saliency(features, seeds, valid, similarity)
+    mask = defined & (y >= threshold)
     score = torch.where(mask, y, 0).sum(-1) / mask.sum(-1).clamp(min=1)
     return PackedMasks.pack(mask.unflatten(-1, features.shape[2:])), score
 
