@@ -8,5 +8,6 @@ install()
 import sp_fast.data.datasets  # noqa: E402
 import sp_fast.data.metrics  # noqa: E402
 import sp_fast.data.transforms  # noqa: E402
+import sp_fast.models.backbone  # noqa: E402
 import sp_fast.models.hooks  # noqa: E402
 import sp_fast.models.knet  # noqa: E402,F401

@@ -39,12 +39,10 @@ def mask_losses(
     with torch.autocast(mask_logits.device.type, enabled=False):
         matched = mask_logits.flatten(0, 1).index_select(0, assignment.kernel_row[stage])  # [P, h, w]
         logits = upsample(matched.float()[None])[0]  # [P, H, W]
-        wanted = targets.masks.flatten(0, 1).index_select(0, assignment.target_row[stage])  # [P, H, W]
-        wanted = wanted.float()
+        wanted = targets.masks.flatten(0, 1).index_select(0, assignment.target_row[stage]).float()
         cells = logits.shape[-2] * logits.shape[-1]
-        return loss_mask(logits, wanted, avg_factor=pairs * cells), loss_dice(
-            logits, wanted, avg_factor=pairs
-        )
+        mask = loss_mask(logits, wanted, avg_factor=pairs * cells)
+        return mask, loss_dice(logits, wanted, avg_factor=pairs)
 
 
 def paint_segmentation(targets: Targets, assignment: Assignment, num_classes: int) -> Tensor:

@@ -40,7 +40,7 @@ def quarter_size(masks: np.ndarray, height: int, width: int) -> np.ndarray:
     Returns:
         uint8 `[G, height / 4, width / 4]` in 0..4.
     """
-    resized = np.zeros((len(masks), height // TARGET_STRIDE, width // TARGET_STRIDE), np.uint8)
+    resized: np.ndarray = np.zeros((len(masks), height // TARGET_STRIDE, width // TARGET_STRIDE), np.uint8)
     for y in (1, 2):
         for x in (1, 2):
             middle = masks[:, y::TARGET_STRIDE, x::TARGET_STRIDE]
