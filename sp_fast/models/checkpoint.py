@@ -53,8 +53,10 @@ def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
     scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
     for name, value in scalars.items():
         if isinstance(value, Inert) and value.origin == _HISTORY_BUFFER:
-            log, count = (value.state[f"_{part}"] for part in ("log_history", "count_history"))
-            scalars[name] = HistoryBuffer(log, count, value.state["max_length"])
+            # mmengine's names of the two arrays, and those of `_history_state`.
+            state = {key.removeprefix("_"): part for key, part in value.state.items()}
+            log, count = np.asarray(state["log_history"]), np.asarray(state["count_history"])
+            scalars[name] = HistoryBuffer(log, count, state["max_length"])
     return checkpoint
 
 
