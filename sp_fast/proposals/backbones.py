@@ -22,7 +22,7 @@ STAGES = (1, 2, 3, 4)
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 _IMAGENET_STD = (58.395, 57.12, 57.375)
 # End of each stage (strides 4, 8, 16, 32) in torchvision's `features`, and its channels.
-_MOBILENET_STAGES = {1: (4, 24), 2: (7, 32), 3: (14, 96), 4: (19, 1280)}
+_MOBILENET_STAGES = {1: (4, 24), 2: (7, 32), 3: (14, 96), 4: (18, 320)}
 
 
 class Features(NamedTuple):
@@ -104,8 +104,8 @@ class Backbone(nn.Module):
 class ResNetBackbone(Backbone):
     """ResNet-18/34/50/101 on torchvision's modules.
 
-    `style="caffe"`: the stride of a bottleneck is in its first 1 x 1 convolution, the max-pooling has ceil mode
-    and no padding, and images are BGR in 0..255 minus the mean. `style="pytorch"`: torchvision's own.
+    `style="caffe"`: the stride of a bottleneck is in its first 1 x 1 convolution, the max-pooling has ceil
+    mode and no padding, and images are BGR in 0..255 minus the mean. `style="pytorch"`: torchvision's own.
     """
 
     def __init__(self, name: str, style: str = "pytorch", stage: int = 4) -> None:
@@ -136,7 +136,10 @@ def _to_caffe(body: ResNet) -> None:
 
 
 class MobileNetV2Backbone(Backbone):
-    """MobileNetV2 on torchvision's modules. Stage 4 is the last convolution, of 1280 channels."""
+    """MobileNetV2 on torchvision's modules. Stage 4 ends with the last bottleneck, of 320 channels.
+
+    The 1 x 1 convolution to 1280 channels after it belongs to the classifier and gives worse masks.
+    """
 
     def __init__(self, stage: int = 4) -> None:
         whole = torchvision.models.mobilenet_v2(weights=None)

@@ -1,9 +1,9 @@
 """Which part of each map of a padded batch is image, layer by layer.
 
 An image in a batch is padded with zeros at the right and bottom. A convolution with padding sees zeros
-beyond the border of an image alone, but after the first layer the padding of a batch holds values (bias, batch
-norm) that leak back into the image. `MaskedPadding` sets the padding to zero again before every layer that
-looks at neighbours, so that an image gives the same features alone and padded.
+beyond the border of an image alone, but after the first layer the padding of a batch holds values (bias,
+batch norm) that leak back into the image. `MaskedPadding` sets the padding to zero again before every layer
+that looks at neighbours, so that an image gives the same features alone and padded.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ def geometry_filter(
 ) -> Tensor:
     """Which masks are not at the top border and not nearly as wide as the image: bool [B, K].
 
-    As in the authors' code, the centre is the mean index (from 0) of the rows that the mask occupies, and the width
-    of its box is the number of columns it occupies. An empty mask's centre is 0.
+    As in the authors' code, the centre is the mean index (from 0) of the rows that the mask occupies, and the
+    width of its box is the number of columns it occupies. An empty mask's centre is 0.
 
     Args:
         masks: [B, K].

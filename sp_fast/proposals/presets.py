@@ -13,6 +13,38 @@ NMS_KINDS = ("mask", "matrix")
 MATRIX_KERNELS = ("gaussian", "linear")
 
 
+def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+
+
+def _number(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected a number from {low} to {high}, got {value}")
+
+
+def _grids(grid: Any) -> tuple[tuple[int, int], ...]:
+    grids = [grid] if len(grid) == 2 and all(isinstance(side, int) for side in grid) else list(grid)
+    for pair in grids:
+        sides = tuple(pair) if isinstance(pair, Sequence) else ()
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"grid: expected (rows, columns) of at least 1, or several such, got {grid!r}")
+    if not grids:
+        raise ValueError("grid: expected at least one (rows, columns), got none")
+    return tuple((int(rows), int(columns)) for rows, columns in grids)
+
+
+def _scales(scales: Any) -> tuple[float, ...]:
+    for scale in scales:
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1:
+            raise ValueError(f"scales: expected factors above 0 and up to 1, got {scales!r}")
+    if not scales:
+        raise ValueError("scales: expected at least one factor, got none")
+    return tuple(float(scale) for scale in scales)
+
+
 @dataclass(frozen=True)
 class ProposalOptions:
     """How proposals are made from features. Exactly one of `grid` and `scales` is not None.
@@ -116,35 +148,3 @@ def resolve_options(preset: str = "paper", **options: Any) -> ProposalOptions:
         if options.get(given) is not None:
             options.setdefault(other, None)
     return dataclasses.replace(PRESETS[preset], **options)
-
-
-def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-
-
-def _number(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number from {low} to {high}, got {value}")
-
-
-def _grids(grid: Any) -> tuple[tuple[int, int], ...]:
-    grids = [grid] if len(grid) == 2 and all(isinstance(side, int) for side in grid) else list(grid)
-    for pair in grids:
-        sides = tuple(pair) if isinstance(pair, Sequence) else ()
-        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-            raise ValueError(f"grid: expected (rows, columns) of at least 1, or several such, got {grid!r}")
-    if not grids:
-        raise ValueError("grid: expected at least one (rows, columns), got none")
-    return tuple((int(rows), int(columns)) for rows, columns in grids)
-
-
-def _scales(scales: Any) -> tuple[float, ...]:
-    for scale in scales:
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1:
-            raise ValueError(f"scales: expected factors above 0 and up to 1, got {scales!r}")
-    if not scales:
-        raise ValueError("scales: expected at least one factor, got none")
-    return tuple(float(scale) for scale in scales)

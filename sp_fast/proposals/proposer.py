@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sp_fast.ops import PackedMasks, mask_nms, matrix_nms, seed_saliency
+from sp_fast.ops.reference import normalized_saliency
 
 from .backbones import Backbone
 from .filters import geometry_filter
@@ -23,10 +24,10 @@ class Proposals:
 
     Attributes:
         masks: [B, K] at the size of the feature map; empty past `count`.
-        score: fp32 [B, K], the mean saliency inside the mask (decayed with matrix NMS); 0 past `count`.
+        score: fp32 [B, K], the mean saliency inside the mask (decayed by matrix NMS); 0 past `count`.
         seeds: [B, K, D], the vectors the masks were made from; 0 past `count`.
-        seed_index: int64 [B, K], which of the image's seeds, row-major, grid by grid (scale by scale) in the order
-            given; -1 past `count`. It is the same for an image alone and padded in a batch.
+        seed_index: int64 [B, K], which of the image's seeds, row-major, grid by grid (scale by scale) in the
+            order given; -1 past `count`. It is the same for an image alone and padded in a batch.
         count: int64 [B].
         valid: int64 [B, 2], height and width in cells of the part of each map that is image; None: all of it.
     """
@@ -42,9 +43,9 @@ class Proposals:
 class SaliencyProposer(nn.Module):
     """Masks of salient things, without labels or training.
 
-    Seeds S are average-pooled from features X (or resized); the saliency of a seed is its similarity with every
-    cell, scaled linearly to [0, 1]; its mask is where that is at least `threshold`, its score the mean saliency
-    inside. Non-maximum suppression and filters keep the best.
+    Seeds S are average-pooled from features X (or resized); the saliency of a seed is its similarity with
+    every cell, scaled linearly to [0, 1]; its mask is where that is at least `threshold`, its score the mean
+    saliency inside. Non-maximum suppression and filters keep the best.
 
     Args:
         backbone: from `build_backbone`; needed for images, not for features.
@@ -91,8 +92,8 @@ class SaliencyProposer(nn.Module):
 
         Args:
             features: [B, D, H, W].
-            valid: int [B, 2], height and width in cells of the part of each map that is image (the rest is padding
-                and takes part in nothing); None: all of it.
+            valid: int [B, 2], height and width in cells of the part of each map that is image (the rest is
+                padding and takes part in nothing); None: all of it.
 
         Raises:
             ValueError, TypeError: wrong rank, shape or type.
@@ -128,6 +129,22 @@ class SaliencyProposer(nn.Module):
         chosen, score = self._suppress(saliency.masks, saliency.score)
         proposals = _take(saliency.masks, score, saliency.seeds, chosen, index, valid)
         return self._filter(proposals)
+
+    @torch.no_grad()
+    def saliency(self, features: Tensor, proposals: Proposals) -> Tensor:
+        """Saliency of the proposals' seeds over the maps they were made from, before the threshold (Eq. 4).
+
+        Args:
+            features: [B, D, H, W], as given to `from_features`.
+            proposals: what it returned.
+
+        Returns:
+            fp32 [B, K, H, W] in [0, 1]; 0 in the padding and past `count`.
+        """
+        if self.options.center:
+            features = _prepared(features, proposals.valid, True)
+        y, defined = normalized_saliency(features, proposals.seeds, proposals.valid, self.options.similarity)
+        return torch.where(defined, y, 0).unflatten(-1, features.shape[2:])
 
     def _suppress(self, masks: PackedMasks, score: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of the kept masks, best first, int64 [B, K] padded with -1; and the scores of all."""
@@ -188,7 +205,7 @@ def _take(
     index: Tensor | None,
     valid: Tensor | None,
 ) -> Proposals:
-    """The chosen rows int64 [B, K], -1 for none; `index` [B, M] is the seed index of each row, or its place."""
+    """The rows `chosen`, int64 [B, K], -1 for none; `index` [B, M]: the rows' seed indices, else their places."""
     batch, most = chosen.shape
     real = chosen >= 0
     if not score.shape[1]:  # a map too small for any seed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sp_fast.safe_unpickle import load_foreign
 
@@ -25,9 +25,34 @@ LAYOUTS = {
 }
 # Parts of published checkpoints that are not the backbone, by the first part of their name.
 _OTHER_PARTS = frozenset(
-    "fc classifier projection_head prototypes encoder_k queue queue_ptr queue2 queue2_ptr neck head heads "
-    "rpn_head roi_head bbox_head mask_head mask_feat_head panoptic_head semantic_head decode_head "
-    "auxiliary_head data_preprocessor predictor projector target_generator momentum_encoder".split()
+    (
+        "fc",
+        "classifier",
+        "projection_head",
+        "prototypes",
+        "encoder_k",
+        "queue",
+        "queue_ptr",
+        "queue2",
+        "queue2_ptr",
+        "neck",
+        "head",
+        "heads",
+        "rpn_head",
+        "roi_head",
+        "bbox_head",
+        "mask_head",
+        "mask_feat_head",
+        "panoptic_head",
+        "semantic_head",
+        "decode_head",
+        "auxiliary_head",
+        "data_preprocessor",
+        "predictor",
+        "projector",
+        "target_generator",
+        "momentum_encoder",
+    )
 )
 _SHOWN = 8
 
@@ -66,30 +91,32 @@ class WeightsReport:
 
 
 def load_backbone_weights(
-    backbone: Backbone, path: str | os.PathLike[str], allow_partial: bool = False
+    backbone: Backbone | nn.Module, path: str | os.PathLike[str], allow_partial: bool = False
 ) -> WeightsReport:
     """Load a checkpoint into a backbone in place.
 
     Recognised key layouts, bare or under `state_dict`: torchvision and DenseCL (bare names), MoCo-v2
-    (`module.encoder_q.`), SwAV (`module.`), mmselfsup, mmpretrain and mmdet (`backbone.`; their MobileNetV2 names
-    too). Heads and other parts of a detector are dropped by name, and so are stages the backbone was built without.
-    No code in the file is run.
+    (`module.encoder_q.`), SwAV (`module.`), mmselfsup, mmpretrain and mmdet (`backbone.`; their MobileNetV2
+    names too). Heads and other parts of a detector are dropped by name, and so are stages the backbone was
+    built without. No code in the file is run.
 
     Args:
-        backbone: from `build_backbone`.
+        backbone: from `build_backbone`, or a detector's backbone with torchvision's parameter names.
         path: the checkpoint.
         allow_partial: accept missing and unknown keys; the report, kept as `backbone.weights_report`, says which.
 
     Raises:
-        WeightsError: not a checkpoint of tensors; missing or unknown keys (unless `allow_partial`), or shapes that
-            do not match; the message lists them. The backbone is then unchanged.
+        WeightsError: not a checkpoint of tensors; missing or unknown keys (unless `allow_partial`), or shapes
+            that do not match; the message lists them. The backbone is then unchanged.
         FileNotFoundError: no such file.
     """
     path = Path(path)
     tensors = _read(path)
-    wanted = backbone.body.state_dict()
-    complete = backbone.complete_keys or frozenset(wanted)
-    prefix = _recognise(tensors, complete, path, backbone.name)
+    body: nn.Module = getattr(backbone, "body", backbone)
+    name_of: str = getattr(backbone, "name", type(backbone).__name__)
+    wanted = body.state_dict()
+    complete = getattr(backbone, "complete_keys", None) or frozenset(wanted)
+    prefix = _recognise(tensors, complete, path, name_of)
     ours: dict[str, Tensor] = {}
     dropped: set[str] = set()
     unknown: list[str] = []
@@ -105,15 +132,15 @@ def load_backbone_weights(
             unknown.append(key)
     missing = sorted(key for key in wanted if key not in ours and not key.endswith("num_batches_tracked"))
     mismatched = sorted(
-        f"{key} (file {list(ours[key].shape)}, {backbone.name} {list(wanted[key].shape)})"
+        f"{key} (file {list(ours[key].shape)}, {name_of} {list(wanted[key].shape)})"
         for key in ours
         if ours[key].shape != wanted[key].shape
     )
-    _check(path, backbone.name, missing, unknown, mismatched, allow_partial)
+    _check(path, name_of, missing, unknown, mismatched, allow_partial)
     # A file's tensor may be of another precision or hold BatchNorm's counter as a number of another type.
-    backbone.body.load_state_dict({**wanted, **{k: v.to(wanted[k].dtype) for k, v in ours.items()}})
+    body.load_state_dict({**wanted, **{k: v.to(wanted[k].dtype) for k, v in ours.items()}})
     report = WeightsReport(LAYOUTS[prefix], len(ours), tuple(missing), tuple(unknown), tuple(sorted(dropped)))
-    backbone.weights_report = report
+    backbone.weights_report = report  # type: ignore[assignment]
     return report
 
 
@@ -158,8 +185,8 @@ def _recognise(tensors: Collection[str], complete: Collection[str], path: Path, 
     best = max(counts, key=lambda prefix: counts[prefix])
     if not counts[best]:
         raise WeightsError(
-            f"weights: no key of {path} belongs to {name}: it holds {abbreviate(list(tensors))}. Recognised are "
-            f"{name}'s names of torchvision, bare or under {', '.join(p for p in LAYOUTS if p)}; choose the "
+            f"weights: no key of {path} belongs to {name}: it holds {abbreviate(list(tensors))}. Recognised "
+            f"are {name}'s names of torchvision, bare or under {', '.join(p for p in LAYOUTS if p)}; choose the "
             "--backbone the file was made for"
         )
     return best
@@ -194,7 +221,7 @@ def _check(
 
 
 def _rename(key: str) -> str:
-    """mmdet's and mmpretrain's name of a MobileNetV2 parameter as torchvision's; other names as they are."""
+    """The name of a MobileNetV2 parameter in mmdet or mmpretrain as torchvision's; others as they are."""
     for theirs, ours in _MMDET_MOBILENET.items():
         if key.startswith(theirs):
             return ours + key[len(theirs) :]
