@@ -1,5 +1,8 @@
 """A small K-Net's config, and batches for it."""
 
+import sp_fast.models  # noqa: F401  # before mmdet: it gives what mmcv-lite lacks
+
+# isort: split
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample

@@ -38,7 +38,9 @@ def mask_losses(
     pairs = max(assignment.pairs, 1)
     with torch.autocast(mask_logits.device.type, enabled=False):
         matched = mask_logits.flatten(0, 1).index_select(0, assignment.kernel_row[stage])  # [P, h, w]
-        logits = upsample(matched.float()[None])[0]  # [P, H, W]
+        logits = upsample(matched.float()[:, None])[
+            :, 0
+        ]  # [P, H, W]; P = 0 works in the first dimension alone
         wanted = targets.masks.flatten(0, 1).index_select(0, assignment.target_row[stage]).float()
         cells = logits.shape[-2] * logits.shape[-1]
         mask = loss_mask(logits, wanted, avg_factor=pairs * cells)
