@@ -123,7 +123,7 @@ def _annotate(coco: dict, scene: Scene, name: str) -> None:
         )
 
 
-def make_scene(size: int, seed: tuple[int, ...], *, most: int = 8, least_visible: float = 0.4) -> Scene:
+def make_scene(size: int, seed: tuple[int, ...], *, most: int = 7, least_visible: float = 0.5) -> Scene:
     """One scene: a textured background and 3 to `most` objects, drawn from back to front.
 
     Args:
@@ -143,7 +143,7 @@ def make_scene(size: int, seed: tuple[int, ...], *, most: int = 8, least_visible
         if len(masks) == wanted:
             break
         category = int(rng.integers(len(SHAPES)))
-        radius = size * float(np.exp(rng.uniform(np.log(0.07), np.log(0.26))))
+        radius = size * float(np.exp(rng.uniform(np.log(0.1), np.log(0.27))))
         centre = rng.uniform(0.3 * radius, size - 0.3 * radius, 2)
         window, u, v = _local_coordinates(size, centre, radius, rng)
         level = _shape(SHAPES[category], rng)
@@ -194,7 +194,7 @@ def _shape(name: str, rng: np.random.Generator) -> Level:
     if name == "triangle":
         return lambda u, v: np.maximum(np.maximum(0.87 * u + 0.5 * v, -0.87 * u + 0.5 * v), -v) - 0.55
     if name == "star":
-        points, inner = int(rng.integers(5, 8)), rng.uniform(0.42, 0.6)
+        points, inner = int(rng.integers(5, 8)), rng.uniform(0.48, 0.66)
         return _star(points, float(inner))
     if name == "cross":
         arm = rng.uniform(0.25, 0.4)
@@ -202,10 +202,10 @@ def _shape(name: str, rng: np.random.Generator) -> Level:
             np.maximum(np.abs(u) - 1, np.abs(v) - arm), np.maximum(np.abs(v) - 1, np.abs(u) - arm)
         )
     if name == "ring":
-        hole = rng.uniform(0.35, 0.55)
+        hole = rng.uniform(0.3, 0.5)
         return lambda u, v: np.abs(np.hypot(u, v) - (1 + hole) / 2) - (1 - hole) / 2
     if name == "crescent":
-        shift = rng.uniform(0.45, 0.65)
+        shift = rng.uniform(0.65, 0.85)
         return lambda u, v: np.maximum(np.hypot(u, v) - 1, 0.85 - np.hypot(u - shift, v))
     waves = [(k, rng.uniform(0.03, 0.5 / k), rng.uniform(0, 2 * np.pi)) for k in range(2, 6)]
     return lambda u, v: (
@@ -238,7 +238,7 @@ def _noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
 
 def _background(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A muted, rough ground, float [size, size, 3] in 0..1, and its mean colour."""
-    colour = np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.05, 0.35), rng.uniform(0.3, 0.8)))
+    colour = np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.8)))
     other = colour * rng.uniform(0.75, 0.95) + rng.uniform(-0.06, 0.06, 3)
     kind = rng.integers(3)
     if kind == 0:  # earth
@@ -258,14 +258,14 @@ def _background(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
 def _colour(rng: np.random.Generator, unlike: np.ndarray) -> np.ndarray:
     """A colour, RGB in 0..1, that stands out from `unlike`."""
     while True:
-        colour = np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.35, 0.95), rng.uniform(0.3, 1.0)))
-        if np.abs(colour - unlike).sum() > 0.6:
+        colour = np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.45, 1.0), rng.uniform(0.4, 1.0)))
+        if np.abs(colour - unlike).sum() > 0.7:
             return colour
 
 
 def _texture(u: np.ndarray, v: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The object's surface, float [H, W, 3], in two shades that turn and stretch with it."""
-    other = np.clip(colour * rng.uniform(0.5, 0.85) + rng.uniform(-0.1, 0.1, 3), 0, 1)
+    other = np.clip(colour * rng.uniform(0.6, 0.88) + rng.uniform(-0.06, 0.06, 3), 0, 1)
     rate = rng.uniform(1.0, 2.6)
     kind = rng.integers(6)
     if kind == 0:
