@@ -253,8 +253,11 @@ def _refusal(path: Path) -> str | None:
     if path.stat().st_size == 0:
         return "an empty file"
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+        except zipfile.BadZipFile:
+            return "a zip archive that is damaged"
         if any(name.endswith("/constants.pkl") for name in names):
             return "a TorchScript archive, which holds code: save its state_dict() instead"
         if not any(name.endswith("data.pkl") for name in names):

@@ -139,6 +139,11 @@ def whole(tmp_path):
     return path.read_bytes()
 
 
+def without_directory(tmp_path):
+    """The end of a zip archive, and not what it refers to."""
+    return bytes(500) + whole(tmp_path)[-100:]
+
+
 def legacy(tmp_path):
     path = tmp_path / "legacy.pth"
     torch.save({"weight": torch.zeros(1000)}, path, _use_new_zipfile_serialization=False)
@@ -160,11 +165,12 @@ def script(tmp_path):
         (lambda _: b"\xff\xd8\xff\xe0" + bytes(100), "a JPEG image"),
         (lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (lambda tmp_path: whole(tmp_path)[:2000], "a zip archive that is cut off or damaged"),
+        (without_directory, "a zip archive that is damaged"),
         (lambda tmp_path: legacy(tmp_path)[:-2000], "a pickle that is cut off"),
         (lambda _: pickle.dumps({"a": 1}), "a pickle that is cut off, damaged, or not made by torch.save"),
         (script, "a TorchScript archive"),
     ],
-    ids=["empty", "text", "image", "lfs", "cut zip", "cut legacy", "other pickle", "script"],
+    ids=["empty", "text", "image", "lfs", "cut zip", "damaged zip", "cut legacy", "other pickle", "script"],
 )
 def test_says_what_a_file_is(tmp_path, content, what):
     path = tmp_path / "weights.pth"

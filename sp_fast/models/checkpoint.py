@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +49,8 @@ def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
                 f"{path}: expected a checkpoint, which is a dict, got {type(checkpoint).__name__}"
             )
     except (FileNotFoundError, ValueError) as error:
-        raise type(error)(f"{error}{_others_beside(path)}") from error
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{error}{_others_beside(path)}") from error
     scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
     for name, value in scalars.items():
         if isinstance(value, Inert) and value.origin == _HISTORY_BUFFER:
@@ -221,40 +222,33 @@ def _set_history_state(self: HistoryBuffer, state: dict[str, Any]) -> None:
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """The loader of local files that mmengine calls, by `load_checkpoint_file`."""
-    checkpoint = load_checkpoint_file(filename)
-    if map_location is None or str(map_location) == "cpu":
-        return checkpoint
-    if callable(map_location) or isinstance(map_location, dict):
-        raise TypeError(f"map_location: expected a device, got {map_location!r}")
-    return _map_leaves(
-        checkpoint, lambda leaf, _: leaf.to(map_location) if isinstance(leaf, torch.Tensor) else leaf
-    )
+    """The loader of local files that mmengine calls, by `load_checkpoint_file`.
 
-
-def _map_leaves(value: Any, convert: Callable[[Any, str], Any], place: str = "checkpoint") -> Any:
-    """`value` in plain containers, with `convert(leaf, place)` in place of what is not a container."""
-    if isinstance(value, Mapping):
-        items = ((key, _map_leaves(item, convert, f"{place}[{key!r}]")) for key, item in value.items())
-        if not isinstance(value, OrderedDict):
-            return dict(items)
-        ordered = OrderedDict(items)
-        ordered.__dict__.update(value.__dict__)  # a state dict's _metadata
-        return ordered
-    if isinstance(value, (list, tuple, set)) and not isinstance(value, torch.Size):
-        kind = next(kind for kind in (list, tuple, set) if isinstance(value, kind))
-        return kind(_map_leaves(item, convert, f"{place}[{index}]") for index, item in enumerate(value))
-    return convert(value, place)
+    The tensors stay on the CPU: `load_state_dict` copies them to where the model is, and Adam's step counts
+    on a GPU would cost a synchronisation for every parameter and step.
+    """
+    return load_checkpoint_file(filename)
 
 
 _SAFE_LEAVES = (torch.Tensor, HistoryBuffer, torch.Size, torch.dtype, torch.device, bytes)
 
 
-def _plain_leaf(value: Any, place: str) -> Any:
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
+def _plain(value: Any, place: str = "checkpoint") -> Any:
+    """`value` in plain containers, numbers and strings; TypeError, naming the place, where it cannot be."""
     if value is None or isinstance(value, _SAFE_LEAVES):
         return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist(), place)
+    if isinstance(value, Mapping):
+        items = ((_plain(key, place), _plain(item, f"{place}[{key!r}]")) for key, item in value.items())
+        if not isinstance(value, OrderedDict):
+            return dict(items)
+        ordered = OrderedDict(items)
+        ordered.__dict__.update(value.__dict__)  # a state dict's _metadata
+        return ordered
+    for container in (list, tuple, set):
+        if isinstance(value, container):
+            return container(_plain(item, f"{place}[{index}]") for index, item in enumerate(value))
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
@@ -272,7 +266,7 @@ def _save_checkpoint(
     backend_args: dict | None = None,
 ) -> None:
     """What mmengine calls to save: plain values only, and local files atomically."""
-    plain = _map_leaves(checkpoint, _plain_leaf)
+    plain = _plain(checkpoint)
     if file_client_args is None and isinstance(
         get_file_backend(filename, backend_args=backend_args), LocalBackend
     ):
@@ -289,7 +283,7 @@ _mmengine_save_checkpoint = mmengine.runner.checkpoint.save_checkpoint
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes the place of `path` when it is whole and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = path.with_name(f".{path.name}.partial")
     try:
         with beside.open("wb") as file:
             yield file

@@ -90,7 +90,7 @@ def test_soft_nms_by_hand():
     assert torch.equal(kept, mmcv_ops.nms(boxes, scores, 0.3)[1])
 
 
-@pytest.mark.parametrize(("aligned", "ratio"), itertools.product([True, False], [0, 2]))
+@pytest.mark.parametrize(("aligned", "ratio"), list(itertools.product([True, False], [0, 2])))
 def test_roi_align(aligned, ratio):
     features, rois = torch.rand(2, 3, 12, 10, dtype=torch.float64), random_rois(5, 2)
     expected = torchvision.ops.roi_align(features, rois, (3, 2), 0.5, ratio, aligned)
