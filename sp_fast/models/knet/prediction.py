@@ -44,12 +44,12 @@ def masks_at_image_size(
     Returns:
         fp32 `[M, *out_shape]`.
     """
-    masks = upsample(mask_logits.float()[None]).sigmoid()
+    masks = upsample(mask_logits.float()[:, None]).sigmoid()  # [M, 1, H, W]; M may be 0
     masks = F.interpolate(masks, size=batch_shape, mode="bilinear", align_corners=False)
     masks = masks[..., : img_shape[0], : img_shape[1]]
     if tuple(out_shape) != tuple(img_shape):
         masks = F.interpolate(masks, size=out_shape, mode="bilinear", align_corners=False)
-    return masks[0]
+    return masks[:, 0]
 
 
 def tight_boxes(masks: Tensor) -> Tensor:
