@@ -205,7 +205,7 @@ def _take(
     index: Tensor | None,
     valid: Tensor | None,
 ) -> Proposals:
-    """The rows `chosen`, int64 [B, K], -1 for none; `index` [B, M]: the rows' seed indices, else their places."""
+    """The rows `chosen`, int64 [B, K], -1 for none; `index` [B, M]: the rows' seed indices, if not places."""
     batch, most = chosen.shape
     real = chosen >= 0
     if not score.shape[1]:  # a map too small for any seed

@@ -101,9 +101,11 @@ def load_backbone_weights(
     built without. No code in the file is run.
 
     Args:
-        backbone: from `build_backbone`, or a detector's backbone with torchvision's parameter names.
+        backbone: from `build_backbone`, or a detector's backbone with torchvision's parameter names (those of
+            its `body` where it has one).
         path: the checkpoint.
-        allow_partial: accept missing and unknown keys; the report, kept as `backbone.weights_report`, says which.
+        allow_partial: accept missing and unknown keys; the report, kept as `backbone.weights_report`, says
+            which.
 
     Raises:
         WeightsError: not a checkpoint of tensors; missing or unknown keys (unless `allow_partial`), or shapes
@@ -113,10 +115,10 @@ def load_backbone_weights(
     path = Path(path)
     tensors = _read(path)
     body: nn.Module = getattr(backbone, "body", backbone)
-    name_of: str = getattr(backbone, "name", type(backbone).__name__)
+    architecture: str = getattr(backbone, "name", type(backbone).__name__)
     wanted = body.state_dict()
     complete = getattr(backbone, "complete_keys", None) or frozenset(wanted)
-    prefix = _recognise(tensors, complete, path, name_of)
+    prefix = _recognise(tensors, complete, path, architecture)
     ours: dict[str, Tensor] = {}
     dropped: set[str] = set()
     unknown: list[str] = []
@@ -132,11 +134,11 @@ def load_backbone_weights(
             unknown.append(key)
     missing = sorted(key for key in wanted if key not in ours and not key.endswith("num_batches_tracked"))
     mismatched = sorted(
-        f"{key} (file {list(ours[key].shape)}, {name_of} {list(wanted[key].shape)})"
+        f"{key} (file {list(ours[key].shape)}, {architecture} {list(wanted[key].shape)})"
         for key in ours
         if ours[key].shape != wanted[key].shape
     )
-    _check(path, name_of, missing, unknown, mismatched, allow_partial)
+    _check(path, architecture, missing, unknown, mismatched, allow_partial)
     # A file's tensor may be of another precision or hold BatchNorm's counter as a number of another type.
     body.load_state_dict({**wanted, **{k: v.to(wanted[k].dtype) for k, v in ours.items()}})
     report = WeightsReport(LAYOUTS[prefix], len(ours), tuple(missing), tuple(unknown), tuple(sorted(dropped)))
@@ -186,8 +188,8 @@ def _recognise(tensors: Collection[str], complete: Collection[str], path: Path, 
     if not counts[best]:
         raise WeightsError(
             f"weights: no key of {path} belongs to {name}: it holds {abbreviate(list(tensors))}. Recognised "
-            f"are {name}'s names of torchvision, bare or under {', '.join(p for p in LAYOUTS if p)}; choose the "
-            "--backbone the file was made for"
+            f"are {name}'s names of torchvision, bare or under {', '.join(p for p in LAYOUTS if p)}; choose "
+            "the --backbone the file was made for"
         )
     return best
 
@@ -212,8 +214,8 @@ def _check(
         way_out = (
             "choose the --backbone the file was made for"
             if mismatched
-            else "choose another --backbone or --stage, or pass --allow-partial (allow_partial=True) to leave "
-            "what is missing random"
+            else "choose another --backbone or --stage, or pass --allow-partial (allow_partial=True) to "
+            "leave random what is missing and leave out what is unknown"
         )
         raise WeightsError(
             f"weights: {path} does not fit {name}. Keys: {'; '.join(problems)}. To mend it, {way_out}"

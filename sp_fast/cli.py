@@ -1,0 +1,41 @@
+"""The console script `sp-fast`."""
+
+import sys
+
+import typer
+
+from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
+from sp_fast.commands.propose import propose
+
+app = typer.Typer(
+    name="sp-fast",
+    help="Saliency-prompt pre-training of query-based instance segmenters.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `propose` a command of its own."""
+
+
+# One line for each command.
+app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
+
+
+def main() -> None:
+    """Run the command line; an error a user can mend is one line on standard error, and exit code 1."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. Give the same command again to go on.")
+    except (ValueError, OSError, OverflowError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Proposals of a whole folder of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as vision
+
+from sp_fast.data.images import BrokenImageError, BrokenImages, list_images, read_image
+
+from .image_masks import encode, image_masks
+from .proposer import SaliencyProposer
+from .store import ImageRecord, ProposalStore, seeds_path
+
+Progress = Callable[[int, int], None]
+
+
+class TooManyBrokenError(ValueError):
+    """So many images of a folder cannot be read that something is wrong with it."""
+
+
+@dataclass(frozen=True)
+class ProposeSummary:
+    """What a run did.
+
+    Attributes:
+        out, seeds: the files written.
+        images: images with a record in `out`.
+        resumed: how many of them an interrupted run had done.
+        masks: masks in all.
+        broken: the images that could not be read.
+        seconds: time of this run.
+    """
+
+    out: Path
+    seeds: Path
+    images: int
+    resumed: int
+    masks: int
+    broken: BrokenImages
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    index: int
+    height: int
+    width: int
+    pixels: Tensor  # uint8 [3, h, w], RGB, resized
+
+
+def propose_folder(
+    images: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    proposer: SaliencyProposer,
+    *,
+    size: int | tuple[int, int] | None = 640,
+    batch_size: int = 8,
+    device: str | torch.device = "cpu",
+    workers: int = 2,
+    restart: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> ProposeSummary:
+    """Make proposals of all images under a folder and write them to `out` and its seeds' store.
+
+    `out` is COCO-format JSON: one category `object`; masks are compressed RLE at image size, boxes tight xywh
+    in pixels, `seed_row` the row of the seed in `<out without suffix>.seeds.safetensors`, tensor `seeds`
+    float16 [masks, D]. Image ids are the place in the sorted list of files, from 1. An interrupted run, even
+    a killed one, is taken up where it was and ends with the same file. Images that cannot be read are skipped
+    and listed under `info.skipped`.
+
+    Args:
+        images: the folder; sub-folders too.
+        out: the JSON file to write.
+        proposer: with a backbone; moved to `device`.
+        size: images are resized, with their aspect ratio kept, so that the longer side is `size`; with a
+            pair, to the largest size whose longer side is at most the first and whose shorter side is at most
+            the second; None: as they are.
+        batch_size: images at a time; those of one orientation are put together.
+        device: where the network runs.
+        workers: threads that read images and encode masks.
+        restart: throw away what an interrupted run left.
+        overwrite: replace `out` when it is there.
+        progress: called with (images done, images in all), at the start and after each batch.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: about `images`, as `list_images`.
+        TooManyBrokenError: more than 5 % of the images cannot be read; nothing is left on disk.
+        ValueError: other options or images than those of the interrupted run.
+        FileExistsError: `out` is there and `overwrite` is not set.
+    """
+    start = time.monotonic()
+    if proposer.backbone is None:
+        raise ValueError("proposer: needs a backbone to make proposals of images")
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    sides = _sides(size)
+    folder, out = Path(images), Path(out)
+    paths = list_images(folder)
+    files = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
+    options = {"size": list(sides) if sides else None, **describe(proposer)}
+    channels = proposer.backbone.channels
+    proposer = proposer.to(device)
+    store = ProposalStore(out, files, options, channels, restart=restart, overwrite=overwrite)
+    broken, resumed = BrokenImages(), len(store.done)
+    todo = [index for index in range(len(paths)) if index not in store.done]
+    report = progress or (lambda done, total: None)
+    report(resumed, len(paths))
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                encoding: list[Future[ImageRecord]] = []
+                for batch in _batches(pool, paths, todo, sides, batch_size, workers, broken):
+                    following = _propose(pool, proposer, batch, device)
+                    _commit(store, encoding)  # while the device may still be busy with the batch
+                    encoding = following
+                    report(len(store.done) + len(broken), len(paths))
+                _commit(store, encoding)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        report(len(store.done) + len(broken), len(paths))
+    except TooManyBrokenError:
+        store.discard()
+        raise
+    except BaseException:
+        store.close()
+        raise
+    done = len(store.done)
+    masks = store.finish({files[paths.index(path)][0]: why for path, why in broken.reasons.items()})
+    return ProposeSummary(out, seeds_path(out), done, resumed, masks, broken, time.monotonic() - start)
+
+
+def describe(proposer: SaliencyProposer) -> dict[str, Any]:
+    """All that the proposals of an image depend on, but for its size: plain values by name."""
+    backbone = proposer.backbone
+    assert backbone is not None
+    return {
+        "backbone": backbone.name,
+        "style": backbone.style,
+        "stage": backbone.stage,
+        "weights": _fingerprint(backbone),
+        "preset": proposer.preset,
+        **dataclasses.asdict(proposer.options),
+    }
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """The first digits of a hash of all parameters, so that the same weights in another file are the same."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Largest longer and shorter side."""
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ValueError(f"size: expected pixels, or (longer side, shorter side) of at least 1, got {size}")
+    return max(sides), min(sides)
+
+
+def _load(index: int, path: Path, sides: tuple[int, int] | None) -> _Loaded:
+    pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+    height, width = pixels.shape[-2:]
+    if sides is not None:
+        scale = min(sides[0] / max(height, width), sides[1] / min(height, width))
+        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        pixels = vision.resize(pixels, size, antialias=True)
+    return _Loaded(index, height, width, pixels)
+
+
+def _batches(
+    pool: ThreadPoolExecutor,
+    paths: Sequence[Path],
+    todo: Sequence[int],
+    sides: tuple[int, int] | None,
+    batch_size: int,
+    workers: int,
+    broken: BrokenImages,
+) -> Iterator[list[_Loaded]]:
+    """Batches of read images; wide and tall ones apart, to pad little.
+
+    Within an orientation the images stay in order, so a resumed run makes the same batches as one that was
+    never interrupted.
+    """
+    ahead = max(2 * workers, batch_size)
+    waiting: deque[tuple[int, Future[_Loaded]]] = deque()
+    upcoming = iter(todo)
+    collected: dict[bool, list[_Loaded]] = {True: [], False: []}
+    while True:
+        while len(waiting) < ahead and (index := next(upcoming, None)) is not None:
+            waiting.append((index, pool.submit(_load, index, paths[index], sides)))
+        if not waiting:
+            break
+        index, future = waiting.popleft()
+        try:
+            image = future.result()
+        except (BrokenImageError, OSError) as error:
+            reason = error.reason if isinstance(error, BrokenImageError) else str(error)
+            broken.add(paths[index], reason)
+            try:
+                broken.check(len(paths))
+            except ValueError as many:
+                raise TooManyBrokenError(str(many)) from error
+            continue
+        batch = collected[image.height > image.width]
+        batch.append(image)
+        if len(batch) == batch_size:
+            yield batch[:]
+            batch.clear()
+    yield from (batch for batch in collected.values() if batch)
+
+
+def _propose(
+    pool: ThreadPoolExecutor, proposer: SaliencyProposer, batch: list[_Loaded], device: str | torch.device
+) -> list[Future[ImageRecord]]:
+    """Proposals of a batch; the masks are resized and encoded by the pool."""
+    assert proposer.backbone is not None
+    features = proposer.backbone.features([image.pixels.to(device, non_blocking=True) for image in batch])
+    proposals = proposer.from_features(features.maps, features.valid)
+    saliency = proposer.saliency(features.maps, proposals).cpu()
+    counts = proposals.count.tolist()
+    scores, seeds = proposals.score.cpu(), proposals.seeds.cpu()
+    threshold = proposer.options.threshold
+    futures = []
+    for i, (image, count, (height, width)) in enumerate(zip(batch, counts, features.sizes, strict=True)):
+        own = saliency[i, :count, :height, :width]
+        futures.append(pool.submit(_record, image, own, scores[i, :count], seeds[i, :count], threshold))
+    return futures
+
+
+def _record(image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, threshold: float) -> ImageRecord:
+    masks = encode(image_masks(saliency, (image.height, image.width), threshold))
+    # A mask of a few cells can vanish in an image smaller than the feature map.
+    kept = [k for k, mask in enumerate(masks) if mask["area"] > 0]
+    stored = seeds[kept].numpy().astype(np.float16)
+    if not np.isfinite(stored).all():
+        raise OverflowError(
+            "seeds: the features are too large for float16 (65504); are the weights those of this backbone?"
+        )
+    described = [{**masks[k], "score": round(float(scores[k]), 6)} for k in kept]
+    return ImageRecord(image.index, image.height, image.width, described, stored)
+
+
+def _commit(store: ProposalStore, encoding: list[Future[ImageRecord]]) -> None:
+    if encoding:
+        store.append([future.result() for future in encoding])
