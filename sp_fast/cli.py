@@ -30,8 +30,6 @@ def main() -> None:
     """Run the command line; an error a user can mend is one line on standard error, and exit code 1."""
     try:
         app()
-    except KeyboardInterrupt:
-        sys.exit("Interrupted. Give the same command again to go on.")
     except (ValueError, OSError, OverflowError) as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)

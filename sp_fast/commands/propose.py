@@ -7,21 +7,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+# A line of \b alone keeps the lines of the paragraph below it as they are.
 EXAMPLES = """
+\b
 Examples:
-
-  Weights of a supervised MobileNetV2 (torchvision's file):
-
+  MobileNetV2 with torchvision's weights:
     sp-fast propose photos --backbone mobilenet_v2 \\
       --weights mobilenet_v2.pth --out masks.json
-
-  As the authors' code did it, with DenseCL's ResNet-50:
-
+  ResNet-50 with DenseCL's, as in the authors' code:
     sp-fast propose photos --weights densecl_r50.pth \\
       --preset official --size 1333x800 --out masks.json
-
-  Without any weights, on simple scenes:
-
+  No weights at all, for simple scenes:
     sp-fast propose scenes --backbone random --center \\
       --similarity cosine --threshold 0.7 --size none --out masks.json
 
@@ -69,7 +65,7 @@ class Nms(str, Enum):
 
 
 def propose(
-    images: Annotated[Path, typer.Argument(help="Folder of images; sub-folders too.", show_default=False)],
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images; sub-folders too.")],
     out: Annotated[
         Path,
         typer.Option(help="JSON file to write, COCO format; the seeds go beside it.", show_default=False),
@@ -77,7 +73,7 @@ def propose(
     weights: Annotated[
         Path | None,
         typer.Option(
-            help="Backbone checkpoint: torchvision, DenseCL, MoCo-v2, SwAV, mm*.", show_default=False
+            help="Backbone checkpoint of torchvision, DenseCL, MoCo-v2, SwAV or mm*.", show_default=False
         ),
     ] = None,
     backbone: Annotated[BackboneName, typer.Option(help="Network of the features.")] = BackboneName.resnet50,
@@ -169,19 +165,23 @@ def propose(
     if network.weights_report is not None:
         console.print(f"Weights: {network.weights_report}", highlight=False, soft_wrap=True, markup=False)
     proposer = SaliencyProposer(network, preset=preset.value, **options)
-    with RunProgress("images", console) as progress:
-        summary = propose_folder(
-            images,
-            out,
-            proposer,
-            size=sides,
-            batch_size=batch_size,
-            device=_device(device),
-            workers=workers,
-            restart=not resume,
-            overwrite=overwrite,
-            progress=progress,
-        )
+    try:
+        with RunProgress("images", console) as progress:
+            summary = propose_folder(
+                images,
+                out,
+                proposer,
+                size=sides,
+                batch_size=batch_size,
+                device=_device(device),
+                workers=workers,
+                restart=not resume,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. The same command goes on where it was ({out}.partial).", soft_wrap=True)
+        raise typer.Exit(130) from None
     resumed = f" ({summary.resumed} of them by the interrupted run)" if summary.resumed else ""
     lines = [
         f"{summary.images} images{resumed}, {summary.masks} masks "

@@ -160,8 +160,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"weights: expected a file, {path} is a folder")
     try:
         content: Any = load_foreign(path)
-    except Exception as error:
-        raise WeightsError(f"weights: {path} is not a PyTorch checkpoint ({error})") from error
+    except ValueError as error:
+        raise WeightsError(f"weights: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     tensors = (
