@@ -47,6 +47,4 @@ def mask_nms(
         return reference.mask_nms(
             masks, score.detach(), iou_threshold=iou_threshold, min_area=min_area, max_masks=max_masks
         )
-    return torch.ops.sp_fast.mask_nms(
-        masks.words, score.detach(), masks.height, masks.width, float(iou_threshold), min_area, max_masks
-    )
+    return torch.ops.sp_fast.mask_nms(masks.words, score.detach(), float(iou_threshold), min_area, max_masks)

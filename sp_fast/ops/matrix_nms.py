@@ -37,6 +37,4 @@ def matrix_nms(masks: PackedMasks, score: Tensor, *, kernel: str = "gaussian", s
     check_number("sigma", sigma, 0)
     if not COMPILED:
         return reference.matrix_nms(masks, score.detach(), kernel=kernel, sigma=sigma)
-    return torch.ops.sp_fast.matrix_nms(
-        masks.words, score.detach(), masks.height, masks.width, kernel == "gaussian", float(sigma)
-    )
+    return torch.ops.sp_fast.matrix_nms(masks.words, score.detach(), kernel == "gaussian", float(sigma))

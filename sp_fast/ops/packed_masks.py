@@ -114,7 +114,8 @@ class PackedMasks:
         index = index if isinstance(index, tuple) else (index,)
         if not any(i is Ellipsis for i in index):
             index = (*index, Ellipsis)
-        return PackedMasks(self.words[(*index, slice(None))], self.height, self.width)
+        full = (*index, slice(None))
+        return PackedMasks(self.words[full], self.height, self.width)
 
     def __len__(self) -> int:
         """Size of the first leading dimension."""

@@ -1,0 +1,50 @@
+// The ops on CPU tensors. What they compute is said in sp_fast/ops; sizes are checked here, so none of them
+// reads out of bounds whatever it is given.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <tuple>
+
+namespace sp_fast {
+
+// features [B, D, H, W]; grid: H', W' of each grid, flat; valid [B, 2] -> seeds [B, M, D]
+at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
+                      const std::optional<at::Tensor>& valid);
+
+// features [B, D, H, W], seeds [B, M, D] -> words int32 [B, M, W32], score fp32 [B, M]
+std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, const at::Tensor& seeds,
+                                                 const std::optional<at::Tensor>& valid, bool cosine,
+                                                 double threshold);
+
+// words int32 [B, M, W32], score [B, M] -> int64 [B, max_masks]
+at::Tensor mask_nms(const at::Tensor& words, const at::Tensor& score, double iou_threshold, int64_t min_area,
+                    int64_t max_masks);
+
+// words int32 [B, M, W32], score [B, M] -> fp32 [B, M]
+at::Tensor matrix_nms(const at::Tensor& words, const at::Tensor& score, bool gaussian, double sigma);
+
+// features [B, C, H, W], boxes [B, L, 4], count [B] -> [B, L, C]
+at::Tensor roi_average_pool(const at::Tensor& features, const at::Tensor& boxes,
+                            const std::optional<at::Tensor>& count);
+
+// grad [B, L, C] -> [B, C, H, W]
+at::Tensor roi_average_pool_backward(const at::Tensor& grad, const at::Tensor& boxes,
+                                     const std::optional<at::Tensor>& count, int64_t height, int64_t width);
+
+// kernels [N, C] or [B, N, C], prompts [B, L, C], count [B] -> decorated [B, N, C], index int64 [B, N]
+std::tuple<at::Tensor, at::Tensor> match_prompts(const at::Tensor& kernels, const at::Tensor& prompts,
+                                                 const std::optional<at::Tensor>& count);
+
+// kernels [S, B, N, C], targets [B, L, C], index [S, B, L] -> scalar
+at::Tensor kernel_supervision_loss(const at::Tensor& kernels, const at::Tensor& targets,
+                                   const at::Tensor& index, bool mean);
+
+// grad: scalar -> gradients of kernels and targets
+std::tuple<at::Tensor, at::Tensor> kernel_supervision_loss_backward(const at::Tensor& grad,
+                                                                    const at::Tensor& kernels,
+                                                                    const at::Tensor& targets,
+                                                                    const at::Tensor& index, bool mean);
+
+}  // namespace sp_fast

@@ -1,0 +1,241 @@
+// Schemas, CPU kernels and CPU autograd. CUDA kernels and fake kernels are registered from Python.
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "dispatched.h"
+#include "ops.h"
+
+namespace sp_fast {
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+template <typename Signature>
+c10::TypedOperatorHandle<Signature> find(const char* name) {
+    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+using PoolBackward = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::SymInt,
+                            c10::SymInt);
+using LossBackward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                                bool);
+
+std::optional<Tensor> optional(const Tensor& saved) {
+    return saved.defined() ? std::optional<Tensor>(saved) : std::nullopt;
+}
+
+Tensor pool_backward(const Tensor& grad, const Tensor& boxes, const std::optional<Tensor>& count,
+                     c10::SymInt height, c10::SymInt width) {
+    static const auto op = find<PoolBackward>("sp_fast::roi_average_pool_backward");
+    return op.call(grad, boxes, count, std::move(height), std::move(width));
+}
+
+// Linear in the features, so its backward's backward is the op itself.
+struct RoiAveragePool : torch::autograd::Function<RoiAveragePool> {
+    static Tensor forward(AutogradContext* context, const Tensor& features, const Tensor& boxes,
+                          const std::optional<Tensor>& count) {
+        at::AutoDispatchBelowADInplaceOrView below;
+        context->save_for_backward({boxes, count.value_or(Tensor())});
+        context->saved_data["height"] = features.sym_size(2);
+        context->saved_data["width"] = features.sym_size(3);
+        return dispatched::roi_average_pool(features, boxes, count);
+    }
+
+    static variable_list backward(AutogradContext* context, variable_list grads) {
+        const auto saved = context->get_saved_variables();
+        return {
+            pool_backward(grads[0], saved[0], optional(saved[1]), context->saved_data["height"].toSymInt(),
+                          context->saved_data["width"].toSymInt()),
+            Tensor(), Tensor()};
+    }
+};
+
+struct RoiAveragePoolBackward : torch::autograd::Function<RoiAveragePoolBackward> {
+    static Tensor forward(AutogradContext* context, const Tensor& grad, const Tensor& boxes,
+                          const std::optional<Tensor>& count, const c10::SymInt& height,
+                          const c10::SymInt& width) {
+        at::AutoDispatchBelowADInplaceOrView below;
+        context->save_for_backward({boxes, count.value_or(Tensor())});
+        return pool_backward(grad, boxes, count, height, width);
+    }
+
+    static variable_list backward(AutogradContext* context, variable_list grads) {
+        const auto saved = context->get_saved_variables();
+        return {dispatched::roi_average_pool(grads[0], saved[0], optional(saved[1])), Tensor(), Tensor(),
+                Tensor(), Tensor()};
+    }
+};
+
+struct MatchPrompts : torch::autograd::Function<MatchPrompts> {
+    static variable_list forward(AutogradContext* context, const Tensor& kernels, const Tensor& prompts,
+                                 const std::optional<Tensor>& count) {
+        at::AutoDispatchBelowADInplaceOrView below;
+        auto [decorated, index] = dispatched::match_prompts(kernels, prompts, count);
+        context->save_for_backward({index});
+        context->mark_non_differentiable({index});
+        context->saved_data["shared"] = kernels.dim() == 2;
+        context->saved_data["prompts"] = prompts.sym_size(1);
+        return {decorated, index};
+    }
+
+    // Of PyTorch's own differentiable ops; sums over kernels in fp32.
+    static variable_list backward(AutogradContext* context, variable_list grads) {
+        const Tensor index = context->get_saved_variables()[0];  // [B, N]
+        const Tensor& grad = grads[0];                           // [B, N, C]
+        const bool shared = context->saved_data["shared"].toBool();
+        const c10::SymInt prompts = context->saved_data["prompts"].toSymInt();
+        Tensor grad_kernels, grad_prompts;
+        if (context->needs_input_grad(0)) grad_kernels = shared ? grad.sum(0) : grad;
+        if (context->needs_input_grad(1)) {
+            const auto type = grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+            // Kernels without a prompt go to one row more than there are.
+            const Tensor row = at::where(index.lt(0), at::scalar_tensor(prompts, index.options()), index);
+            grad_prompts =
+                at::zeros_symint({grad.sym_size(0), prompts + 1, grad.sym_size(2)},
+                                 grad.options().dtype(type))
+                    .scatter_add(1, row.unsqueeze(-1).expand_symint(grad.sym_sizes()), grad.to(type))
+                    .narrow_symint(1, 0, prompts)
+                    .to(grad.scalar_type());
+        }
+        return {grad_kernels, grad_prompts, Tensor()};
+    }
+};
+
+struct KernelSupervisionLoss : torch::autograd::Function<KernelSupervisionLoss> {
+    static Tensor forward(AutogradContext* context, const Tensor& kernels, const Tensor& targets,
+                          const Tensor& index, bool mean) {
+        at::AutoDispatchBelowADInplaceOrView below;
+        context->save_for_backward({kernels, targets, index});
+        context->saved_data["mean"] = mean;
+        return dispatched::kernel_supervision_loss(kernels, targets, index, mean);
+    }
+
+    static variable_list backward(AutogradContext* context, variable_list grads) {
+        static const auto op = find<LossBackward>("sp_fast::kernel_supervision_loss_backward");
+        const auto saved = context->get_saved_variables();
+        auto [grad_kernels, grad_targets] =
+            op.call(grads[0], saved[0], saved[1], saved[2], context->saved_data["mean"].toBool());
+        return {grad_kernels, grad_targets, Tensor(), Tensor()};
+    }
+};
+
+Tensor roi_average_pool_autograd(const Tensor& features, const Tensor& boxes,
+                                 const std::optional<Tensor>& count) {
+    return RoiAveragePool::apply(features, boxes, count);
+}
+
+Tensor roi_average_pool_backward_autograd(const Tensor& grad, const Tensor& boxes,
+                                          const std::optional<Tensor>& count, c10::SymInt height,
+                                          c10::SymInt width) {
+    return RoiAveragePoolBackward::apply(grad, boxes, count, height, width);
+}
+
+std::tuple<Tensor, Tensor> match_prompts_autograd(const Tensor& kernels, const Tensor& prompts,
+                                                  const std::optional<Tensor>& count) {
+    const variable_list results = MatchPrompts::apply(kernels, prompts, count);
+    return {results[0], results[1]};
+}
+
+Tensor kernel_supervision_loss_autograd(const Tensor& kernels, const Tensor& targets, const Tensor& index,
+                                        bool mean) {
+    return KernelSupervisionLoss::apply(kernels, targets, index, mean);
+}
+
+}  // namespace
+
+namespace dispatched {
+
+Tensor pool_seeds(const Tensor& features, at::IntArrayRef grid, const std::optional<Tensor>& valid) {
+    static const auto op = find<decltype(sp_fast::pool_seeds)>("sp_fast::pool_seeds");
+    return op.call(features, grid, valid);
+}
+
+std::tuple<Tensor, Tensor> seed_saliency(const Tensor& features, const Tensor& seeds,
+                                         const std::optional<Tensor>& valid, bool cosine, double threshold) {
+    static const auto op = find<decltype(sp_fast::seed_saliency)>("sp_fast::seed_saliency");
+    return op.call(features, seeds, valid, cosine, threshold);
+}
+
+Tensor mask_nms(const Tensor& words, const Tensor& score, double iou_threshold, int64_t min_area,
+                int64_t max_masks) {
+    static const auto op = find<decltype(sp_fast::mask_nms)>("sp_fast::mask_nms");
+    return op.call(words, score, iou_threshold, min_area, max_masks);
+}
+
+Tensor matrix_nms(const Tensor& words, const Tensor& score, bool gaussian, double sigma) {
+    static const auto op = find<decltype(sp_fast::matrix_nms)>("sp_fast::matrix_nms");
+    return op.call(words, score, gaussian, sigma);
+}
+
+Tensor roi_average_pool(const Tensor& features, const Tensor& boxes, const std::optional<Tensor>& count) {
+    static const auto op = find<decltype(sp_fast::roi_average_pool)>("sp_fast::roi_average_pool");
+    return op.call(features, boxes, count);
+}
+
+Tensor roi_average_pool_backward(const Tensor& grad, const Tensor& boxes, const std::optional<Tensor>& count,
+                                 int64_t height, int64_t width) {
+    return pool_backward(grad, boxes, count, height, width);
+}
+
+std::tuple<Tensor, Tensor> match_prompts(const Tensor& kernels, const Tensor& prompts,
+                                         const std::optional<Tensor>& count) {
+    static const auto op = find<decltype(sp_fast::match_prompts)>("sp_fast::match_prompts");
+    return op.call(kernels, prompts, count);
+}
+
+Tensor kernel_supervision_loss(const Tensor& kernels, const Tensor& targets, const Tensor& index, bool mean) {
+    static const auto op =
+        find<decltype(sp_fast::kernel_supervision_loss)>("sp_fast::kernel_supervision_loss");
+    return op.call(kernels, targets, index, mean);
+}
+
+}  // namespace dispatched
+
+TORCH_LIBRARY(sp_fast, m) {
+    m.def("pool_seeds(Tensor features, int[] grid, Tensor? valid) -> Tensor");
+    m.def(
+        "seed_saliency(Tensor features, Tensor seeds, Tensor? valid, bool cosine, float threshold) "
+        "-> (Tensor, Tensor)");
+    m.def("mask_nms(Tensor words, Tensor score, float iou_threshold, int min_area, int max_masks) -> Tensor");
+    m.def("matrix_nms(Tensor words, Tensor score, bool gaussian, float sigma) -> Tensor");
+    m.def("roi_average_pool(Tensor features, Tensor boxes, Tensor? count) -> Tensor");
+    m.def(
+        "roi_average_pool_backward(Tensor grad, Tensor boxes, Tensor? count, SymInt height, SymInt width) "
+        "-> Tensor");
+    m.def("match_prompts(Tensor kernels, Tensor prompts, Tensor? count) -> (Tensor, Tensor)");
+    m.def("kernel_supervision_loss(Tensor kernels, Tensor targets, Tensor index, bool mean) -> Tensor");
+    m.def(
+        "kernel_supervision_loss_backward(Tensor grad, Tensor kernels, Tensor targets, Tensor index, "
+        "bool mean) -> (Tensor, Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
+    m.impl("pool_seeds", pool_seeds);
+    m.impl("seed_saliency", seed_saliency);
+    m.impl("mask_nms", mask_nms);
+    m.impl("matrix_nms", matrix_nms);
+    m.impl("roi_average_pool", roi_average_pool);
+    m.impl("roi_average_pool_backward", roi_average_pool_backward);
+    m.impl("match_prompts", match_prompts);
+    m.impl("kernel_supervision_loss", kernel_supervision_loss);
+    m.impl("kernel_supervision_loss_backward", kernel_supervision_loss_backward);
+}
+
+TORCH_LIBRARY_IMPL(sp_fast, AutogradCPU, m) {
+    m.impl("roi_average_pool", roi_average_pool_autograd);
+    m.impl("roi_average_pool_backward", roi_average_pool_backward_autograd);
+    m.impl("match_prompts", match_prompts_autograd);
+    m.impl("kernel_supervision_loss", kernel_supervision_loss_autograd);
+}
+
+TORCH_LIBRARY_IMPL(sp_fast, Autograd, m) {
+    for (const char* name :
+         {"pool_seeds", "seed_saliency", "mask_nms", "matrix_nms", "kernel_supervision_loss_backward"}) {
+        m.impl(name, torch::autograd::autogradNotImplementedFallback());
+    }
+}
+
+}  // namespace sp_fast
