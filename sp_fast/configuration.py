@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sp_fast.data.coco import load_coco
+from safetensors import safe_open
 
-SEEDS_SUFFIX = ".seeds.safetensors"
+from sp_fast.data.coco import load_coco
+from sp_fast.proposals.store import seeds_path
 
 
 def apply_options(cfg: Any, args: argparse.Namespace) -> None:
@@ -32,6 +33,7 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
     if args.class_agnostic:
         _merge_classes(cfg)
     _match_classes(cfg)
+    _match_seeds(cfg)
 
 
 def scale_schedule(cfg: Any, epochs: int) -> None:
@@ -77,7 +79,7 @@ def _training_data(cfg: Any, args: argparse.Namespace) -> None:
 
 
 def _seeds_beside(annotations: str) -> str:
-    seeds = Path(annotations).with_suffix(SEEDS_SUFFIX)
+    seeds = seeds_path(Path(annotations))
     if not seeds.is_file():
         raise FileNotFoundError(
             f"--annotations: expected the seeds of `sp-fast propose` beside {annotations}, in {seeds}, "
@@ -127,6 +129,19 @@ def _match_classes(cfg: Any) -> None:
             )
         dataset.metainfo = dict(classes=names)
     set_num_classes(cfg.model, len(names))
+
+
+def _match_seeds(cfg: Any) -> None:
+    """Gives the layer of Eq. 9 the channels of the seeds: stored ones, or the model's own last stage."""
+    if not is_pretraining(cfg) or not cfg.model.get("supervision"):
+        return
+    if cfg.model.get("source", "cached") != "cached":
+        cfg.model.supervision.seed_channels = cfg.model.detector.neck.in_channels[-1]
+        return
+    store = _section(cfg, "train_dataloader", "CONFIG").dataset.get("seeds")
+    if store and Path(store).is_file():
+        with safe_open(store, framework="pt") as seeds:
+            cfg.model.supervision.seed_channels = seeds.get_slice("seeds").get_shape()[1]
 
 
 def set_num_classes(model: Any, num_classes: int) -> None:

@@ -35,7 +35,11 @@ class StopOnNonFiniteLossHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Reads the step's losses."""
-        values = {name: float(value) for name, value in (outputs or {}).items() if "loss" in name}
+        values = {
+            name: torch.as_tensor(value).detach().item()
+            for name, value in (outputs or {}).items()
+            if "loss" in name
+        }
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if not bad:
             return

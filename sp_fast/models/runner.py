@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import torch
 from mmengine import runner as mmengine_runner
+from mmengine.model import MMDistributedDataParallel
+from torch import nn
 
 from sp_fast.models.adapters import adapter_for
-from sp_fast.models.checkpoint import install_safe_resume, load_weights
-from sp_fast.models.hooks import unwrapped
+from sp_fast.models.checkpoint import install_safe_resume, load_checkpoint_file, load_weights
+from sp_fast.models.hooks import EXPORTED_NAME, unwrapped
 from sp_fast.models.pretrainer import SaliencyPromptPretrainer
 from sp_fast.proposals.weights import load_backbone_weights
 
@@ -22,7 +26,9 @@ class Runner(mmengine_runner.Runner):
     def from_cfg(cls, cfg: Any) -> Runner:
         """See mmengine."""
         install_safe_resume()
-        return super().from_cfg(cfg)
+        runner = super().from_cfg(cfg)
+        runner.logger.addFilter(_WithoutRepetition())
+        return runner
 
     def initialise(
         self, *, weights: str | None = None, allow_partial: bool = False, load_from: str | None = None
@@ -48,9 +54,38 @@ class Runner(mmengine_runner.Runner):
         if load_from:
             whole = isinstance(model, SaliencyPromptPretrainer)
             heads = () if whole else adapter_for(model).class_heads
-            report = load_weights(model, load_from, allow=heads)
+            try:
+                report = load_weights(model, load_from, allow=heads)
+            except ValueError as error:
+                if not whole and is_pretraining_checkpoint(load_from):
+                    raise ValueError(
+                        f"{load_from}: expected weights of the model, got a checkpoint of its pre-training, "
+                        f"which serves --resume; the weights are beside it, in {EXPORTED_NAME}"
+                    ) from error
+                raise
             self.logger.info(f"weights from {load_from}: {report}")
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """See mmengine, which names a GPU for every process and so fails where there is none."""
+        if not self.distributed or model_wrapper_cfg is not None or torch.cuda.is_available():
+            return super().wrap_model(model_wrapper_cfg, model)
+        unused = self.cfg.get("find_unused_parameters", False)
+        return MMDistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
 
     def _init_model_weights(self) -> None:
         if not self._initialised:
             super()._init_model_weights()
+
+
+def is_pretraining_checkpoint(path: str) -> bool:
+    """Whether the file holds a whole pre-trainer: the detector and the layer of Eq. 9."""
+    return any(name.startswith("detector.") for name in load_checkpoint_file(path).get("state_dict", {}))
+
+
+class _WithoutRepetition(logging.Filter):
+    """Leaves out the three lines a parameter, and mmengine's warnings about itself."""
+
+    prefixes = ("paramwise_options", '"FileClient" will be', '"HardDiskBackend" is')
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self.prefixes)

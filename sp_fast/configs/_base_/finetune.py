@@ -1,6 +1,4 @@
 # The paper's fine-tuning on 10 % of COCO: 48 epochs, steps at 36 and 44, backbone at a quarter of the rate.
-_base_ = ['runtime.py']
-
 image_scale = (1333, 800)
 train_pipeline = [
     dict(type='ReadImage'),
@@ -62,3 +60,4 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=100),
     dict(type='MultiStepLR', by_epoch=True, begin=0, end=48, milestones=[36, 44], gamma=0.1),
 ]
+custom_hooks = [dict(type='StopOnNonFiniteLossHook')]

@@ -1,6 +1,4 @@
 # The paper's pre-training: 12 epochs, AdamW, random flip, batch 96 on 8 GPUs.
-_base_ = ['runtime.py']
-
 image_scale = (1333, 800)
 train_pipeline = [
     dict(type='ReadImage'),

@@ -1,5 +1,4 @@
 default_scope = 'mmdet'
-custom_imports = dict(imports=['sp_fast.models'])
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
@@ -8,7 +7,6 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
-custom_hooks = [dict(type='StopOnNonFiniteLossHook')]
 
 env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 visualizer = dict(type='DetLocalVisualizer', name='visualizer', vis_backends=[dict(type='LocalVisBackend')])

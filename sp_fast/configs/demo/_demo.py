@@ -1,0 +1,31 @@
+# What pre-training and fine-tuning of the demo share: 128-pixel scenes, one thread, batches of 8.
+_base_ = ['../_base_/knet_demo.py', '../_base_/runtime.py']
+
+image_scale = (128, 128)
+train_pipeline = [
+    dict(type='ReadImage'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=image_scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
+    dict(type='PackInstances'),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='InstanceDataset',
+        ann_file='runs/demo/set/labelled.json',
+        images='runs/demo/set/labelled',
+        class_agnostic=True,
+        pipeline=train_pipeline,
+    ),
+)
+# Batch norm from scratch: the statistics have to be learned.
+model = dict(backbone=dict(norm_eval=False))
+
+log_processor = dict(type='LogProcessor', window_size=20, by_epoch=False)
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
+    checkpoint=dict(type='CheckpointHook', interval=-1, by_epoch=False),
+)

@@ -1,0 +1,13 @@
+# The proposals are made within the step, from the frozen backbone's own features: no masks on disk.
+_base_ = ['knet_r50.py']
+
+train_pipeline = [
+    dict(type='ReadImage'),
+    dict(type='Resize', scale=_base_.image_scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackInstances'),
+]
+train_dataloader = dict(
+    dataset=dict(_delete_=True, type='ImageFolderDataset', images='data/unlabeled2017', pipeline=train_pipeline),
+)
+model = dict(detector=dict(backbone=dict(frozen_stages=4)), source='shared')
