@@ -6,6 +6,7 @@ import typer
 
 from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
 from sp_fast.commands.propose import propose
+from sp_fast.commands.train import PASSED_ON, train
 
 app = typer.Typer(
     name="sp-fast",
@@ -24,6 +25,7 @@ def _commands() -> None:
 
 # One line for each command.
 app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
+app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
 
 
 def main() -> None:

@@ -26,10 +26,12 @@ EXAMPLES = """\
 examples:
   pre-train on the masks of `sp-fast propose`:
     sp-fast train sp_fast/configs/pretrain/knet_mobilenet_v2.py \\
-      --images photos --annotations masks.json --weights mobilenet_v2.pth --work-dir runs/pretrain
+      --images photos --annotations masks.json --weights mobilenet_v2.pth \\
+      --work-dir runs/pretrain
   fine-tune what came out on a few labels, and evaluate:
     sp-fast train sp_fast/configs/finetune/knet_mobilenet_v2.py \\
-      --images train --annotations train.json --val-images val --val-annotations val.json \\
+      --images train --annotations train.json \\
+      --val-images val --val-annotations val.json \\
       --load-from runs/pretrain/pretrained.pth --work-dir runs/finetune
   go on after an interruption:
     sp-fast train CONFIG --work-dir runs/finetune --resume (and the same options)
@@ -44,8 +46,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         raise SystemExit("sp-fast train needs mmdet and mmengine: pip install 'sp_fast[mmdet]'") from None
     parser = argparse.ArgumentParser(
         prog="sp-fast train",
-        description="Pre-train, fine-tune or evaluate from a config. Several processes: torchrun "
-        "--nproc-per-node N sp_fast/train.py CONFIG ...",
+        description="Pre-train, fine-tune or evaluate from a config.\n"
+        "Several processes: torchrun --nproc-per-node N sp_fast/train.py CONFIG ...",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
