@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import mobilenet_v2
 
 # End of each stage (strides 4, 8, 16, 32) in torchvision's `features`.
-STAGE_ENDS = (4, 7, 14, 19)
+STAGE_ENDS = (4, 7, 14, 18)
 
 
 @MODELS.register_module()
@@ -18,12 +18,12 @@ class TorchvisionMobileNetV2(BaseModule):
     """torchvision's MobileNetV2 without its classifier; mmdet's own has other parameter names.
 
     Takes RGB images in 0..1 less ImageNet's mean, divided by its standard deviation. Gives C2 to C5, of 24,
-    32, 96 and 1280 channels.
+    32, 96 and 320 channels; the 1 x 1 convolution to 1280 channels belongs to the classifier and is left out.
 
     Attributes:
         name: of the architecture.
         body: itself; where :func:`sp_fast.proposals.weights.load_backbone_weights` finds the parameters.
-        complete_keys: the parameter names.
+        complete_keys: the parameter names, with those of the convolution left out.
         weights_report: what loading published weights did; None before.
 
     Args:
@@ -40,8 +40,9 @@ class TorchvisionMobileNetV2(BaseModule):
             raise ValueError(f"frozen_stages: expected 0 to {len(STAGE_ENDS)}, got {frozen_stages}")
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.features = mobilenet_v2(weights=None).features
-        self.complete_keys = frozenset(self.state_dict())
+        whole = mobilenet_v2(weights=None).features
+        self.features = whole[: STAGE_ENDS[-1]]
+        self.complete_keys = frozenset(f"features.{name}" for name in whole.state_dict())
         self.weights_report: Any = None
         for layer in self._frozen():
             layer.requires_grad_(False)
