@@ -42,13 +42,13 @@ def cuda_toolkit() -> str | None:
     obstacle = None
     toolkit = None
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    nvcc = shutil.which("nvcc", path=f"{home}/bin" if home else None) or shutil.which(
-        "/usr/local/cuda/bin/nvcc"
-    )
+    nvcc = shutil.which(f"{home}/bin/nvcc" if home else "nvcc")
+    if nvcc is None and not home:
+        nvcc = shutil.which("/usr/local/cuda/bin/nvcc")
     if torch.version.cuda is None:
         obstacle = f"PyTorch {torch.__version__} is not a CUDA build"
     elif nvcc is None:
-        obstacle = f"nvcc was not found in {f'{home}/bin' if home else 'PATH or /usr/local/cuda/bin'}"
+        obstacle = f"nvcc was not found in {home + '/bin' if home else 'PATH or /usr/local/cuda/bin'}"
     else:
         toolkit, major = toolkit_of(nvcc)
         if major != int(torch.version.cuda.split(".")[0]):

@@ -105,9 +105,9 @@ class PackedMasks:
         """Where the words are."""
         return self.words.device
 
-    def to(self, device: torch.device | str, **kwargs: Any) -> PackedMasks:
+    def to(self, device: torch.device | str) -> PackedMasks:
         """The same masks on another device."""
-        return PackedMasks(self.words.to(device=device, **kwargs), self.height, self.width)
+        return PackedMasks(self.words.to(device), self.height, self.width)
 
     def __getitem__(self, index: Any) -> PackedMasks:
         """Index the leading dimensions."""

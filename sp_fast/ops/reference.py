@@ -211,14 +211,14 @@ def _first_rows(count: Tensor | None, batch: int, rows: int, device: torch.devic
 
 def roi_average_pool(features: Tensor, boxes: Tensor, count: Tensor | None = None) -> Tensor:
     """Average of the features inside each box, [B, L, C]."""
-    batch, channels, height, width = features.shape
+    batch, _, height, width = features.shape
     number = boxes.shape[1]
     x0, y0, x1, y1 = box_cells(boxes, height, width)
     rows = torch.arange(height, device=features.device)[:, None]
     columns = torch.arange(width, device=features.device)
     real = _first_rows(count, batch, number, features.device)
     x = _accumulate(features)
-    pooled = [x.new_zeros(batch, 0, channels)]
+    pooled = [x[:, :, 0, :0].transpose(1, 2)]  # no box: [B, 0, C]
     for box in range(number):
         left, top, right, bottom = (side[:, box, None, None] for side in (x0, y0, x1, y1))
         inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # [B, H, W]

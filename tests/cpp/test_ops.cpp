@@ -1,0 +1,172 @@
+// Tests of the C++ ops without Python: small cases worked out by hand, sizes that end in the middle of a word
+// or a vector, empty tensors, and bad arguments. Built with sanitizers they find reads out of bounds.
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <limits>
+
+#include "dispatched.h"
+#include "ops.h"
+
+namespace {
+
+int failures = 0;
+
+#define EXPECT(condition)                                                        \
+    do {                                                                         \
+        if (!(condition)) {                                                      \
+            std::printf("%s:%d: expected %s\n", __FILE__, __LINE__, #condition); \
+            ++failures;                                                          \
+        }                                                                        \
+    } while (false)
+
+template <typename Error>
+bool throws(const std::function<void()>& call, const std::string& word) {
+    try {
+        call();
+    } catch (const Error& error) {
+        return std::string(error.what_without_backtrace()).find(word) != std::string::npos;
+    } catch (const std::exception& error) {
+        std::printf("another error: %s\n", error.what());
+    }
+    return false;
+}
+
+bool close(const at::Tensor& a, const at::Tensor& b) { return a.sizes() == b.sizes() && at::allclose(a, b); }
+
+const float kNaN = std::numeric_limits<float>::quiet_NaN();
+const float kInf = std::numeric_limits<float>::infinity();
+
+// One word each: cells of four masks of 32 cells or fewer.
+at::Tensor four_masks() { return at::tensor({0b1111, 0b0111, 0b110000, 0b1}, at::kInt).view({1, 4, 1}); }
+
+void test_mask_nms() {
+    const at::Tensor score = at::tensor({0.5f, 0.9f, 0.9f, 1.0f}).view({1, 4});
+    // The last is too small; 1 and 2 have equal scores; 0 overlaps 1 by 3/4.
+    EXPECT(at::equal(sp_fast::mask_nms(four_masks(), score, 0.5, 2, 4),
+                     at::tensor({{1, 2, -1, -1}}, at::kLong).view({1, 4})));
+    EXPECT(at::equal(sp_fast::mask_nms(four_masks(), score, 0.75, 2, 4),
+                     at::tensor({1, 2, 0, -1}, at::kLong).view({1, 4})));
+    EXPECT(at::equal(sp_fast::mask_nms(four_masks(), score, 0.75, 2, 1),
+                     at::tensor({1}, at::kLong).view({1, 1})));
+    const at::Tensor odd = at::tensor({kNaN, -kInf, kInf, kNaN}).view({1, 4});
+    EXPECT(at::equal(sp_fast::mask_nms(four_masks(), odd, 0.5, 0, 3),
+                     at::tensor({2, 1, -1}, at::kLong).view({1, 3})));
+    EXPECT(at::equal(sp_fast::mask_nms(at::zeros({2, 0, 3}, at::kInt), at::zeros({2, 0}), 0.5, 2, 2),
+                     at::full({2, 2}, -1, at::kLong)));
+    EXPECT(throws<c10::TypeError>(
+        [] { sp_fast::mask_nms(at::zeros({1, 1, 1}), at::zeros({1, 1}), 0.5, 2, 2); }, "words"));
+    EXPECT(throws<c10::ValueError>([] { sp_fast::mask_nms(four_masks(), at::zeros({1, 3}), 0.5, 2, 2); },
+                                   "score"));
+}
+
+void test_matrix_nms() {
+    const at::Tensor score = at::tensor({0.5f, 0.9f, 0.8f, 1.0f}).view({1, 4});
+    // Order 3, 1, 2, 0. IoU: 3-1 1/3, 3-0 1/4, 1-0 3/4.
+    const float to_first = 1.f - 1.f / 3;
+    const at::Tensor linear =
+        at::tensor({0.5f * (1 - 0.75f) / to_first, 0.9f * to_first, 0.8f, 1.0f}).view({1, 4});
+    EXPECT(close(sp_fast::matrix_nms(four_masks(), score, false, 2.0), linear));
+    const at::Tensor same = at::full({1, 3, 1}, 7, at::kInt);
+    EXPECT(close(sp_fast::matrix_nms(same, at::tensor({3.f, 2.f, 1.f}).view({1, 3}), false, 2.0),
+                 at::tensor({3.f, 0.f, 0.f}).view({1, 3})));
+    EXPECT(sp_fast::matrix_nms(at::zeros({0, 5, 1}, at::kInt), at::zeros({0, 5}), true, 2.0).numel() == 0);
+}
+
+void test_saliency() {
+    const at::Tensor features = at::arange(35, at::kFloat).view({1, 1, 5, 7});
+    const at::Tensor seeds = sp_fast::pool_seeds(features, {1, 1, 2, 3}, std::nullopt);
+    EXPECT(seeds.size(1) == 7);
+    EXPECT(std::abs(seeds[0][0][0].item<float>() - 17) < 1e-5);
+    EXPECT(std::abs(seeds[0][1][0].item<float>() - 8) < 1e-5);  // rows 0-2, columns 0-2
+
+    // Half of the cells, from 17 of 34 on; the second word ends after 3 bits.
+    const auto [words, score] =
+        sp_fast::seed_saliency(features, at::ones({1, 1, 1}), std::nullopt, false, 0.5);
+    EXPECT(words[0][0][0].item<int32_t>() == static_cast<int32_t>(0xFFFE0000));
+    EXPECT(words[0][0][1].item<int32_t>() == 0b111);
+    EXPECT(std::abs(score[0][0].item<float>() - 0.75) < 1e-5);
+
+    // Padding of NaN takes part in nothing.
+    at::Tensor padded = at::full({1, 1, 6, 9}, kNaN);
+    padded.narrow(2, 0, 5).narrow(3, 0, 7).copy_(features);
+    const at::Tensor valid = at::tensor({5, 7}, at::kLong).view({1, 2});
+    EXPECT(close(sp_fast::pool_seeds(padded, {1, 1, 2, 3}, valid), seeds));
+    const auto result = sp_fast::seed_saliency(padded, at::ones({1, 1, 1}), valid, false, 0.5);
+    EXPECT(close(std::get<1>(result), score));
+
+    for (const float value : {0.f, kNaN, kInf}) {
+        const auto none =
+            sp_fast::seed_saliency(features, at::full({1, 1, 1}, value), std::nullopt, true, 0.0);
+        EXPECT(std::get<0>(none).abs().sum().item<int64_t>() == 0 && std::get<1>(none).item<float>() == 0);
+    }
+    EXPECT(throws<c10::ValueError>(
+        [&] { sp_fast::pool_seeds(padded, {1, 1}, at::tensor({7, 7}, at::kLong).view({1, 2})); }, "valid"));
+    EXPECT(throws<c10::ValueError>([&] { sp_fast::pool_seeds(padded, {1, 0}, std::nullopt); }, "grid"));
+}
+
+void test_roi_average_pool() {
+    const at::Tensor features = at::arange(19 * 37, at::kFloat).view({1, 1, 19, 37});
+    const at::Tensor boxes = at::tensor({0.f, 0.f, 37.f, 19.f,     //
+                                         1.2f, 2.f, 1.4f, 3.f,     //
+                                         -kInf, kNaN, kInf, -5.f,  //
+                                         90.f, 90.f, 99.f, 99.f})
+                                 .view({1, 4, 4});
+    const at::Tensor expected = at::tensor({351.f, 75.f, 18.f, 702.f}).view({1, 4, 1});
+    EXPECT(close(sp_fast::roi_average_pool(features, boxes, std::nullopt), expected));
+    const at::Tensor count = at::tensor({1}, at::kLong);
+    const at::Tensor grad = at::ones({1, 4, 1});
+    EXPECT(close(sp_fast::roi_average_pool_backward(grad, boxes, count, 19, 37),
+                 at::full({1, 1, 19, 37}, 1.0 / (19 * 37))));
+    EXPECT(throws<c10::ValueError>(
+        [&] { sp_fast::roi_average_pool(features, boxes, at::tensor({5}, at::kLong)); }, "count"));
+
+    at::Tensor leaf = features.clone().requires_grad_();
+    const at::Tensor pooled = sp_fast::dispatched::roi_average_pool(leaf, boxes, std::nullopt);
+    const auto grads = torch::autograd::grad({pooled.sum()}, {leaf});
+    EXPECT(std::abs(grads[0].sum().item<float>() - 4) < 1e-4);
+}
+
+void test_match_prompts() {
+    const at::Tensor kernels = at::tensor({1.f, 0.f, 0.f, 2.f, 1.f, 1.f}).view({3, 2});
+    const at::Tensor prompts = at::tensor({kNaN, 1.f, 0.f, 3.f, 0.f, 3.f, 5.f, 0.f}).view({1, 4, 2});
+    const auto [decorated, index] = sp_fast::match_prompts(kernels, prompts, std::nullopt);
+    EXPECT(at::equal(index, at::tensor({3, 1, 1}, at::kLong).view({1, 3})));
+    EXPECT(close(decorated, at::tensor({6.f, 0.f, 0.f, 5.f, 1.f, 4.f}).view({1, 3, 2})));
+    const at::Tensor one = at::tensor({1}, at::kLong);
+    EXPECT(at::equal(std::get<1>(sp_fast::match_prompts(kernels, prompts, one)),
+                     at::full({1, 3}, -1, at::kLong)));
+}
+
+void test_kernel_supervision_loss() {
+    const at::Tensor kernels = at::tensor({1.f, 0.f, kNaN, 0.f, 0.f, 0.f}).view({1, 1, 3, 2});
+    const at::Tensor targets = at::tensor({3.f, 0.f, 0.f, 1.f, 1.f, 1.f, kNaN, 1.f}).view({1, 4, 2});
+    const at::Tensor index = at::tensor({0, 0, 2, -1}, at::kLong).view({1, 1, 4});
+    EXPECT(close(sp_fast::kernel_supervision_loss(kernels, targets, index, false), at::scalar_tensor(2.f)));
+    EXPECT(
+        close(sp_fast::kernel_supervision_loss(kernels, targets, index, true), at::scalar_tensor(2.f / 3)));
+    const auto [grad_kernels, grad_targets] =
+        sp_fast::kernel_supervision_loss_backward(at::ones({}), kernels, targets, index, false);
+    EXPECT(close(grad_kernels[0][0][0], at::tensor({0.f, -1.f})));
+    EXPECT(grad_kernels[0][0][1].abs().sum().item<float>() == 0);
+    EXPECT(close(grad_targets[0][1], at::tensor({-1.f, 0.f})));
+    EXPECT(grad_targets[0][3].abs().sum().item<float>() == 0);
+    EXPECT(throws<c10::ValueError>(
+        [&] { sp_fast::kernel_supervision_loss(kernels, targets, index + 1, true); }, "index"));
+}
+
+}  // namespace
+
+int main() {
+    test_mask_nms();
+    test_matrix_nms();
+    test_saliency();
+    test_roi_average_pool();
+    test_match_prompts();
+    test_kernel_supervision_loss();
+    std::printf(failures == 0 ? "all passed\n" : "%d failed\n", failures);
+    return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,57 @@
+"""Inputs and comparisons that several op tests share."""
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.packed_masks import PackedMasks
+
+needs_extension = pytest.mark.skipif(not COMPILED, reason="sp_fast._C is not built")
+
+SEEDS = st.integers(0, 2**31 - 1)
+HALVES_AND_FLOAT = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
+
+# Error allowed against the reference: rounding of the result, and of sums in another order.
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def generator(seed: int) -> torch.Generator:
+    """A generator of its own for each example."""
+    return torch.Generator().manual_seed(seed)
+
+
+def scattered(x: Tensor) -> Tensor:
+    """The same values in memory that is not contiguous."""
+    wide = x.new_empty(*x.shape, 2)
+    wide[..., 1] = x
+    return wide[..., 1]
+
+
+def assert_near(got: Tensor, expected: Tensor) -> None:
+    """Same shape and dtype, and values within the tolerance of the dtype, NaN equal to NaN."""
+    tolerance = TOLERANCE[expected.dtype]
+    torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+@st.composite
+def masks_and_scores(draw) -> tuple[PackedMasks, Tensor]:
+    """Few cells, few different masks and few different scores: ties and overlaps of every kind."""
+    batch, number = draw(st.integers(0, 3)), draw(st.integers(0, 12))
+    height, width = draw(st.integers(1, 6)), draw(st.integers(1, 13))
+    random = generator(draw(SEEDS))
+    masks = torch.rand(batch, number, height, width, generator=random) < draw(
+        st.sampled_from([0.1, 0.5, 0.9])
+    )
+    if number > 2:
+        masks[:, 1] = masks[:, 0]
+        masks[:, 2] = False
+    values = torch.tensor([0.0, -0.0, 0.25, 0.5, 1.0, -1.0, torch.nan, torch.inf, -torch.inf])
+    score = values[torch.randint(len(values), (batch, number), generator=random)]
+    score = score.to(draw(HALVES_AND_FLOAT))
+    packed = PackedMasks.pack(masks)
+    if draw(st.booleans()):
+        packed = PackedMasks(scattered(packed.words), height, width)
+        score = scattered(score)
+    return packed, score
