@@ -121,9 +121,12 @@ def propose(
     min_score: Annotated[
         float | None, typer.Option(help="Least score of a mask, after NMS.", show_default=False)
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images at a time; default 8 on a GPU, 1 on a CPU.", show_default=False),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read images and write masks.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read images and encode masks.")] = 4,
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Go on with an interrupted run, or begin anew.")
     ] = True,

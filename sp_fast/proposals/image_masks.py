@@ -21,12 +21,14 @@ def image_masks(saliency: Tensor, size: tuple[int, int], threshold: float) -> Te
         threshold: the proposer's.
 
     Returns:
-        bool [K, H, W].
+        bool [K, H, W], stored column by column as COCO's run lengths go.
     """
+    height, width = size
     if not len(saliency):
-        return torch.zeros(0, *size, dtype=torch.bool, device=saliency.device)
-    resized = F.interpolate(saliency[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-    return resized >= threshold
+        return torch.zeros(0, height, width, dtype=torch.bool, device=saliency.device)
+    columns = saliency.float().transpose(1, 2)[None]  # [1, K, w, h]
+    resized = F.interpolate(columns, size=(width, height), mode="bilinear", align_corners=False)[0]
+    return (resized >= threshold).transpose(1, 2)
 
 
 def encode(masks: Tensor) -> list[dict[str, Any]]:
@@ -37,7 +39,8 @@ def encode(masks: Tensor) -> list[dict[str, Any]]:
     """
     from pycocotools import mask as coco_mask
 
-    pixels = np.asfortranarray(masks.cpu().numpy().astype(np.uint8).transpose(1, 2, 0))  # [H, W, K]
+    pixels = masks.cpu().view(torch.uint8).numpy().transpose(1, 2, 0)  # [H, W, K]
+    pixels = np.asfortranarray(pixels)  # no copy of what comes from image_masks
     rles = coco_mask.encode(pixels)
     areas, boxes = coco_mask.area(rles), coco_mask.toBbox(rles)
     return [

@@ -67,7 +67,7 @@ def propose_folder(
     proposer: SaliencyProposer,
     *,
     size: int | tuple[int, int] | None = 640,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     device: str | torch.device = "cpu",
     workers: int = 2,
     restart: bool = False,
@@ -89,7 +89,8 @@ def propose_folder(
         size: images are resized, with their aspect ratio kept, so that the longer side is `size`; with a
             pair, to the largest size whose longer side is at most the first and whose shorter side is at most
             the second; None: as they are.
-        batch_size: images at a time; those of one orientation are put together.
+        batch_size: images at a time; those of one orientation are put together. None: 8 on a GPU, 1 on a CPU,
+            which spends more on the memory of larger batches than it gains.
         device: where the network runs.
         workers: threads that read images and encode masks.
         restart: throw away what an interrupted run left.
@@ -105,6 +106,8 @@ def propose_folder(
     start = time.monotonic()
     if proposer.backbone is None:
         raise ValueError("proposer: needs a backbone to make proposals of images")
+    if batch_size is None:
+        batch_size = 1 if torch.device(device).type == "cpu" else 8
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
