@@ -157,8 +157,8 @@ class MobileNetV2Backbone(Backbone):
 class RandomBackbone(Backbone):
     """Two random 5 x 5 convolutions of 64 orthogonal filters, each with a ReLU, then 4 x 4 average pooling.
 
-    No weights to download: on simple textured scenes this is enough for saliency masks. Every image is
-    normalised on its own, each channel to zero mean and unit variance over its pixels.
+    No weights to download: on simple textured scenes this is enough for saliency masks. Each channel of the
+    image, and of the features before the pooling, is normalised to zero mean and unit variance over the image.
     """
 
     def __init__(self, channels: int = 64, kernel_size: int = 5, pool: int = 4) -> None:
@@ -168,6 +168,7 @@ class RandomBackbone(Backbone):
             nn.init.orthogonal_(layer.weight)
             layers += [layer, nn.ReLU(inplace=True)]
         super().__init__(nn.Sequential(*layers, nn.AvgPool2d(pool)))
+        self.body.insert(len(layers), _Standardize(self._masking))
         self.name, self.style, self.stage = "random", "pytorch", 1
         self.channels, self.stride = channels, pool
 
@@ -183,6 +184,17 @@ class RandomBackbone(Backbone):
 
     def _stages(self, x: Tensor) -> Tensor:
         return self.body(x)
+
+
+class _Standardize(nn.Module):
+    """Every channel with zero mean and unit variance over the image it is of."""
+
+    def __init__(self, masking: MaskedPadding) -> None:
+        super().__init__()
+        self._masking = masking
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._masking.standardize(x)
 
 
 def build_backbone(

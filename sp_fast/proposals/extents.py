@@ -79,6 +79,16 @@ class MaskedPadding:
                 x[index, :, :, w:] = 0
         return x
 
+    def standardize(self, x: Tensor) -> Tensor:
+        """Each channel of each image of x [B, D, h, w] with zero mean and unit variance; zeros in the padding."""
+        height, width = _size_of(x)
+        sizes = self._levels.get((height, width), [(height, width)] * len(x))
+        cells = x.new_tensor([h * w for h, w in sizes]).reshape(-1, 1, 1, 1)
+        x = self.clear_padding(x)
+        x = self.clear_padding(x - x.sum((2, 3), keepdim=True) / cells)
+        deviation = (x.square().sum((2, 3), keepdim=True) / cells).sqrt()
+        return x / deviation.clamp(min=1e-3)  # a channel that is constant stays zero
+
     def _before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.clear_padding(inputs[0])
 
