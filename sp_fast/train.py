@@ -9,8 +9,11 @@ The same as `sp-fast train CONFIG [options]`. Runs on mmengine's Runner.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +133,24 @@ def prepare(args: argparse.Namespace) -> Any:
     cfg = load_config(args)
     cfg.launcher = initialise_processes()
     cfg.resume = args.resume
-    runner = Runner.from_cfg(cfg)
-    runner.initialise(weights=args.weights, allow_partial=args.allow_partial, load_from=args.load_from)
-    if args.eval_only:
-        return runner
-    _ = runner.train_dataloader  # builds the data set, which checks the annotations
+    with removed_on_failure(Path(cfg.work_dir)):
+        runner = Runner.from_cfg(cfg)
+        runner.initialise(weights=args.weights, allow_partial=args.allow_partial, load_from=args.load_from)
+        # Building the data sets checks their annotations.
+        _ = (runner.test_dataloader if args.eval_only else runner.train_dataloader).dataset
     return runner
+
+
+@contextlib.contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Takes away a folder that was not there before, so that a run that cannot start leaves nothing."""
+    existed = folder.exists()
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def main(arguments: list[str] | None = None) -> int:

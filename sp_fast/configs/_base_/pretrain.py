@@ -28,7 +28,7 @@ test_cfg = None
 
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=1, norm_type=2),
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.25))),
 )
