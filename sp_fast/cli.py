@@ -6,7 +6,10 @@ import typer
 
 from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
 from sp_fast.commands.propose import propose
+from sp_fast.commands.score import EXAMPLES as SCORE_EXAMPLES
+from sp_fast.commands.score import score
 from sp_fast.commands.train import PASSED_ON, train
+from sp_fast.demo import demo
 
 app = typer.Typer(
     name="sp-fast",
@@ -18,14 +21,11 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _commands() -> None:
-    """Keeps `propose` a command of its own."""
-
-
 # One line for each command.
 app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
+app.command("score", epilog=SCORE_EXAMPLES)(score)
 app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
+app.command("demo")(demo)
 
 
 def main() -> None:

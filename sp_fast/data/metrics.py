@@ -63,6 +63,9 @@ class InstanceMetric(CocoMetric):
         self.cat_ids = [1] if self.class_agnostic else self._ids_of_classes()
         if any(len(prediction["labels"]) for _, prediction in results):
             return super().compute_metrics(results)
+        if self.outfile_prefix is not None:
+            # Otherwise the files of an earlier evaluation would stay.
+            self.results2json([prediction for _, prediction in results], self.outfile_prefix)
         return {f"{metric}_{item}": 0.0 for metric in self.metrics for item in self.metric_items or _ITEMS}
 
     def _ids_of_classes(self) -> list:

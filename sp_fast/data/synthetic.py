@@ -8,7 +8,7 @@ from __future__ import annotations
 import colorsys
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def make_set(
         coco["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(SHAPES)]
         for number in range(getattr(options, split)):
             scene = make_scene(options.size, (options.seed, SPLITS.index(split), number))
-            name = f"{number:06d}.png"
+            name = _file_name(number)
             Image.fromarray(scene.image).save(images / name, compress_level=1)
             _annotate(coco, scene, name)
             done += 1
@@ -104,18 +104,56 @@ def make_set(
     return folder
 
 
+def best_overlaps(proposals: dict, options: SetOptions, numbers: Iterable[int]) -> np.ndarray:
+    """The best IoU that any proposal has with each object of some unlabelled scenes.
+
+    The objects are told by the scenes' recipe; the files of the unlabelled split do not know them.
+
+    Args:
+        proposals: COCO-format dict of masks for the unlabelled images of the set.
+        options: what the set was made with.
+        numbers: of the scenes to look at.
+
+    Returns:
+        float [objects].
+    """
+    of_image: dict[str, list] = {image["file_name"]: [] for image in proposals["images"]}
+    names = {image["id"]: image["file_name"] for image in proposals["images"]}
+    for annotation in proposals["annotations"]:
+        of_image[names[annotation["image_id"]]].append(annotation["segmentation"])
+    best: list[float] = []
+    for number in numbers:
+        scene = make_scene(options.size, (options.seed, SPLITS.index("unlabelled"), number))
+        objects = [_encode(mask) for mask in scene.masks]
+        found = of_image.get(_file_name(number), [])
+        if found:
+            best.extend(coco_mask.iou(found, objects, [0] * len(objects)).max(axis=0).tolist())
+        else:
+            best.extend([0.0] * len(objects))
+    return np.array(best)
+
+
+def _file_name(number: int) -> str:
+    return f"{number:06d}.png"
+
+
+def _encode(mask: np.ndarray) -> dict:
+    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
+
+
 def _annotate(coco: dict, scene: Scene, name: str) -> None:
     image_id = len(coco["images"]) + 1
     height, width = scene.image.shape[:2]
     coco["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
     for mask, category in zip(scene.masks, scene.categories, strict=True):
-        rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+        rle = _encode(mask)
         coco["annotations"].append(
             {
                 "id": len(coco["annotations"]) + 1,
                 "image_id": image_id,
                 "category_id": category + 1,
-                "segmentation": {"size": [height, width], "counts": rle["counts"].decode("ascii")},
+                "segmentation": rle,
                 "bbox": [float(value) for value in coco_mask.toBbox(rle)],
                 "area": float(mask.sum()),
                 "iscrowd": 0,
