@@ -49,8 +49,8 @@ class Runner(mmengine_runner.Runner):
         model = unwrapped(self.model)
         detector = getattr(model, "detector", model)
         if weights:
-            report = load_backbone_weights(detector.backbone, weights, allow_partial=allow_partial)
-            self.logger.info(f"backbone weights from {weights}: {report}")
+            loaded = load_backbone_weights(detector.backbone, weights, allow_partial=allow_partial)
+            self.logger.info(f"backbone weights from {weights}: {loaded}")
         if load_from:
             whole = isinstance(model, SaliencyPromptPretrainer)
             heads = () if whole else adapter_for(model).class_heads
