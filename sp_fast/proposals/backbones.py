@@ -157,8 +157,8 @@ class MobileNetV2Backbone(Backbone):
 class RandomBackbone(Backbone):
     """Two random 5 x 5 convolutions of 64 orthogonal filters, each with a ReLU, then 4 x 4 average pooling.
 
-    No weights to download: on simple textured scenes this is enough for saliency masks. Each channel of the
-    image, and of the features before the pooling, is normalised to zero mean and unit variance over the image.
+    No weights to download: on simple textured scenes this is enough for saliency masks. The channels of the
+    image, and of the features before pooling, are normalised to zero mean and unit variance in each image.
     """
 
     def __init__(self, channels: int = 64, kernel_size: int = 5, pool: int = 4) -> None:

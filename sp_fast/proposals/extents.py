@@ -80,7 +80,7 @@ class MaskedPadding:
         return x
 
     def standardize(self, x: Tensor) -> Tensor:
-        """Each channel of each image of x [B, D, h, w] with zero mean and unit variance; zeros in the padding."""
+        """Each channel of each image of x [B, D, h, w] with zero mean and unit variance; the padding zero."""
         height, width = _size_of(x)
         sizes = self._levels.get((height, width), [(height, width)] * len(x))
         cells = x.new_tensor([h * w for h, w in sizes]).reshape(-1, 1, 1, 1)
@@ -122,3 +122,9 @@ def sizes_tensor(sizes: Sequence[Size], device: torch.device) -> Tensor:
     if device.type == "cuda":
         table = table.pin_memory()
     return table.to(device, non_blocking=True)
+
+
+def whole_maps(batch: int, height: int, width: int, device: torch.device) -> Tensor:
+    """`valid` of maps without padding: int64 [batch, 2], filled on the device."""
+    sides = [torch.full((batch,), side, dtype=torch.int64, device=device) for side in (height, width)]
+    return torch.stack(sides, dim=1)

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from sp_fast.ops import PackedMasks
 
+from .extents import whole_maps
+
 
 def geometry_filter(
     masks: PackedMasks,
@@ -28,9 +30,7 @@ def geometry_filter(
     """
     cells = masks.unpack()  # [B, K, H, W]
     if valid is None:
-        height, width = masks.height, masks.width
-        valid = torch.tensor([height, width]).expand(len(cells), 2)
-        valid = valid.to(masks.device, non_blocking=True)
+        valid = whole_maps(len(cells), masks.height, masks.width, masks.device)
     size = valid.double()  # [B, 2]
     keep = torch.ones(masks.shape, dtype=torch.bool, device=masks.device)
     if min_center_height is not None:

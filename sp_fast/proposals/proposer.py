@@ -13,6 +13,7 @@ from sp_fast.ops import PackedMasks, mask_nms, matrix_nms, seed_saliency
 from sp_fast.ops.reference import normalized_saliency
 
 from .backbones import Backbone
+from .extents import whole_maps
 from .filters import geometry_filter
 from .presets import resolve_options
 from .seeds import resized_seeds
@@ -234,8 +235,7 @@ def _whole(features: Tensor, valid: Tensor | None) -> Tensor:
     """`valid`, or the whole maps where there is none: int64 [B, 2]."""
     if valid is not None:
         return valid.long()
-    size = torch.tensor([features.shape[2:]] * len(features), dtype=torch.int64).reshape(-1, 2)
-    return size.to(features.device, non_blocking=True)
+    return whole_maps(len(features), features.shape[2], features.shape[3], features.device)
 
 
 def _prepared(features: Tensor, valid: Tensor | None, center: bool) -> Tensor:

@@ -54,6 +54,7 @@ _OTHER_PARTS = frozenset(
         "momentum_encoder",
     )
 )
+_INVERTED_RESIDUAL = ("expand_conv", "depthwise_conv", "linear_conv")
 _SHOWN = 8
 
 
@@ -235,12 +236,13 @@ def mmdet_mobilenet_prefixes() -> dict[str, str]:
     table = {"conv1.conv.": "features.0.0.", "conv1.bn.": "features.0.1."}
     index = 1
     for layer, blocks in enumerate((1, 2, 3, 4, 3, 3, 1), start=1):
+        steps = ("depthwise_conv", "linear_conv") if layer == 1 else _INVERTED_RESIDUAL
         for block in range(blocks):
-            for step in range(2 if layer == 1 else 3):
-                last = step == (1 if layer == 1 else 2)
-                theirs, ours = f"layer{layer}.{block}.conv.{step}.", f"features.{index}.conv.{step}"
-                table[f"{theirs}conv."] = f"{ours}." if last else f"{ours}.0."
-                table[f"{theirs}bn."] = f"features.{index}.conv.{step + 1}." if last else f"{ours}.1."
+            for number, step in enumerate(steps):
+                theirs, ours = f"layer{layer}.{block}.{step}.", f"features.{index}.conv."
+                last = step == "linear_conv"  # with its batch norm not a block of its own
+                table[f"{theirs}conv."] = f"{ours}{number}." if last else f"{ours}{number}.0."
+                table[f"{theirs}bn."] = f"{ours}{number + 1}." if last else f"{ours}{number}.1."
             index += 1
     return table | {"conv2.conv.": "features.18.0.", "conv2.bn.": "features.18.1."}
 

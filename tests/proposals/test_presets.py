@@ -1,0 +1,60 @@
+"""Options and presets of the proposer."""
+
+import pytest
+
+from sp_fast.proposals import PRESETS, SaliencyProposer
+from sp_fast.proposals.presets import OPTION_NAMES, resolve_options
+
+
+def test_official_preset_is_the_authors_code() -> None:
+    official = PRESETS["official"]
+    assert official.grid is None
+    assert official.scales == (1.0, 0.5, 0.25)
+    assert (official.similarity, official.threshold, official.center) == ("cosine", 0.5, False)
+    assert (official.nms, official.matrix_kernel, official.sigma) == ("matrix", "gaussian", 2.0)
+    assert (official.max_masks, official.min_area) == (20, 2)
+    assert (official.min_center_height, official.max_box_width, official.min_score) == (0.2, 0.95, 0.7)
+
+
+def test_paper_preset_is_the_text() -> None:
+    paper = PRESETS["paper"]
+    assert paper.scales is None
+    assert paper.grid == ((10, 10),)
+    assert (paper.similarity, paper.threshold, paper.nms, paper.iou_threshold) == ("dot", 0.5, "mask", 0.5)
+    assert (paper.min_center_height, paper.max_box_width, paper.min_score) == (None, None, None)
+
+
+def test_grid_replaces_scales_and_the_other_way_round() -> None:
+    assert resolve_options("official", grid=(5, 7)).scales is None
+    assert resolve_options("official", grid=(5, 7)).grid == ((5, 7),)
+    assert resolve_options("paper", scales=[0.5]).grid is None
+    assert resolve_options("paper", grid=[(4, 4), [2, 2]]).grid == ((4, 4), (2, 2))
+
+
+def test_unknown_option_names_the_known_ones() -> None:
+    with pytest.raises(TypeError, match="unknown option tresh") as error:
+        SaliencyProposer(tresh=0.5)
+    for name in OPTION_NAMES:
+        assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"preset": "mine"}, ValueError, "preset: expected one of paper, official, got 'mine'"),
+        ({"grid": (0, 4)}, ValueError, "grid: expected"),
+        ({"grid": (4, 4), "scales": (1.0,)}, ValueError, "exactly one"),
+        ({"scales": (2.0,)}, ValueError, "scales: expected factors above 0 and up to 1"),
+        ({"similarity": "l2"}, ValueError, "similarity: expected one of dot, cosine"),
+        ({"threshold": 1.5}, ValueError, "threshold: expected a number from 0 to 1, got 1.5"),
+        ({"threshold": "0.5"}, TypeError, "threshold: expected a number"),
+        ({"nms": "soft"}, ValueError, "nms: expected one of mask, matrix"),
+        ({"max_masks": 0}, ValueError, "max_masks: expected at least 1"),
+        ({"min_area": 2.5}, TypeError, "min_area: expected an int"),
+        ({"min_score": -1}, ValueError, "min_score: expected a number from 0 to 1"),
+        ({"center": "yes"}, TypeError, "center: expected True or False"),
+    ],
+)
+def test_bad_options(options: dict, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        SaliencyProposer(**options)
