@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -57,6 +59,8 @@ def demo(
     and results.json. Interrupted, it keeps what is finished.
     """
     console = Console()
+    # Ended from outside, it ends its training runs too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         run_demo(out, seed or [0], QUICK if quick else DemoOptions(), console, fresh=fresh)
     except JobFailedError as error:
@@ -168,29 +172,27 @@ def _finetune_jobs(folder: Path, seed: int, options: DemoOptions, *, many: bool)
     """The three fine-tuning runs; those with pre-training stand after theirs."""
     data = folder / "set"
     label = f"seed {seed}, " if many else ""
-    common = ["--seed", str(seed)]
     jobs = {}
     for arm in ARMS:
         work_dir = folder / arm / "finetune"
         arguments = [
-            str(CONFIGS / "finetune.py"),
-            *common,
+            *_train("finetune.py", work_dir, seed),
             *("--images", str(data / "labelled"), "--annotations", str(data / "labelled.json")),
             *("--val-images", str(data / "validation"), "--val-annotations", str(data / "validation.json")),
             "--class-agnostic",
         ]
         before = None
         if arm in PRETRAIN_CONFIGS:
+            before_dir = folder / arm / "pretrain"
             before = Job(
                 f"{label}pre-train, {SHORT[arm]}",
                 [
-                    str(CONFIGS / PRETRAIN_CONFIGS[arm]),
-                    *common,
+                    *_train(PRETRAIN_CONFIGS[arm], before_dir, seed),
                     *("--images", str(data / "unlabelled"), "--annotations", str(folder / "proposals.json")),
                     "--cfg-options",
                     *_schedule(options.pretrain_steps),
                 ],
-                folder / arm / "pretrain",
+                before_dir,
                 options.pretrain_steps,
             )
             arguments += ["--load-from", str(before.work_dir / "pretrained.pth")]
@@ -204,6 +206,12 @@ def _finetune_jobs(folder: Path, seed: int, options: DemoOptions, *, many: bool)
             f"{label}fine-tune, {SHORT[arm]}", arguments, work_dir, options.finetune_steps, before
         )
     return jobs
+
+
+def _train(config: str, work_dir: Path, seed: int) -> list[str]:
+    """The training command with what all runs share."""
+    command = [sys.executable, "-W", "ignore", "-m", "sp_fast.train", str(CONFIGS / config)]
+    return [*command, "--work-dir", str(work_dir), "--seed", str(seed)]
 
 
 def _schedule(steps: int) -> list[str]:

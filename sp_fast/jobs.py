@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,20 +19,20 @@ class JobFailedError(RuntimeError):
 
 @dataclass(eq=False)
 class Job:
-    """One run of the training command.
+    """One training run.
 
     Attributes:
         name: unique; what is shown.
-        arguments: of `sp_fast.train`, without the work folder.
-        work_dir: where its logs and weights go.
+        command: with all its arguments.
+        work_dir: where its logs and weights go; the command is to know it.
         steps: how many it trains for.
         after: the job whose result it starts from.
         step, loss: how far it is, read from its log.
-        kept: it was finished by an earlier run with the same arguments.
+        kept: it was finished by an earlier run of the same command.
     """
 
     name: str
-    arguments: Sequence[str]
+    command: Sequence[str]
     work_dir: Path
     steps: int
     after: Job | None = None
@@ -63,7 +62,7 @@ class Job:
         return (self._moved - self._first[0]) / (self.step - self._first[1])
 
     def keep_if_finished(self) -> bool:
-        """Finished when an earlier run with the same arguments was; otherwise its folder is cleared."""
+        """Finished when an earlier run of the same command was; otherwise its folder is cleared."""
         stamp = self.work_dir / "finished.json"
         self.kept = stamp.is_file() and json.loads(stamp.read_text()) == self._identity()
         if self.after is not None and not self.after.kept:
@@ -75,16 +74,15 @@ class Job:
         return self.kept
 
     def start(self) -> None:
-        """Runs the training command on one thread."""
+        """Runs the command on one thread, with its output in a file."""
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-W", "ignore", "-m", "sp_fast.train", *self.arguments]
         threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
         # Found however this process found the package, from wherever it was started.
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         with self.output.open("w") as output:
             self._process = subprocess.Popen(
-                [*command, "--work-dir", str(self.work_dir)],
+                list(self.command),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
@@ -128,7 +126,7 @@ class Job:
                 self._process.wait()
 
     def _identity(self) -> dict[str, Any]:
-        return {"arguments": list(self.arguments)}
+        return {"command": list(self.command)}
 
 
 def read_scalars(work_dir: Path) -> list[dict[str, Any]]:

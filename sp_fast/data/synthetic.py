@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from .coco import save_coco
+from .rle import to_rle
 
 Level = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -120,7 +121,8 @@ def best_overlaps(proposals: dict, options: SetOptions, numbers: Iterable[int]) 
     of_image: dict[str, list] = {image["file_name"]: [] for image in proposals["images"]}
     names = {image["id"]: image["file_name"] for image in proposals["images"]}
     for annotation in proposals["annotations"]:
-        of_image[names[annotation["image_id"]]].append(annotation["segmentation"])
+        rle = to_rle(annotation["segmentation"], options.size, options.size)
+        of_image[names[annotation["image_id"]]].append(rle)
     best: list[float] = []
     for number in numbers:
         scene = make_scene(options.size, (options.seed, SPLITS.index("unlabelled"), number))

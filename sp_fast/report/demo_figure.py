@@ -51,7 +51,7 @@ def write_figure(path: Path, folder: Path, work_dirs: dict[str, Path], results: 
     _curves(figure.add_subplot(above), results)
     _summary(figure.add_subplot(below), results)
     box = words.get_position(figure)
-    text = "\n".join(textwrap.wrap(conclusion(results), 84))
+    text = "\n".join(textwrap.wrap(conclusion(results), 78))
     figure.text(box.x0 - 0.03, box.y1 + 0.005, text, fontsize=12, va="top", ha="left", linespacing=1.4)
     partial = path.with_suffix(".partial")
     figure.savefig(partial, format="png")
