@@ -4,12 +4,12 @@ import sys
 
 import typer
 
+from sp_fast.commands.demo import demo
 from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
 from sp_fast.commands.propose import propose
 from sp_fast.commands.score import EXAMPLES as SCORE_EXAMPLES
 from sp_fast.commands.score import score
 from sp_fast.commands.train import PASSED_ON, train
-from sp_fast.demo import demo
 
 app = typer.Typer(
     name="sp-fast",

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 
 from sp_fast.data.coco import load_coco
 from sp_fast.data.synthetic import SetOptions, best_overlaps, make_set
-from sp_fast.jobs import Job, JobFailedError, available_cores, run_jobs
+from sp_fast.jobs import Job, available_cores, run_jobs
+from sp_fast.proposals import SaliencyProposer, build_backbone
+from sp_fast.proposals.progress import RunProgress
+from sp_fast.proposals.run import propose_folder
+from sp_fast.report.demo_figure import write_figure
 from sp_fast.report.demo_results import ARMS, SHORT, collect, curve, print_results
-from sp_fast.report.progress import JobsView, counted
+from sp_fast.report.progress import JobsView
 
 CONFIGS = Path(__file__).resolve().parent / "configs" / "demo"
 PRETRAIN_CONFIGS = {"pseudo_labels": "pretrain_without_prompts.py", "prompts": "pretrain.py"}
@@ -43,29 +45,6 @@ QUICK = DemoOptions(
     finetune_steps=4,
     evaluate_every=2,
 )
-
-
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the set, the runs and the report.")] = Path(
-        "runs/demo"
-    ),
-    seed: Annotated[list[int] | None, typer.Option(help="Repeat for several: mean and spread.")] = None,
-    quick: Annotated[bool, typer.Option(help="A few steps on a few scenes, to see that it works.")] = False,
-    fresh: Annotated[bool, typer.Option(help="Begin anew instead of keeping finished parts.")] = False,
-) -> None:
-    """Pre-train on unlabelled scenes, fine-tune on 20 labelled ones, compare: 6 minutes on 2 cores.
-
-    Makes a synthetic set, proposes saliency masks, trains a small K-Net in three ways and writes report.png
-    and results.json. Interrupted, it keeps what is finished.
-    """
-    console = Console()
-    # Ended from outside, it ends its training runs too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        run_demo(out, seed or [0], QUICK if quick else DemoOptions(), console, fresh=fresh)
-    except JobFailedError as error:
-        console.print(str(error), markup=False, highlight=False)
-        raise typer.Exit(1) from None
 
 
 def run_demo(
@@ -112,8 +91,6 @@ def run_demo(
     curves = {seed: {arm: curve(job.work_dir) for arm, job in of_seed[seed].items()} for seed in seeds}
     results = collect(asdict(options), proposals, curves)
     _write_json(results, out / "results.json")
-    from sp_fast.report.demo_figure import write_figure
-
     first = out / f"seed{seeds[0]}"
     write_figure(out / "report.png", first, {arm: of_seed[seeds[0]][arm].work_dir for arm in ARMS}, results)
     print_results(results, console)
@@ -124,10 +101,9 @@ def run_demo(
 def _make_data(folder: Path, seed: int, options: DemoOptions, console: Console) -> None:
     """The set, and the proposals for its unlabelled scenes, unless they are there."""
     data = replace(options.data, seed=seed)
-    counted(console, f"seed {seed}: scenes made", lambda progress: make_set(folder / "set", data, progress))
-    from sp_fast.proposals import SaliencyProposer, build_backbone
-    from sp_fast.proposals.run import propose_folder
-
+    console.print(f"seed {seed}: making the scenes", highlight=False)
+    with RunProgress("scenes", console) as progress:
+        make_set(folder / "set", data, progress)
     stamp, wanted = folder / "proposals.options.json", asdict(options) | {"seed": seed}
     wanted = json.loads(json.dumps(wanted))
     if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
@@ -140,10 +116,9 @@ def _make_data(folder: Path, seed: int, options: DemoOptions, console: Console) 
         threshold=options.threshold,
         grid=options.grid,
     )
-    counted(
-        console,
-        f"seed {seed}: saliency masks proposed",
-        lambda progress: propose_folder(
+    console.print(f"seed {seed}: proposing saliency masks for the unlabelled ones", highlight=False)
+    with RunProgress("images", console) as progress:
+        propose_folder(
             folder / "set" / "unlabelled",
             folder / "proposals.json",
             proposer,
@@ -151,8 +126,7 @@ def _make_data(folder: Path, seed: int, options: DemoOptions, console: Console) 
             restart=True,
             overwrite=True,
             progress=progress,
-        ),
-    )
+        )
     _write_json(wanted, stamp)
 
 

@@ -43,8 +43,8 @@ def test_report_and_results_are_written(ran):
 
 def test_progress_is_printed_without_a_terminal(ran):
     _, _, printed = ran
-    assert "scenes made: 32 of 32" in printed
-    assert "saliency masks proposed: 16 of 16" in printed
+    assert "32/32 scenes" in printed
+    assert "16/16 images" in printed
     assert printed.count(": done") == 5
     assert "left" in printed
 

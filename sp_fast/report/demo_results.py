@@ -65,9 +65,9 @@ def conclusion(results: dict[str, Any]) -> str:
     if len(seeds) == 1:
         return (
             f"Pre-training with saliency prompts changes AP by {gain[0]:+.1f} against no pre-training, and "
-            f"by {own[0]:+.1f} against pseudo labels without prompts. At this size the prompts' own effect is "
-            "within the noise: another seed moves each number by a point or more. To tell it takes several "
-            "seeds (--seed 0 --seed 1 --seed 2), real images and a longer schedule."
+            f"by {own[0]:+.1f} against pseudo labels without prompts. At this size the prompts' own effect "
+            "is within the noise: another seed moves each number by a point or more. To tell it takes "
+            "several seeds (--seed 0 --seed 1 --seed 2), real images and a longer schedule."
         )
     spread = statistics.stdev(own)
     within = abs(statistics.mean(own)) <= 2 * spread

@@ -1,23 +1,19 @@
-"""How far jobs and loops are: bars on a terminal, a line now and then in a log."""
+"""How far jobs are: bars on a terminal, a line now and then in a log."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from sp_fast.jobs import Job
+from sp_fast.proposals.progress import clock
 
 LINE_SECONDS = 10.0
-
-
-def clock(seconds: float | None) -> str:
-    """Minutes and seconds, "m:ss"."""
-    return "?:??" if seconds is None else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 class JobsView:
@@ -70,7 +66,7 @@ class JobsView:
         if running and elapsed - self._last >= LINE_SECONDS:
             self._last = elapsed
             states = "; ".join(f"{job.name} {job.step}/{job.steps}{_loss(job)}" for job in running)
-            line = f"[{clock(elapsed)}] {states}; about {clock(left)} left"
+            line = f"[{clock(elapsed)}] {states}; {_left(left)}"
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _draw(self, jobs: Sequence[Job], elapsed: float, left: float | None) -> None:
@@ -83,37 +79,13 @@ class JobsView:
             self._bars.update(self._tasks[job], completed=job.step, note=note)
         table = Table.grid()
         table.add_row(self._bars)
-        table.add_row(f"{clock(elapsed)} gone, about {clock(left)} left")
+        table.add_row(f"{clock(elapsed)} gone, {_left(left)}")
         self._live.update(table)
+
+
+def _left(seconds: float | None) -> str:
+    return "time left not known yet" if seconds is None else f"about {clock(seconds)} left"
 
 
 def _loss(job: Job) -> str:
     return "" if job.loss is None else f", loss {job.loss:.2f}"
-
-
-def counted(console: Console, what: str, work: Callable[[Callable[[int, int], None]], object]) -> None:
-    """Runs `work` with a function to call with (done, total), shown as a bar or as lines."""
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console) as bars:
-            task = bars.add_task(what, total=None)
-            work(lambda done, total: bars.update(task, completed=done, total=total))
-        return
-    start = time.monotonic()
-    last = start
-
-    def line(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done == total or now - last >= LINE_SECONDS:
-            last = now
-            left = (now - start) / max(done, 1) * (total - done)
-            end = f" in {clock(now - start)}" if done == total else f", about {clock(left)} left"
-            console.print(f"{what}: {done} of {total}{end}", markup=False, highlight=False)
-
-    work(line)
