@@ -1,0 +1,31 @@
+"""Masks at image size and their encoding."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pycocotools import mask as coco_mask
+
+from sp_fast.proposals.image_masks import encode, image_masks
+
+
+def test_saliency_is_resized_then_thresholded() -> None:
+    saliency = torch.rand(3, 5, 7, generator=torch.Generator().manual_seed(0))
+    masks = image_masks(saliency, (33, 64), 0.6)
+    expected = F.interpolate(saliency[None], size=(33, 64), mode="bilinear")[0] >= 0.6
+    assert masks.shape == (3, 33, 64)
+    assert (masks != expected).float().mean() < 1e-3  # the order of the two axes rounds differently
+    assert image_masks(saliency[:0], (33, 64), 0.6).shape == (0, 33, 64)
+
+
+def test_encoding() -> None:
+    masks = torch.zeros(2, 20, 30, dtype=torch.bool)
+    masks[0, 3:9, 5:25] = True
+    masks[0, 4, 6] = False
+    masks[1, 19, 29] = True
+    encoded = encode(masks)
+    assert [one["area"] for one in encoded] == [119, 1]
+    assert [one["bbox"] for one in encoded] == [[5, 3, 20, 6], [29, 19, 1, 1]]
+    for one, mask in zip(encoded, masks, strict=True):
+        decoded = coco_mask.decode({"size": [20, 30], "counts": one["counts"]})
+        assert np.array_equal(decoded.astype(bool), mask.numpy())
+    assert encode(masks[:0]) == []

@@ -1,0 +1,77 @@
+"""Scores of proposals against annotations, on masks whose IoU is known."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from sp_fast.data.coco import save_coco
+from sp_fast.proposals.scores import score_proposals
+
+Box = tuple[int, int, int, int]
+
+
+def coco(path: Path, boxes: dict[str, list[Box]], crowds: dict[str, list[Box]] | None = None) -> Path:
+    """A file of rectangles x y w h on images of 200 x 200."""
+    images, annotations = [], []
+    for number, name in enumerate(boxes, start=1):
+        images.append({"id": number, "file_name": name, "height": 200, "width": 200})
+        both = [(b, 0) for b in boxes[name]] + [(b, 1) for b in (crowds or {}).get(name, [])]
+        for (x, y, w, h), crowd in both:
+            mask = np.zeros((200, 200), dtype=np.uint8, order="F")
+            mask[y : y + h, x : x + w] = 1
+            rle = coco_mask.encode(mask)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": 1,
+                    "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+                    "bbox": [x, y, w, h],
+                    "area": w * h,
+                    "iscrowd": crowd,
+                }
+            )
+    categories = [{"id": 1, "name": "object"}]
+    save_coco({"images": images, "annotations": annotations, "categories": categories}, path)
+    return path
+
+
+def test_best_iou_by_size(tmp_path: Path) -> None:
+    objects = {"a.jpg": [(0, 0, 100, 100), (150, 150, 20, 20)], "b.jpg": [(0, 0, 50, 50)], "c.jpg": []}
+    proposals = {
+        "c.jpg": [(0, 0, 9, 9)],
+        "a.jpg": [(0, 0, 100, 50), (0, 0, 100, 80), (150, 150, 20, 10)],
+        "b.jpg": [],
+    }
+    scores = score_proposals(
+        coco(tmp_path / "p.json", proposals),
+        coco(tmp_path / "o.json", objects, crowds={"b.jpg": [(60, 60, 90, 90)]}),
+    )
+    assert (scores.images, scores.images_annotated) == (3, 3)
+    assert scores.masks_per_image == pytest.approx(4 / 3)
+    by_size = scores.by_size
+    assert [by_size[name].objects for name in ("all", "small", "medium", "large")] == [3, 1, 1, 1]
+    assert by_size["large"].mean_best_iou == pytest.approx(0.8)
+    assert by_size["small"].mean_best_iou == pytest.approx(0.5)
+    assert by_size["small"].above_half == 0
+    assert by_size["medium"].mean_best_iou == 0
+    assert by_size["all"].mean_best_iou == pytest.approx(1.3 / 3)
+    assert by_size["all"].above_half == pytest.approx(1 / 3)
+
+
+def test_only_images_in_both_count(tmp_path: Path) -> None:
+    proposals = coco(tmp_path / "p.json", {"a.jpg": [(0, 0, 10, 10)], "z.jpg": []})
+    objects = coco(tmp_path / "o.json", {"a.jpg": [(0, 0, 10, 10)], "b.jpg": [(0, 0, 10, 10)]})
+    scores = score_proposals(proposals, objects)
+    assert (scores.images, scores.images_annotated) == (1, 2)
+    assert scores.by_size["all"].mean_best_iou == 1
+    assert math.isnan(scores.by_size["large"].mean_best_iou)
+
+
+def test_no_common_image(tmp_path: Path) -> None:
+    proposals = coco(tmp_path / "p.json", {"a.jpg": []})
+    with pytest.raises(ValueError, match=r"matched by file_name, such as 'a.jpg' and 'b.jpg'"):
+        score_proposals(proposals, coco(tmp_path / "o.json", {"b.jpg": []}))

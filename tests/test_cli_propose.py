@@ -1,0 +1,208 @@
+"""The commands `sp-fast propose` and `sp-fast score`: what they print, and how they fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sp_fast import cli
+
+RANDOM = [
+    "--backbone",
+    "random",
+    "--center",
+    "--similarity",
+    "cosine",
+    "--threshold",
+    "0.7",
+    "--size",
+    "none",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """20 small noisy images with a box in them."""
+    root = tmp_path / "images"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(20):
+        pixels = rng.integers(0, 40, (48, 64, 3), dtype=np.uint8)
+        pixels[10:30, number : number + 24] += np.array([200, 30, 90], dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number:03d}.png")
+    return root
+
+
+class Command:
+    """Runs the console script within this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capfd = monkeypatch, capfd
+
+    def __call__(self, *arguments: object) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error."""
+        self._monkeypatch.setattr(sys, "argv", ["sp-fast", *map(str, arguments)])
+        self._monkeypatch.setenv("COLUMNS", "80")
+        self._capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = self._capfd.readouterr()
+        assert "Traceback" not in err
+        code = stop.value.code
+        return code if isinstance(code, int) else int(code is not None), out, err
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    return Command(monkeypatch, capfd)
+
+
+def test_masks_of_a_folder(command: Command, folder: Path, tmp_path: Path) -> None:
+    (folder / "empty.jpg").touch()
+    out = tmp_path / "masks.json"
+    code, printed, progress = command("propose", folder, "--out", out, *RANDOM)
+    assert code == 0
+    coco = json.loads(out.read_text())
+    masks = len(coco["annotations"])
+    assert len(coco["images"]) == 20
+    assert masks > 20
+    assert f"20 images, {masks} masks ({masks / 20:.1f} per image) in 0:" in printed
+    assert f"Masks: {out}" in printed
+    assert f"Seeds: {tmp_path / 'masks.seeds.safetensors'}" in printed
+    assert f"Skipped: 1 of 21 images could not be read: {folder / 'empty.jpg'} (the file is empty)" in printed
+    assert "0/21 images" in progress
+    assert "21/21 images" in progress
+
+
+def test_options_reach_the_proposer(command: Command, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks.json"
+    given = ["--preset", "official", "--grid", "4x6,2x2", "--nms", "mask", "--iou-threshold", "0.25"]
+    given += ["--max-masks", "3", "--min-area", "5", "--min-score", "0", "--sigma", "1.5"]
+    code, _, _ = command("propose", folder, "--out", out, "--backbone", "random", "--size", "80x32", *given)
+    assert code == 0
+    options = json.loads(out.read_text())["info"]["options"]
+    expected = {"preset": "official", "grid": [[4, 6], [2, 2]], "scales": None, "nms": "mask", "max_masks": 3}
+    expected |= {"iou_threshold": 0.25, "min_area": 5, "min_score": 0.0, "sigma": 1.5, "size": [80, 32]}
+    expected |= {"similarity": "cosine", "min_center_height": 0.2, "backbone": "random"}
+    assert {name: options[name] for name in expected} == expected
+
+
+def test_existing_file_and_overwrite(command: Command, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks.json"
+    out.write_text("precious")
+    code, _, error = command("propose", folder, "--out", out, *RANDOM)
+    assert (code, out.read_text()) == (1, "precious")
+    assert f"Error: out: {out} is there already" in error
+    assert command("propose", folder, "--out", out, "--overwrite", *RANDOM)[0] == 0
+    assert json.loads(out.read_text())["images"]
+
+
+def test_interrupted_by_the_keyboard_then_resumed(
+    command: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sp_fast.proposals.store import ProposalStore
+
+    out, append, calls = tmp_path / "masks.json", ProposalStore.append, []
+
+    def interrupted(self: ProposalStore, records: list) -> None:
+        calls.append(records)
+        if len(calls) > 5:
+            raise KeyboardInterrupt
+        append(self, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProposalStore, "append", interrupted)
+        code, _, error = command("propose", folder, "--out", out, "--batch-size", 2, *RANDOM)
+    assert code == 130
+    assert "Interrupted. The same command goes on where it was" in error
+    assert not out.exists()
+    code, _, error = command("propose", folder, "--out", out, "--batch-size", 2, *RANDOM, "--max-masks", 5)
+    assert code == 1
+    assert "max_masks: 20 before, 5 now" in error
+    assert "--restart" in error
+    code, printed, _ = command("propose", folder, "--out", out, "--batch-size", 2, *RANDOM)
+    assert code == 0
+    assert "20 images (10 of them by the interrupted run)" in printed
+
+
+def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) -> None:
+    import torchvision
+
+    weights = tmp_path / "weights.pth"
+    tensors = torchvision.models.resnet18(weights=None).state_dict()
+    del tensors["layer4.1.conv2.weight"]
+    torch.save(tensors, weights)
+    given = ["propose", folder, "--out", tmp_path / "m.json", "--backbone", "resnet18", "--weights", weights]
+    code, _, error = command(*given)
+    assert code == 1
+    assert "1 missing: layer4.1.conv2.weight" in error
+    assert "--allow-partial" in error
+    code, _, progress = command(*given, "--allow-partial", "--size", 64)
+    assert code == 0
+    assert "left out: fc; missing and left random: layer4.1.conv2.weight" in progress
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere", *RANDOM], 1, "Error: no such folder of images: nowhere"),
+        (["{images}"], 2, "resnet50 needs weights"),
+        (["{images}", "--weights", "none.pth"], 1, "Error: weights: no such file: none.pth"),
+        (["{images}", "--weights", "{images}/000.png"], 1, "expected weights saved by torch.save"),
+        (["{images}", *RANDOM, "--weights", "w.pth"], 1, "the random backbone takes none"),
+        (["{images}", *RANDOM, "--threshold", "7"], 1, "threshold: expected a number from 0 to 1, got 7.0"),
+        (["{images}", *RANDOM, "--grid", "10"], 2, "expected 10x10, or several as 10x10,5x5, got '10'"),
+        (["{images}", *RANDOM, "--scales", "1;2"], 2, "expected factors such as 1,0.5,0.25, got '1;2'"),
+        (["{images}", *RANDOM, "--size", "big"], 2, "expected 640, 1333x800 or none, got 'big'"),
+        (["{images}", *RANDOM, "--device", "abacus"], 2, "abacus cannot be used here"),
+        (["{images}", *RANDOM, "--preset", "mine"], 2, "'mine'"),
+        (["{images}", *RANDOM, "--gird", "5x5"], 2, "--gird"),
+    ],
+)
+def test_bad_input(
+    arguments: list[str], code: int, message: str, command: Command, folder: Path, tmp_path: Path
+) -> None:
+    filled = [argument.format(images=folder) for argument in arguments]
+    found, printed, error = command("propose", *filled, "--out", tmp_path / "masks.json")
+    assert (found, printed) == (code, "")
+    assert message in error.replace("\n", " ")
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_help_shows_examples_within_80_columns(command: Command) -> None:
+    code, text, _ = command("propose", "--help")
+    assert code == 0
+    assert "--weights mobilenet_v2.pth --out masks.json" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_score(command: Command, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks.json"
+    command("propose", folder, "--out", out, *RANDOM)
+    code, printed, _ = command("score", out, "--annotations", out)
+    assert code == 0
+    assert "1.000" in printed, "every mask is its own best"
+    assert "20 of 20 annotated images" in printed
+    code, _, error = command("score", tmp_path / "none.json", "--annotations", out)
+    assert code == 1
+    assert "no such annotation file" in error
+
+
+def test_proposals_need_neither_mmdet_nor_pycocotools() -> None:
+    code = (
+        "import sys, sp_fast.proposals; "
+        "print(*{'mmdet', 'mmengine', 'mmcv', 'pycocotools'} & set(sys.modules))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert found.stdout.strip() == ""
