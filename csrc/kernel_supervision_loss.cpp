@@ -13,6 +13,9 @@
 namespace sp_fast {
 namespace {
 
+// Elements of a gradient below which another thread costs more than it saves.
+constexpr int64_t kGrain = 1 << 18;
+
 template <typename T>
 struct Pair {
     T cosine, kernel_norm, target_norm;
@@ -129,18 +132,21 @@ std::tuple<at::Tensor, at::Tensor> kernel_supervision_loss_backward(const at::Te
     check_shape("grad", grad, {});
     const double scale = grad.to(at::kDouble).item<double>();
     const int64_t* matched = problem.index.const_data_ptr<int64_t>();
-    at::Tensor grad_kernels = at::zeros(problem.kernels.sizes(), problem.kernels.options());
+    at::Tensor grad_kernels = at::empty(problem.kernels.sizes(), problem.kernels.options());
     at::Tensor grad_targets = at::zeros(problem.targets.sizes(), problem.targets.options());
     AT_DISPATCH_FLOATING_TYPES(problem.kernels.scalar_type(), "kernel_supervision_loss_backward", [&] {
         const scalar_t* kernel_data = problem.kernels.const_data_ptr<scalar_t>();
         const scalar_t* target_data = problem.targets.const_data_ptr<scalar_t>();
         scalar_t* grad_kernel_data = grad_kernels.mutable_data_ptr<scalar_t>();
         scalar_t* grad_target_data = grad_targets.mutable_data_ptr<scalar_t>();
+        const int64_t size = problem.number * problem.channels;
+        const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, problem.stages * size));
         // One image is one thread's, so no two write to the same gradient.
-        at::parallel_for(0, problem.batch, 4, [&](int64_t begin, int64_t end) {
+        at::parallel_for(0, problem.batch, grain, [&](int64_t begin, int64_t end) {
             for (int64_t b = begin; b < end; ++b) {
                 for (int64_t s = 0; s < problem.stages; ++s) {
                     const int64_t image = s * problem.batch + b;
+                    std::fill_n(grad_kernel_data + image * size, size, scalar_t(0));
                     const auto weight = static_cast<scalar_t>(-scale * problem.stage_weights[s]);
                     for (int64_t l = 0; l < problem.proposals; ++l) {
                         const int64_t n = matched[image * problem.proposals + l];

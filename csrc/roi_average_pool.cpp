@@ -6,6 +6,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <algorithm>
 #include <vector>
 
@@ -151,6 +155,20 @@ SP_FAST_CLONES void spread(const double* share, int64_t width, const ImageBoxes&
     spread_plane(share, width, image, plane);
 }
 
+// A gradient of a large map is fresh memory each time, and most of the time goes into its page faults: ask
+// for large pages. Only a hint.
+void advise_large_pages(void* data, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    constexpr uintptr_t kPage = 1 << 21;
+    const uintptr_t address = reinterpret_cast<uintptr_t>(data);
+    const uintptr_t begin = (address + kPage - 1) / kPage * kPage, end = (address + bytes) / kPage * kPage;
+    if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+    (void)data;
+    (void)bytes;
+#endif
+}
+
 }  // namespace
 
 at::Tensor roi_average_pool(const at::Tensor& features, const at::Tensor& boxes,
@@ -190,6 +208,7 @@ at::Tensor roi_average_pool_backward(const at::Tensor& grad, const at::Tensor& b
     check_shape("boxes", boxes, {batch, number, 4});
     const at::Tensor given = grad.to(accumulate_type(grad)).contiguous();
     at::Tensor features = at::empty({batch, channels, height, width}, given.options());
+    advise_large_pages(features.mutable_data_ptr(), features.nbytes());
     AT_DISPATCH_FLOATING_TYPES(given.scalar_type(), "roi_average_pool_backward", [&] {
         const scalar_t* given_data = given.const_data_ptr<scalar_t>();
         scalar_t* features_data = features.mutable_data_ptr<scalar_t>();

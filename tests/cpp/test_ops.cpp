@@ -47,7 +47,7 @@ void test_mask_nms() {
     const at::Tensor score = at::tensor({0.5f, 0.9f, 0.9f, 1.0f}).view({1, 4});
     // The last is too small; 1 and 2 have equal scores; 0 overlaps 1 by 3/4.
     EXPECT(at::equal(sp_fast::mask_nms(four_masks(), score, 0.5, 2, 4),
-                     at::tensor({{1, 2, -1, -1}}, at::kLong).view({1, 4})));
+                     at::tensor({1, 2, -1, -1}, at::kLong).view({1, 4})));
     EXPECT(at::equal(sp_fast::mask_nms(four_masks(), score, 0.75, 2, 4),
                      at::tensor({1, 2, 0, -1}, at::kLong).view({1, 4})));
     EXPECT(at::equal(sp_fast::mask_nms(four_masks(), score, 0.75, 2, 1),
