@@ -128,6 +128,10 @@ class InstanceDataset(SkipBrokenImages, CocoDataset):
     def load_data_list(self) -> list[dict]:
         """One dict per image of the annotation file, in the file's order."""
         coco = load_coco(self.ann_file, images=self.data_prefix["img"])
+        if not coco["images"]:
+            raise ValueError(
+                f"{self.ann_file}: 'images' is empty, so there is nothing to train or evaluate on"
+            )
         self._set_classes(coco["categories"])
         if self.seed_file is not None:
             self.seeds = SeedStore(self.seed_file)

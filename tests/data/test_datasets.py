@@ -118,6 +118,13 @@ def test_objects_of_nothing_are_left_out(scenes):
     assert assert_aligned(with_seeds(scenes)[0]) == [2]
 
 
+def test_annotation_file_without_images_is_refused(scenes):
+    path = scenes / "masks.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"images": [], "annotations": []}))
+    with pytest.raises(ValueError, match=r"masks\.json: 'images' is empty"):
+        build(scenes)
+
+
 def test_image_of_another_size_is_refused(scenes):
     Image.new("RGB", (32, 48)).save(scenes / "images" / "0.png")
     with pytest.raises(ValueError, match=r"0\.png is 48 x 32 .* its annotations say 32 x 48"):
