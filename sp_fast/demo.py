@@ -65,6 +65,7 @@ def run_demo(
     Raises:
         JobFailedError: a training run failed.
     """
+    seeds = list(dict.fromkeys(seeds))
     if fresh:
         for seed in seeds:
             shutil.rmtree(out / f"seed{seed}", ignore_errors=True)
@@ -104,11 +105,13 @@ def _make_data(folder: Path, seed: int, options: DemoOptions, console: Console) 
     console.print(f"seed {seed}: making the scenes", highlight=False)
     with RunProgress("scenes", console) as progress:
         make_set(folder / "set", data, progress)
-    stamp, wanted = folder / "proposals.options.json", asdict(options) | {"seed": seed}
-    wanted = json.loads(json.dumps(wanted))
+    stamp = folder / "proposals.options.json"
+    wanted = {"data": asdict(data), "threshold": options.threshold, "grid": list(options.grid)}
     if stamp.is_file() and json.loads(stamp.read_text()) == wanted:
         return
     stamp.unlink(missing_ok=True)
+    for arm in ARMS:  # trained on what is now made anew
+        shutil.rmtree(folder / arm, ignore_errors=True)
     proposer = SaliencyProposer(
         build_backbone("random", seed=seed),
         center=True,
