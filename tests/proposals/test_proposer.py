@@ -75,16 +75,17 @@ def test_matrix_nms_step_keeps_the_best_after_decay() -> None:
     torch.testing.assert_close(proposals.score[0], best.values[:5])
 
 
-def test_matrix_nms_ignores_masks_below_the_smallest_area() -> None:
-    # One cell unlike all others makes a mask of one cell, of score 1: it may not even decay others.
-    features = blobs(10, 10)[None].clone()
-    features[0, :, 2, 2] = 0
-    features[0, 0, 2, 2] = 50
-    proposals = SaliencyProposer(scales=(1.0,), similarity="cosine", nms="matrix").from_features(features)
-    area = proposals.masks.area()[0, : int(proposals.count[0])]
-    assert int(proposals.count[0]) == 20
-    assert int(area.min()) >= 2
-    assert 22 not in proposals.seed_index[0].tolist()
+def test_matrix_nms_is_of_the_masks_of_enough_area() -> None:
+    features = blobs(12, 15)[None]
+    saliency = seed_saliency(features, (12, 15))
+    bound = int(saliency.masks.area().float().median())
+    large = (saliency.masks.area()[0] >= bound).nonzero()[:, 0]
+    decayed = matrix_nms(saliency.masks[:, large], saliency.score[:, large])
+    assert not torch.equal(decayed, matrix_nms(saliency.masks, saliency.score)[:, large])
+    best = decayed[0].sort(descending=True, stable=True)
+    proposals = SaliencyProposer(grid=(12, 15), nms="matrix", min_area=bound).from_features(features)
+    assert proposals.seed_index[0].tolist() == large[best.indices[:20]].tolist()
+    torch.testing.assert_close(proposals.score[0], best.values[:20])
 
 
 def test_mask_nms_step() -> None:

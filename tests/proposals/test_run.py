@@ -139,7 +139,7 @@ def append(self, records):
     # As a kill in the middle of a write would: seeds and half a line are on disk.
     self._seeds.write(b"xyz")
     self._seeds.flush()
-    self._records.write(b'[{"index":7,"height":')
+    self._records.write(b'[{"index":7,"counts":"' + b"0" * 100_000)
     self._records.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 
