@@ -32,9 +32,9 @@ class DemoOptions:
     """The size of the demo. `threshold` and `grid` are the proposer's, see `ProposalOptions`."""
 
     data: SetOptions = field(default_factory=SetOptions)
-    pretrain_steps: int = 1000
-    finetune_steps: int = 400
-    evaluate_every: int = 100
+    pretrain_steps: int = 800
+    finetune_steps: int = 300
+    evaluate_every: int = 75
     threshold: float = 0.7
     grid: tuple[int, int] = (16, 16)
 

@@ -1,7 +1,7 @@
 # The demo's fine-tuning on a few labelled scenes; class-agnostic mask AP along the way.
 _base_ = ['_demo.py']
 
-max_iters = 400
+max_iters = 300
 test_pipeline = [
     dict(type='ReadImage'),
     dict(type='Resize', scale=(128, 128), keep_ratio=True),
@@ -25,7 +25,7 @@ test_dataloader = val_dataloader
 val_evaluator = [dict(type='ClassAgnosticCocoMetric', ann_file='runs/demo/set/validation.json')]
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=100)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=75)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

@@ -1,7 +1,7 @@
 # The demo's pre-training with saliency prompts, on the masks and seeds of `sp-fast propose`.
 _base_ = ['_demo.py']
 
-max_iters = 1000
+max_iters = 800
 detector = _base_.model
 model = dict(
     _delete_=True,
