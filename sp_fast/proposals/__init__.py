@@ -1,6 +1,7 @@
 """Images to saliency masks: backbones and their weights, the proposer, the store and the scores.
 
-Importing this package needs PyTorch, torchvision and numpy alone.
+Importing this package needs PyTorch, torchvision and numpy alone; `run.propose_folder`, for a whole folder,
+needs Pillow and pycocotools too.
 """
 
 from .backbones import BACKBONES, Backbone, build_backbone
