@@ -151,7 +151,7 @@ def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) ->
     ("arguments", "code", "message"),
     [
         (["nowhere", *RANDOM], 1, "Error: no such folder of images: nowhere"),
-        (["{images}"], 2, "resnet50 needs weights"),
+        (["{images}"], 2, "the features need weights"),
         (["{images}", "--weights", "none.pth"], 1, "Error: weights: no such file: none.pth"),
         (["{images}", "--weights", "{images}/000.png"], 1, "expected weights saved by torch.save"),
         (["{images}", *RANDOM, "--weights", "w.pth"], 1, "the random backbone takes none"),

@@ -12,8 +12,7 @@ EXAMPLES = """
 \b
 Examples:
   MobileNetV2 with torchvision's weights:
-    sp-fast propose photos --backbone mobilenet_v2 \\
-      --weights mobilenet_v2.pth --out masks.json
+    sp-fast propose photos --weights mobilenet_v2.pth --out masks.json
   ResNet-50 with DenseCL's, as in the authors' code:
     sp-fast propose photos --weights densecl_r50.pth \\
       --preset official --size 1333x800 --out masks.json
@@ -28,6 +27,7 @@ An interrupted run goes on where it was when the same command is given again.
 class BackboneName(str, Enum):
     """Known backbones."""
 
+    auto = "auto"
     resnet18 = "resnet18"
     resnet34 = "resnet34"
     resnet50 = "resnet50"
@@ -76,7 +76,9 @@ def propose(
             help="Backbone checkpoint of torchvision, DenseCL, MoCo-v2, SwAV or mm*.", show_default=False
         ),
     ] = None,
-    backbone: Annotated[BackboneName, typer.Option(help="Network of the features.")] = BackboneName.resnet50,
+    backbone: Annotated[
+        BackboneName, typer.Option(help="Network of the features; auto: the one that the weights are of.")
+    ] = BackboneName.auto,
     style: Annotated[
         Style, typer.Option(help="Kind of ResNet; caffe has BGR input and early strides.")
     ] = Style.pytorch,
@@ -151,22 +153,25 @@ def propose(
     sides = _sides(size)
     if weights is None and backbone is not BackboneName.random:
         raise typer.BadParameter(
-            f"{backbone.value} needs weights: pass the checkpoint's path (or --backbone random)",
+            "the features need weights: pass the checkpoint's path (or --backbone random)",
             param_hint="--weights",
         )
 
     from sp_fast.data.images import list_images
-    from sp_fast.proposals.backbones import build_backbone
+    from sp_fast.proposals.backbones import backbone_of, build_backbone
     from sp_fast.proposals.progress import RunProgress, clock
     from sp_fast.proposals.proposer import SaliencyProposer
     from sp_fast.proposals.run import propose_folder
 
     list_images(images)  # before the weights are read, which takes longer
+    name = backbone.value if weights is None or backbone is not BackboneName.auto else backbone_of(weights)
     network = build_backbone(
-        backbone.value, style=style.value, stage=stage, weights=weights, allow_partial=allow_partial
+        name, style=style.value, stage=stage, weights=weights, allow_partial=allow_partial
     )
     if network.weights_report is not None:
-        console.print(f"Weights: {network.weights_report}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"Weights of {name}: {network.weights_report}", highlight=False, soft_wrap=True, markup=False
+        )
     proposer = SaliencyProposer(network, preset=preset.value, **options)
     try:
         with RunProgress("images", console) as progress:

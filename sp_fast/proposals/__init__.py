@@ -4,7 +4,7 @@ Importing this package needs PyTorch, torchvision and numpy alone; `run.propose_
 needs Pillow and pycocotools too.
 """
 
-from .backbones import BACKBONES, Backbone, build_backbone
+from .backbones import BACKBONES, Backbone, backbone_of, build_backbone
 from .presets import PRESETS, ProposalOptions
 from .proposer import Proposals, SaliencyProposer
 from .weights import WeightsError, WeightsReport, load_backbone_weights
@@ -18,6 +18,7 @@ __all__ = [
     "SaliencyProposer",
     "WeightsError",
     "WeightsReport",
+    "backbone_of",
     "build_backbone",
     "load_backbone_weights",
 ]

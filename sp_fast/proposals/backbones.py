@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from .extents import MaskedPadding, Size, pad_batch, sizes_tensor
-from .weights import WeightsReport, load_backbone_weights
+from .weights import WeightsReport, closest_network, load_backbone_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BACKBONES = (*RESNETS, "mobilenet_v2", "random")
 STYLES = ("pytorch", "caffe")
 STAGES = (1, 2, 3, 4)
+_CLASSIFIERS = ("fc.", "classifier.")
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 _IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -195,6 +196,22 @@ class _Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._masking.standardize(x)
+
+
+def backbone_of(path: str | os.PathLike[str]) -> str:
+    """The name of the backbone that a checkpoint was made for, by its parameters.
+
+    Raises:
+        WeightsError: not a checkpoint, or of none of the backbones.
+        FileNotFoundError: no such file.
+    """
+    networks: dict[str, dict[str, tuple[int, ...]]] = {}
+    with torch.device("meta"):
+        for name in (*RESNETS, "mobilenet_v2"):
+            state = getattr(torchvision.models, name)(weights=None).state_dict()
+            parts = {key: tuple(value.shape) for key, value in state.items()}
+            networks[name] = {key: shape for key, shape in parts.items() if not key.startswith(_CLASSIFIERS)}
+    return closest_network(path, networks)
 
 
 def build_backbone(

@@ -147,6 +147,35 @@ def load_backbone_weights(
     return report
 
 
+def closest_network(
+    path: str | os.PathLike[str], networks: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> str:
+    """Which network a checkpoint holds: the one whose parameters differ least from it.
+
+    Args:
+        path: the checkpoint, in any layout of `load_backbone_weights`.
+        networks: the shape of every parameter, by name, of every network that may be meant.
+
+    Raises:
+        WeightsError: not a checkpoint of tensors, or no parameter of any of the networks is in it.
+        FileNotFoundError: no such file.
+    """
+    tensors = _read(Path(path))
+    differences: dict[str, int] = {}
+    for network, shapes in networks.items():
+        prefix, found = _best_prefix(tensors, shapes)
+        ours = {_rename(key[len(prefix) :]): tensors[key] for key in tensors if key.startswith(prefix)}
+        fitting = {key for key in shapes.keys() & ours.keys() if tuple(ours[key].shape) == shapes[key]}
+        if found and fitting:
+            parts = {key for key in ours if key.split(".")[0] not in _OTHER_PARTS}
+            differences[network] = len(shapes.keys() - fitting) + len(parts - fitting)
+    if not differences:
+        raise WeightsError(
+            f"weights: {path} has no parameter of {', '.join(networks)}: it holds {abbreviate(list(tensors))}"
+        )
+    return min(differences, key=lambda network: differences[network])
+
+
 def abbreviate(names: Collection[str], shown: int = _SHOWN) -> str:
     """The first names, and how many more there are."""
     names = list(names)
@@ -181,18 +210,23 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _recognise(tensors: Collection[str], complete: Collection[str], path: Path, name: str) -> str:
     """The prefix under which most of the backbone's keys are found."""
-    counts = {
-        prefix: sum(_rename(key[len(prefix) :]) in complete for key in tensors if key.startswith(prefix))
-        for prefix in LAYOUTS
-    }
-    best = max(counts, key=lambda prefix: counts[prefix])
-    if not counts[best]:
+    best, found = _best_prefix(tensors, complete)
+    if not found:
         raise WeightsError(
             f"weights: no key of {path} belongs to {name}: it holds {abbreviate(list(tensors))}. Recognised "
             f"are {name}'s names of torchvision, bare or under {', '.join(p for p in LAYOUTS if p)}; choose "
             "the --backbone the file was made for"
         )
     return best
+
+
+def _best_prefix(tensors: Collection[str], complete: Collection[str]) -> tuple[str, int]:
+    counts = {
+        prefix: sum(_rename(key[len(prefix) :]) in complete for key in tensors if key.startswith(prefix))
+        for prefix in LAYOUTS
+    }
+    best = max(counts, key=lambda prefix: counts[prefix])
+    return best, counts[best]
 
 
 def _check(

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from sp_fast.proposals import Backbone, WeightsError, build_backbone
+from sp_fast.proposals import Backbone, WeightsError, backbone_of, build_backbone
 from sp_fast.proposals.weights import mmdet_mobilenet_prefixes
 
 Tensors = dict[str, Tensor]
@@ -79,6 +79,20 @@ def test_layout(name: str, trunk: Tensors, tmp_path: Path) -> None:
     assert not report.unknown
     parts = {key.removeprefix(prefix).removeprefix("module.").split(".")[0] for key in others}
     assert set(report.dropped) == parts
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2"])
+def test_the_network_of_a_checkpoint_is_recognised(name: str, tmp_path: Path) -> None:
+    tensors = getattr(torchvision.models, name)(weights=None).state_dict()
+    tensors = prefixed({k: v for k, v in tensors.items() if "num_batches" not in k}, "backbone.")
+    torch.save({"state_dict": tensors | some("neck.mlp.0.weight")}, tmp_path / "weights.pth")
+    assert backbone_of(tmp_path / "weights.pth") == name
+
+
+def test_a_checkpoint_of_no_known_network(tmp_path: Path) -> None:
+    torch.save(some("encoder.patch_embed.weight"), tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"no parameter of resnet18, .*it holds encoder.patch_embed.weight"):
+        backbone_of(tmp_path / "weights.pth")
 
 
 def test_pickle_with_more_than_tensors(trunk: Tensors, tmp_path: Path) -> None:
