@@ -10,7 +10,7 @@
 namespace sp_fast {
 namespace {
 
-// Channels pooled together, so that the transposed output is written in whole cache lines.
+// Channels pooled together, the lanes of a vector.
 constexpr int64_t kChannels = 16;
 
 struct Window {
@@ -25,12 +25,33 @@ std::vector<Window> windows(int64_t size, int64_t number) {
     return result;
 }
 
-SP_FAST_CLONES void add_rows(const float* plane, int64_t stride, Window rows, int64_t width, float* total) {
-    const float* first = plane + rows.begin * stride;
-    for (int64_t x = 0; x < width; ++x) total[x] = first[x];
-    for (int64_t y = rows.begin + 1; y < rows.end; ++y) {
-        const float* row = plane + y * stride;
-        for (int64_t x = 0; x < width; ++x) total[x] += row[x];
+// Sums of one plane over the rows of each window, to every kChannels-th of sums [windows, width, kChannels].
+// A plane at a time, so that it is read from front to back.
+SP_FAST_CLONES void add_rows(const float* plane, int64_t stride, const std::vector<Window>& rows,
+                             int64_t width, float* row_sum, float* sums) {
+    for (const Window& window : rows) {
+        const float* row = plane + window.begin * stride;
+        for (int64_t x = 0; x < width; ++x) row_sum[x] = row[x];
+        for (int64_t y = window.begin + 1; y < window.end; ++y) {
+            row += stride;
+            for (int64_t x = 0; x < width; ++x) row_sum[x] += row[x];
+        }
+        for (int64_t x = 0; x < width; ++x) sums[x * kChannels] = row_sum[x];
+        sums += width * kChannels;
+    }
+}
+
+// Means of all windows of columns, out [windows, kChannels].
+SP_FAST_CLONES void average_columns(const float* sums, const std::vector<Window>& columns, int64_t rows,
+                                    float* out) {
+    for (const Window& column : columns) {
+        float total[kChannels] = {};
+        for (int64_t x = column.begin; x < column.end; ++x) {
+            for (int64_t c = 0; c < kChannels; ++c) total[c] += sums[x * kChannels + c];
+        }
+        const float area = static_cast<float>(rows * (column.end - column.begin));
+        for (int64_t c = 0; c < kChannels; ++c) out[c] = total[c] / area;
+        out += kChannels;
     }
 }
 
@@ -49,43 +70,40 @@ at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
     const int64_t batch = features.size(0), channels = features.size(1);
     const int64_t height = features.size(2), width = features.size(3);
     const at::Tensor maps = features.to(at::kFloat).contiguous();
-    at::Tensor pooled = at::empty({batch, seeds, channels}, maps.options());
+    at::Tensor pooled = at::empty({batch, channels, seeds}, maps.options());
     const float* maps_data = maps.const_data_ptr<float>();
     float* pooled_data = pooled.mutable_data_ptr<float>();
 
     const int64_t blocks = (channels + kChannels - 1) / kChannels;
     at::parallel_for(0, batch * blocks, 1, [&](int64_t begin, int64_t end) {
-        std::vector<float> rows_sum(width), block_seeds(seeds * kChannels);
+        std::vector<float> row_sum(width), sums, block_seeds(seeds * kChannels);
         for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / blocks, first = task % blocks * kChannels;
             const int64_t number = std::min(kChannels, channels - first);
-            int64_t offset = 0;
+            const float* planes = maps_data + (b * channels + first) * height * width;
+            float* out = block_seeds.data();
             for (size_t g = 0; g < grid.size(); g += 2) {
-                const auto rows = windows(sizes[b].height, grid[g]);
                 const auto columns = windows(sizes[b].width, grid[g + 1]);
+                const auto rows = windows(sizes[b].height, grid[g]);
+                const int64_t columns_size = sizes[b].width * kChannels;
+                sums.resize(rows.size() * columns_size);
                 for (int64_t c = 0; c < number; ++c) {
-                    const float* plane = maps_data + (b * channels + first + c) * height * width;
-                    float* out = block_seeds.data() + offset * kChannels + c;
-                    for (const Window& row : rows) {
-                        add_rows(plane, width, row, sizes[b].width, rows_sum.data());
-                        for (const Window& column : columns) {
-                            float total = 0;
-                            for (int64_t x = column.begin; x < column.end; ++x) total += rows_sum[x];
-                            const int64_t area = (row.end - row.begin) * (column.end - column.begin);
-                            *out = total / static_cast<float>(area);
-                            out += kChannels;
-                        }
-                    }
+                    add_rows(planes + c * height * width, width, rows, sizes[b].width, row_sum.data(),
+                             sums.data() + c);
                 }
-                offset += grid[g] * grid[g + 1];
+                for (size_t i = 0; i < rows.size(); ++i) {
+                    average_columns(sums.data() + i * columns_size, columns, rows[i].end - rows[i].begin,
+                                    out);
+                    out += grid[g + 1] * kChannels;
+                }
             }
-            for (int64_t m = 0; m < seeds; ++m) {
-                std::copy_n(block_seeds.data() + m * kChannels, number,
-                            pooled_data + (b * seeds + m) * channels + first);
+            for (int64_t c = 0; c < number; ++c) {
+                float* channel = pooled_data + (b * channels + first + c) * seeds;
+                for (int64_t m = 0; m < seeds; ++m) channel[m] = block_seeds[m * kChannels + c];
             }
         }
     });
-    return pooled.to(features.scalar_type());
+    return pooled.to(features.scalar_type()).transpose(1, 2);
 }
 
 }  // namespace sp_fast

@@ -119,8 +119,9 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
     at::Tensor score = at::empty({batch, number}, features.options().dtype(at::kFloat));
     if (number == 0 || batch == 0) return {packed, score};
 
-    at::Tensor vectors = seeds.to(at::kFloat).contiguous();
+    at::Tensor vectors = seeds.to(at::kFloat);
     if (cosine) {
+        vectors = vectors.contiguous();
         at::Tensor unit = at::empty(vectors.sizes(), vectors.options());
         const float* from = vectors.const_data_ptr<float>();
         float* to = unit.mutable_data_ptr<float>();

@@ -72,8 +72,8 @@ def pool_seeds(features: Tensor, grids: Sequence[tuple[int, int]], valid: Tensor
     for rows, columns in grids:
         by_column = _window_means(features.float(), width, columns)  # [B, D, H, W']
         by_cell = _window_means(by_column.transpose(-1, -2), height, rows)  # [B, D, W', H']
-        seeds.append(by_cell.permute(0, 3, 2, 1).flatten(1, 2))
-    return torch.cat(seeds, dim=1).to(features.dtype)
+        seeds.append(by_cell.transpose(-1, -2).flatten(2))
+    return torch.cat(seeds, dim=2).to(features.dtype).transpose(1, 2)
 
 
 def normalized_saliency(

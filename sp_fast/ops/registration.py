@@ -19,7 +19,7 @@ _library = torch.library.Library("sp_fast", "IMPL")
 @torch.library.register_fake("sp_fast::pool_seeds")
 def _(features: Tensor, grid: Sequence[int], valid: Tensor | None) -> Tensor:
     seeds = sum(rows * columns for rows, columns in _pairs(grid))
-    return features.new_empty(features.shape[0], seeds, features.shape[1])
+    return features.new_empty(features.shape[0], features.shape[1], seeds).transpose(1, 2)
 
 
 @torch.library.register_fake("sp_fast::seed_saliency")
