@@ -91,7 +91,7 @@ def test_the_network_of_a_checkpoint_is_recognised(name: str, tmp_path: Path) ->
 
 def test_a_checkpoint_of_no_known_network(tmp_path: Path) -> None:
     torch.save(some("encoder.patch_embed.weight"), tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match=r"no parameter of resnet18, .*it holds encoder.patch_embed.weight"):
+    with pytest.raises(WeightsError, match=r"no parameter of resnet18, .* holds encoder.patch_embed"):
         backbone_of(tmp_path / "weights.pth")
 
 
