@@ -167,17 +167,17 @@ def _curves(axes: Any, results: dict[str, Any]) -> None:
                 steps, values.min(0), values.max(0), color=COLOURS[arm], alpha=0.15, linewidth=0
             )
     labelled = results["options"]["data"]["labelled"]
-    title = f"Mask AP on validation while fine-tuning on {labelled} labelled scenes"
+    title = f"Mask AP while fine-tuning on {labelled} labelled scenes"
     if len(results["seeds"]) > 1:
         title += f"\nmean and range of {len(results['seeds'])} seeds"
     axes.set_title(title, fontsize=14, fontweight="bold", loc="left", pad=10)
     axes.set_xlabel("step of fine-tuning", fontsize=12)
     axes.set_ylabel("class-agnostic mask AP", fontsize=12)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(1.4 * axes.dataLim.y1, 1))  # room for the legend
     axes.set_xticks(steps)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", fontsize=11.5, frameon=False)
+    axes.legend(loc="upper left", fontsize=11.5, frameon=False, title="pre-training", alignment="left")
 
 
 def _summary(axes: Any, results: dict[str, Any]) -> None:
@@ -199,7 +199,5 @@ def _summary(axes: Any, results: dict[str, Any]) -> None:
     axes.set_yticks(range(len(arms)), [SHORT[arm].replace(" ", "\n") for arm in arms], fontsize=12)
     axes.invert_yaxis()
     axes.set_xlim(right=max(max(v + e for v, e in zip(values, spread, strict=True)) * 1.2, 1))
-    axes.set_title(
-        "AP at the end, by what came before fine-tuning", fontsize=14, fontweight="bold", loc="left", pad=10
-    )
+    axes.set_title("AP at the end, by pre-training", fontsize=14, fontweight="bold", loc="left", pad=10)
     axes.spines[["top", "right"]].set_visible(False)

@@ -15,11 +15,11 @@ METRIC = "class_agnostic/segm_mAP"
 
 # Name in files -> what it is.
 ARMS = {
-    "scratch": "no pre-training",
-    "pseudo_labels": "pre-trained on pseudo labels, without prompts",
-    "prompts": "pre-trained with saliency prompts",
+    "scratch": "none",
+    "pseudo_labels": "pseudo labels, no prompts",
+    "prompts": "saliency prompts",
 }
-SHORT = {"scratch": "none", "pseudo_labels": "pseudo labels", "prompts": "saliency prompts"}
+SHORT = {**ARMS, "pseudo_labels": "pseudo labels"}
 
 
 def curve(work_dir: Path) -> dict[str, list[float]]:
@@ -82,8 +82,8 @@ def conclusion(results: dict[str, Any]) -> str:
 
 def print_results(results: dict[str, Any], console: Console) -> None:
     """The table of APs and what it says."""
-    table = Table(title="Class-agnostic mask AP on validation, by step of fine-tuning", title_justify="left")
-    table.add_column("before fine-tuning")
+    table = Table(title="Mask AP (class-agnostic, 0 to 100) by step of fine-tuning", title_justify="left")
+    table.add_column("pre-training")
     seeds = results["seeds"]
     first = results["curves"][seeds[0]]["scratch"]["step"]
     for step in first:
