@@ -1,13 +1,16 @@
 """Runs as processes: how many at once, in which order, and what becomes of them when one fails."""
 
+import io
 import json
 import os
 import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from sp_fast.jobs import Job, JobFailedError, read_scalars, run_jobs, seconds_left
+from sp_fast.report.progress import JobsView
 
 # Notes when it runs, logs as mmengine does, and ends as it is told.
 SCRIPT = """
@@ -126,3 +129,16 @@ def test_time_left_plays_the_schedule_through(make_job):
 
 def test_run_without_a_log_has_no_entries(tmp_path):
     assert read_scalars(tmp_path) == []
+
+
+def test_terminal_shows_bars_and_what_is_waited_for(make_job):
+    first = measured(make_job("first", steps=100), 25, 2.0)
+    first.loss = 9.123
+    second = make_job("second", after=first)
+    printed = io.StringIO()
+    with JobsView(Console(file=printed, force_terminal=True, width=100)) as view:
+        view([first, second], 123.0)
+    assert "25/100" in printed.getvalue()
+    assert "loss 9.12" in printed.getvalue()
+    assert "waiting" in printed.getvalue()
+    assert "about 2:03 left" in printed.getvalue()
