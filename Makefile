@@ -51,7 +51,7 @@ test: setup cpp-test
 
 cpp-test: setup
 	@echo "==> C++ tests"
-	@$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >build-cpp.log 2>&1 \
+	@$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python >build-cpp.log 2>&1 \
 		&& $(BIN)/cmake --build build/cpp >>build-cpp.log 2>&1 || { cat build-cpp.log; exit 1; }
 	@rm -f build-cpp.log; $(BIN)/ctest --test-dir build/cpp --output-on-failure
 
