@@ -91,8 +91,8 @@ struct MatchPrompts : torch::autograd::Function<MatchPrompts> {
         if (context->needs_input_grad(0)) grad_kernels = shared ? grad.sum(0) : grad;
         if (context->needs_input_grad(1)) {
             const auto type = grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-            // Kernels without a prompt go to one row more than there are.
-            const Tensor row = at::where(index.lt(0), at::scalar_tensor(prompts, index.options()), index);
+            // -1, no prompt, becomes one row more than there are.
+            const Tensor row = index.remainder(prompts + 1);
             grad_prompts =
                 at::zeros_symint({grad.sym_size(0), prompts + 1, grad.sym_size(2)},
                                  grad.options().dtype(type))

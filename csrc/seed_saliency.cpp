@@ -1,4 +1,5 @@
 #include <ATen/Parallel.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
@@ -131,18 +132,17 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
         });
         vectors = unit;
     }
+    const at::Tensor maps = features.to(at::kFloat).contiguous();
+    // All images in one product; with padding, an image's own product, so that it gives the same as alone.
+    at::Tensor together;
+    if (!valid.has_value()) together = at::bmm(vectors, maps.flatten(2));
     int32_t* packed_data = packed.mutable_data_ptr<int32_t>();
     float* score_data = score.mutable_data_ptr<float>();
     for (int64_t b = 0; b < batch; ++b) {
         const int64_t rows = sizes[b].height, columns = sizes[b].width, cells = rows * columns;
-        // Cropped before the product, so that an image gives the same alone and padded.
-        const at::Tensor x = features[b]
-                                 .narrow(1, 0, rows)
-                                 .narrow(2, 0, columns)
-                                 .to(at::kFloat)
-                                 .contiguous()
-                                 .view({channels, cells});
-        at::Tensor similarity = at::mm(vectors[b], x);  // [M, cells]
+        const at::Tensor x =
+            maps[b].narrow(1, 0, rows).narrow(2, 0, columns).reshape({channels, cells}).contiguous();
+        at::Tensor similarity = together.defined() ? together[b] : at::mm(vectors[b], x);  // [M, cells]
         float* y = similarity.mutable_data_ptr<float>();
         std::vector<float> norms(cosine ? cells : 0);
         if (cosine) {

@@ -43,16 +43,28 @@ SP_FAST_INLINE T sum_lanes(const typename Lanes<T>::Vector& vector) {
 template <typename T>
 SP_FAST_INLINE T dot(const T* a, const T* b, int64_t n) {
     constexpr int64_t kLanes = Lanes<T>::kSize;
-    typename Lanes<T>::Vector total = {}, x, y;
+    // Several sums at a time: one would wait for each addition.
+    constexpr int64_t kSums = 4;
+    typename Lanes<T>::Vector sums[kSums] = {}, x, y;
     int64_t i = 0;
+    for (; i + kSums * kLanes <= n; i += kSums * kLanes) {
+        for (int64_t k = 0; k < kSums; ++k) {
+            load(x, a + i + k * kLanes);
+            load(y, b + i + k * kLanes);
+            sums[k] += x * y;
+        }
+    }
     for (; i + kLanes <= n; i += kLanes) {
         load(x, a + i);
         load(y, b + i);
-        total += x * y;
+        sums[0] += x * y;
     }
     T rest = 0;
     for (; i < n; ++i) rest += a[i] * b[i];
-    return sum_lanes<T>(total) + rest;
+    sums[0] += sums[1];
+    sums[2] += sums[3];
+    sums[0] += sums[2];
+    return sum_lanes<T>(sums[0]) + rest;
 }
 
 template <typename T>
