@@ -47,7 +47,7 @@ demo: setup
 
 test: setup cpp-test
 	@echo "==> tests"
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 cpp-test: setup
 	@echo "==> C++ tests"
