@@ -11,7 +11,7 @@ namespace sp_fast {
 namespace {
 
 // Channels pooled together, the lanes of a vector.
-constexpr int64_t kChannels = 16;
+constexpr int64_t kChannels = 8;
 
 struct Window {
     int64_t begin, end;
@@ -28,15 +28,27 @@ std::vector<Window> windows(int64_t size, int64_t number) {
 // Sums of one plane over the rows of each window, to every kChannels-th of sums [windows, width, kChannels].
 // A plane at a time, so that it is read from front to back.
 SP_FAST_CLONES void add_rows(const float* plane, int64_t stride, const std::vector<Window>& rows,
-                             int64_t width, float* row_sum, float* sums) {
+                             int64_t width, float* sums) {
+    constexpr int64_t kLanes = Lanes<float>::kSize;
     for (const Window& window : rows) {
-        const float* row = plane + window.begin * stride;
-        for (int64_t x = 0; x < width; ++x) row_sum[x] = row[x];
-        for (int64_t y = window.begin + 1; y < window.end; ++y) {
-            row += stride;
-            for (int64_t x = 0; x < width; ++x) row_sum[x] += row[x];
+        const float* first = plane + window.begin * stride;
+        const float* end = plane + window.end * stride;
+        int64_t x = 0;
+        for (; x + kLanes <= width; x += kLanes) {
+            Lanes<float>::Vector total = {}, part;
+            for (const float* row = first; row < end; row += stride) {
+                load(part, row + x);
+                total += part;
+            }
+            float lanes[kLanes];
+            std::memcpy(lanes, &total, sizeof(total));
+            for (int64_t k = 0; k < kLanes; ++k) sums[(x + k) * kChannels] = lanes[k];
         }
-        for (int64_t x = 0; x < width; ++x) sums[x * kChannels] = row_sum[x];
+        for (; x < width; ++x) {
+            float total = 0;
+            for (const float* row = first; row < end; row += stride) total += row[x];
+            sums[x * kChannels] = total;
+        }
         sums += width * kChannels;
     }
 }
@@ -76,7 +88,7 @@ at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
 
     const int64_t blocks = (channels + kChannels - 1) / kChannels;
     at::parallel_for(0, batch * blocks, 1, [&](int64_t begin, int64_t end) {
-        std::vector<float> row_sum(width), sums, block_seeds(seeds * kChannels);
+        std::vector<float> sums, block_seeds(seeds * kChannels);
         for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / blocks, first = task % blocks * kChannels;
             const int64_t number = std::min(kChannels, channels - first);
@@ -88,8 +100,7 @@ at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
                 const int64_t columns_size = sizes[b].width * kChannels;
                 sums.resize(rows.size() * columns_size);
                 for (int64_t c = 0; c < number; ++c) {
-                    add_rows(planes + c * height * width, width, rows, sizes[b].width, row_sum.data(),
-                             sums.data() + c);
+                    add_rows(planes + c * height * width, width, rows, sizes[b].width, sums.data() + c);
                 }
                 for (size_t i = 0; i < rows.size(); ++i) {
                     average_columns(sums.data() + i * columns_size, columns, rows[i].end - rows[i].begin,

@@ -88,7 +88,7 @@ def test_seeds_are_adaptive_average_pooling():
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_image_gives_the_same_alone_and_padded(similarity, dtype):
-    sizes = [(25, 42), (13, 42), (25, 17), (8, 9)]
+    sizes = [(25, 42), (13, 42), (25, 17), (1, 9)]
     images = [torch.randn(32, *size).to(dtype) for size in sizes]
     batch = torch.full((4, 32, 26, 44), torch.nan, dtype=dtype)
     for padded, image in zip(batch, images, strict=True):
