@@ -13,7 +13,9 @@ def versions(target: float):
     def mark(test):
         test = pytest.mark.parametrize("version", ["plain", "sp_fast"])(test)
         group = f"{test.__name__.removeprefix('test_')} (target {target:g})"
-        return pytest.mark.benchmark(group=group, warmup=True, min_rounds=15, max_time=1.5)(test)
+        return pytest.mark.benchmark(
+            group=group, warmup=True, warmup_iterations=10, min_rounds=15, max_time=1.5
+        )(test)
 
     return mark
 
