@@ -83,12 +83,20 @@ def nvidia_packages() -> list[Path]:
     return sorted(p for p in (Path(torch.__file__).parents[1] / "nvidia").glob("*") if p.is_dir())
 
 
+def found_at_run_time(folders: list[str]) -> list[str]:
+    """Options by which `import sp_fast._C` finds libraries that `import torch` has not loaded yet."""
+    return [f"-Wl,-rpath,{folder}" for folder in folders]
+
+
 def extension():
     """The extension module."""
+    libraries = found_at_run_time(cpp_extension.library_paths())
     cxx_flags = ["-O3", "-g0", "-Wall", "-Wextra", *system_includes(cpp_extension.include_paths())]
     sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
     if TOOLKIT is None:
-        return cpp_extension.CppExtension("sp_fast._C", sources, extra_compile_args={"cxx": cxx_flags})
+        return cpp_extension.CppExtension(
+            "sp_fast._C", sources, extra_compile_args={"cxx": cxx_flags}, extra_link_args=libraries
+        )
 
     sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cu"))
     nvcc_flags = ["-O3", *system_includes(cpp_extension.include_paths())]
@@ -100,12 +108,14 @@ def extension():
         sources,
         define_macros=[("SP_FAST_WITH_CUDA", None)],
         extra_compile_args={"cxx": cxx_flags, "nvcc": nvcc_flags},
+        extra_link_args=libraries,
     )
     if not any((Path(folder) / "libcudart.so").exists() for folder in module.library_dirs):
         for package in nvidia_packages():
             for library in package.glob("lib/libcudart.so.*"):
                 module.libraries.remove("cudart")
                 module.extra_link_args += [f"-L{library.parent}", f"-l:{library.name}"]
+                module.extra_link_args += found_at_run_time([str(library.parent)])
                 return module
     return module
 
