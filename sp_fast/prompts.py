@@ -94,6 +94,7 @@ class PromptInjector(nn.Module):
             none. With `drop_rate` the index is into the prompts that were kept, in their order.
         """
         batch, num_kernels = prompts.shape[0], kernels.shape[-2]
+        prompts = prompts.to(kernels.dtype)  # they differ under autocast
         if self.training and self.drop_rate and self.strategy != "none":
             prompts, count = self._drop(prompts, count)
         if self.strategy == "cosine":
@@ -110,7 +111,7 @@ class PromptInjector(nn.Module):
             index = torch.arange(num_kernels, device=prompts.device) % available.clamp(min=1)
         index = torch.where(available > 0, index, -1).long()
         chosen = prompts.gather(1, index.clamp(min=0).unsqueeze(-1).expand(-1, -1, prompts.shape[-1]))
-        return kernels + chosen.to(kernels.dtype) * (index >= 0).unsqueeze(-1), index
+        return kernels + chosen * (index >= 0).unsqueeze(-1), index
 
     def _drop(self, prompts: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         slot = torch.arange(prompts.shape[1], device=prompts.device)

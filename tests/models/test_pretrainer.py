@@ -83,6 +83,19 @@ def test_prompts_reach_the_kernels_and_the_pyramid():
     assert with_prompts["loss_rpn_mask"] != without["loss_rpn_mask"]
 
 
+@pytest.mark.parametrize("inject", ["init", "proposal"])
+def test_trains_under_autocast(inject):
+    model = build(prompts=dict(inject=inject))
+    data = batch([2, 0, 3])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = losses_of(model, data)
+    expected = losses_of(model, batch([2, 0, 3]))
+    total, reference = (model.parse_losses(parts)[0] for parts in (losses, expected))
+    assert total.item() == pytest.approx(reference.item(), rel=0.1)
+    total.backward()
+    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
+
+
 @pytest.mark.parametrize("counts", [[0], [0, 0], [2, 0, 1], [KERNELS + 4, 1]])
 @pytest.mark.parametrize("source", ["cached", "import"])
 def test_images_without_proposals_and_with_too_many(counts, source):
