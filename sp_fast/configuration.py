@@ -14,7 +14,7 @@ from sp_fast.proposals.store import seeds_path
 
 
 def apply_options(cfg: Any, args: argparse.Namespace) -> None:
-    """Changes `cfg` as the command line says.
+    """Changes `cfg` as the command line says, but for --epochs, which :func:`scale_schedule` does before.
 
     Raises:
         FileNotFoundError: a file or folder that is named does not exist.
@@ -24,8 +24,6 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("runs") / Path(args.config).stem)
     if args.seed is not None:
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=args.seed)
-    if args.epochs is not None:
-        scale_schedule(cfg, args.epochs)
     if args.batch_size is not None:
         _section(cfg, "train_dataloader", "--batch-size").batch_size = args.batch_size
     _training_data(cfg, args)

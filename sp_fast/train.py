@@ -99,12 +99,14 @@ def load_config(args: argparse.Namespace) -> Any:
     """The config with the command line's options in it; see `sp_fast.configuration.apply_options`."""
     from mmengine.config import Config
 
-    from sp_fast.configuration import apply_options
+    from sp_fast.configuration import apply_options, scale_schedule
 
     if not Path(args.config).is_file():
         raise FileNotFoundError(f"CONFIG: expected a config file, got {args.config}, which does not exist")
     cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
+    if args.epochs is not None:
+        scale_schedule(cfg, args.epochs)
+    cfg.merge_from_dict(args.cfg_options)  # after the scaling: what is asked for by name is not scaled
     apply_options(cfg, args)
     return cfg
 

@@ -17,7 +17,7 @@ import sp_fast.models  # noqa: F401
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.logging import MessageHub, MMLogger
 
-from sp_fast.train import main
+from sp_fast.train import load_config, main, parse_arguments
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,20 @@ def test_a_pretraining_checkpoint_is_told_from_its_weights(run, scenes, tmp_path
     torch.save({"state_dict": {"detector.backbone.conv1.weight": torch.zeros(1)}}, path)
     error = run("finetune", *finetune_options(scenes), "--load-from", path)
     assert "the weights are beside it, in pretrained.pth" in error
+
+
+def test_epochs_scale_the_schedule_but_not_what_is_asked_for_by_name(scenes, tmp_path):
+    arguments = [
+        str(write_config(tmp_path / "config.py", "finetune")),
+        *finetune_options(scenes),
+        "--epochs",
+        "8",
+    ]
+    cfg = load_config(parse_arguments(arguments))
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval) == (8, 8)
+    assert (cfg.param_scheduler[0].milestones, cfg.param_scheduler[0].end) == ([6], 8)
+    cfg = load_config(parse_arguments([*arguments, "--cfg-options", "train_cfg.val_interval=2"]))
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval) == (8, 2)
 
 
 def test_options_a_config_has_no_use_for(run, scenes):
