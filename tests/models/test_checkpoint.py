@@ -91,7 +91,6 @@ def steps(trace):
 
 
 def train_and_die(work_dir, trace):
-    torch.set_num_threads(1)  # a forked process cannot use the threads of its parent
     make_runner(work_dir, trace, die_at=7).train()
 
 
@@ -100,11 +99,12 @@ def test_killed_run_resumes_as_if_nothing_happened(tmp_path):
     whole = steps(tmp_path / "whole.txt")
     assert len(whole) == 12
 
-    process = multiprocessing.get_context("fork").Process(
+    # Not a fork: autograd may have threads already, which a forked process cannot use.
+    process = multiprocessing.get_context("spawn").Process(
         target=train_and_die, args=(tmp_path / "killed", tmp_path / "killed.txt")
     )
     process.start()
-    process.join(60)
+    process.join(120)
     assert process.exitcode == 9
     assert steps(tmp_path / "killed.txt") == whole[:8]
 
