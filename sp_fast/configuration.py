@@ -117,9 +117,12 @@ def _match_classes(cfg: Any) -> None:
     if train.get("class_agnostic"):
         set_num_classes(cfg.model, 1)
         return
-    names = _class_names(train.ann_file)
+    # Each file once: validation and test share theirs, and a large one takes long to check.
+    files = dict.fromkeys(dataset.ann_file for dataset in _datasets(cfg))
+    names_in = {path: _class_names(path) for path in files}
+    names = names_in[train.ann_file]
     for dataset in _datasets(cfg):
-        unknown = sorted(set(_class_names(dataset.ann_file)) - set(names))
+        unknown = sorted(set(names_in[dataset.ann_file]) - set(names))
         if unknown:
             raise ValueError(
                 f"{dataset.ann_file}: expected the categories of {train.ann_file}, got also "

@@ -270,7 +270,7 @@ def _save_checkpoint(
     if file_client_args is None and isinstance(
         get_file_backend(filename, backend_args=backend_args), LocalBackend
     ):
-        with _replacing(Path(filename)) as file:
+        with replacing(Path(filename)) as file:
             torch.save(plain, file)
     else:
         _mmengine_save_checkpoint(plain, filename, file_client_args, backend_args)
@@ -280,7 +280,7 @@ _mmengine_save_checkpoint = mmengine.runner.checkpoint.save_checkpoint
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file to write, which takes the place of `path` when it is whole and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.partial")
@@ -321,7 +321,7 @@ def _save_checkpoint_with_step(self: CheckpointHook, runner: Any, step: int, met
     )
     if not is_main_process():
         return
-    with _replacing(Path(runner.work_dir) / _LAST_CHECKPOINT) as file:
+    with replacing(Path(runner.work_dir) / _LAST_CHECKPOINT) as file:
         file.write(self.last_ckpt.encode())
     if outdated is not None:
         path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated))

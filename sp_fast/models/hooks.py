@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from sp_fast.models.checkpoint import replacing
 from sp_fast.models.pretrainer import SaliencyPromptPretrainer
 
 EXPORTED_NAME = "pretrained.pth"
@@ -98,6 +98,5 @@ def unwrapped(model: Any) -> Any:
 
 def write_weights(state_dict: dict[str, torch.Tensor], path: Path, **meta: Any) -> None:
     """Saves `{"state_dict": ..., "meta": ...}` to `path`, beside first and then renamed."""
-    beside = path.with_name(path.name + ".partial")
-    torch.save({"state_dict": state_dict, "meta": meta}, beside)
-    os.replace(beside, path)
+    with replacing(path) as file:
+        torch.save({"state_dict": state_dict, "meta": meta}, file)
