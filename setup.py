@@ -92,7 +92,9 @@ def extension():
     """The extension module."""
     libraries = found_at_run_time(cpp_extension.library_paths())
     cxx_flags = ["-O3", "-g0", "-Wall", "-Wextra", *system_includes(cpp_extension.include_paths())]
-    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp"))
+    sources = sorted(
+        str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp") if not p.stem.endswith("_cuda")
+    )
     if TOOLKIT is None:
         return cpp_extension.CppExtension(
             "sp_fast._C", sources, extra_compile_args={"cxx": cxx_flags}, extra_link_args=libraries

@@ -9,6 +9,18 @@
 
 namespace sp_fast {
 
+// bool [..., H, W] -> words int32 [..., W32]
+at::Tensor pack_masks(const at::Tensor& masks);
+
+// words int32 [..., W32] -> bool [..., H, W]
+at::Tensor unpack_masks(const at::Tensor& words, int64_t height, int64_t width);
+
+// words int32 [..., W32] -> cells inside each, int32 [...]
+at::Tensor mask_areas(const at::Tensor& words);
+
+// words int32 [..., W32] -> tight boxes x0 y0 x1 y1, int32 [..., 4]
+at::Tensor mask_boxes(const at::Tensor& words, int64_t height, int64_t width);
+
 // features [B, D, H, W]; grid: H', W' of each grid, flat; valid [B, 2] -> seeds [B, M, D], laid out as
 // [B, D, M]
 at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,

@@ -195,6 +195,10 @@ Tensor kernel_supervision_loss(const Tensor& kernels, const Tensor& targets, con
 }  // namespace dispatched
 
 TORCH_LIBRARY(sp_fast, m) {
+    m.def("pack_masks(Tensor masks) -> Tensor");
+    m.def("unpack_masks(Tensor words, SymInt height, SymInt width) -> Tensor");
+    m.def("mask_areas(Tensor words) -> Tensor");
+    m.def("mask_boxes(Tensor words, SymInt height, SymInt width) -> Tensor");
     m.def("pool_seeds(Tensor features, int[] grid, Tensor? valid) -> Tensor");
     m.def(
         "seed_saliency(Tensor features, Tensor seeds, Tensor? valid, bool cosine, float threshold) "
@@ -213,6 +217,10 @@ TORCH_LIBRARY(sp_fast, m) {
 }
 
 TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
+    m.impl("pack_masks", pack_masks);
+    m.impl("unpack_masks", unpack_masks);
+    m.impl("mask_areas", mask_areas);
+    m.impl("mask_boxes", mask_boxes);
     m.impl("pool_seeds", pool_seeds);
     m.impl("seed_saliency", seed_saliency);
     m.impl("mask_nms", mask_nms);
@@ -232,8 +240,8 @@ TORCH_LIBRARY_IMPL(sp_fast, AutogradCPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(sp_fast, Autograd, m) {
-    for (const char* name :
-         {"pool_seeds", "seed_saliency", "mask_nms", "matrix_nms", "kernel_supervision_loss_backward"}) {
+    for (const char* name : {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "pool_seeds",
+                             "seed_saliency", "mask_nms", "matrix_nms", "kernel_supervision_loss_backward"}) {
         m.impl(name, torch::autograd::autogradNotImplementedFallback());
     }
 }

@@ -20,7 +20,6 @@ def _load() -> bool:
             stacklevel=2,
         )
         return False
-    importlib.import_module("sp_fast.ops.registration")
     return True
 
 

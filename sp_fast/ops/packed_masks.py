@@ -7,18 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sp_fast.ops import packing
 from sp_fast.ops.checks import check_int
+from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.packing import words_for
 
-
-def words_for(height: int, width: int) -> int:
-    """Number of 32-bit words that hold height * width cells."""
-    return (height * width + 31) // 32
-
-
-def _bit_weights(device: torch.device) -> Tensor:
-    """Value of bit k in two's complement, int64 [32]: the sum over the set bits is the int32 word."""
-    weights = torch.ones(32, dtype=torch.int64, device=device) << torch.arange(32, device=device)
-    return torch.where(weights == 1 << 31, -weights, weights)
+_ops: Any = torch.ops.sp_fast if COMPILED else packing
 
 
 class PackedMasks:
@@ -68,32 +62,19 @@ class PackedMasks:
             raise TypeError(f"masks: expected dtype bool, got {masks.dtype}; threshold them first")
         if masks.dim() < 2:
             raise ValueError(f"masks: expected shape [..., H, W], got {list(masks.shape)}")
-        height, width = masks.shape[-2:]
-        cells = masks.reshape(*masks.shape[:-2], height * width)
-        padding = words_for(height, width) * 32 - height * width
-        cells = torch.nn.functional.pad(cells, (0, padding))
-        cells = cells.reshape(*masks.shape[:-2], words_for(height, width), 32)
-        words = (cells * _bit_weights(masks.device)).sum(-1)
-        return cls(words.to(torch.int32), height, width)
+        return cls(_ops.pack_masks(masks), *masks.shape[-2:])
 
     def unpack(self) -> Tensor:
         """The masks as bool [..., H, W]."""
-        bits = torch.arange(32, dtype=torch.int32, device=self.words.device)
-        cells = (self.words.unsqueeze(-1) >> bits) & 1  # [..., W32, 32]
-        leading = self.words.shape[:-1]
-        cells = cells.reshape(*leading, self.words.shape[-1] * 32)[..., : self.height * self.width]
-        return cells.reshape(*leading, self.height, self.width).to(torch.bool)
+        return _ops.unpack_masks(self.words, self.height, self.width)
 
     def area(self) -> Tensor:
         """Cells inside each mask, int32 [...]."""
-        return self.unpack().sum((-2, -1), dtype=torch.int32)
+        return _ops.mask_areas(self.words)
 
     def boxes(self) -> Tensor:
         """Tight boxes x0 y0 x1 y1 in cells, half-open, int32 [..., 4]; an empty mask gives zeros."""
-        masks = self.unpack()
-        columns, rows = masks.any(-2), masks.any(-1)
-        sides = [_first(columns), _first(rows), _past_last(columns), _past_last(rows)]
-        return torch.stack(sides, dim=-1)
+        return _ops.mask_boxes(self.words, self.height, self.width)
 
     @property
     def shape(self) -> torch.Size:
@@ -129,21 +110,6 @@ class PackedMasks:
 
     def __repr__(self) -> str:
         return f"PackedMasks({list(self.shape)}, {self.height} x {self.width}, {self.device})"
-
-
-def _first(occupied: Tensor) -> Tensor:
-    """Index of the first True along the last dimension, 0 where there is none; int32 [...]."""
-    n = occupied.shape[-1]
-    where = torch.where(occupied, torch.arange(n, device=occupied.device), n)
-    first = where.amin(-1) if n else where.sum(-1)
-    return (first % max(n, 1)).to(torch.int32)
-
-
-def _past_last(occupied: Tensor) -> Tensor:
-    """One past the last True along the last dimension, 0 where there is none; int32 [...]."""
-    n = occupied.shape[-1]
-    where = torch.where(occupied, torch.arange(1, n + 1, device=occupied.device), 0)
-    return (where.amax(-1) if n else where.sum(-1)).to(torch.int32)
 
 
 def check_masks(name: str, masks: PackedMasks, rank: int) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sp_fast.ops.packed_masks import PackedMasks
+from sp_fast.ops.packing import mask_areas, pack_masks, unpack_masks
 
 # Smallest norm a vector is divided by, as in torch.nn.functional.cosine_similarity.
 COSINE_EPS = 1e-8
@@ -107,7 +108,8 @@ def saliency_of_seeds(
     y, defined = normalized_saliency(features, seeds, valid, similarity)
     mask = defined & (y >= threshold)
     score = torch.where(mask, y, 0).sum(-1) / mask.sum(-1).clamp(min=1)
-    return PackedMasks.pack(mask.unflatten(-1, features.shape[2:])), score
+    words = pack_masks(mask.unflatten(-1, features.shape[2:]))
+    return PackedMasks(words, *features.shape[2:]), score
 
 
 def seed_saliency(
@@ -127,9 +129,9 @@ def seed_saliency(
     return SeedSaliency(masks, score, seeds)
 
 
-def _overlap(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersection and union in cells of all pairs, bool [B, M, H, W] -> fp64 [B, M, M] each."""
-    cells = masks.flatten(2).double()
+def _overlap(masks: PackedMasks) -> tuple[Tensor, Tensor]:
+    """Intersection and union in cells of all pairs, [B, M] -> fp64 [B, M, M] each."""
+    cells = unpack_masks(masks.words, masks.height, masks.width).flatten(2).double()
     intersection = cells @ cells.transpose(1, 2)
     area = cells.sum(-1)
     return intersection, area[:, :, None] + area[:, None, :] - intersection
@@ -155,8 +157,8 @@ def mask_nms(
     """Greedy non-maximum suppression of masks: indices of the kept ones, int64 [B, max_masks]."""
     batch, count = score.shape
     order = _best_first(score)
-    eligible = (masks.area() >= min_area) & ~torch.isnan(score)
-    overlap = _ratio(*_overlap(masks.unpack())) > iou_threshold  # [B, M, M]
+    eligible = (mask_areas(masks.words) >= min_area) & ~torch.isnan(score)
+    overlap = _ratio(*_overlap(masks)) > iou_threshold  # [B, M, M]
     kept = torch.zeros_like(eligible)
     for rank in range(count):
         candidate = order[:, rank, None]  # [B, 1]
@@ -176,7 +178,7 @@ def matrix_nms(masks: PackedMasks, score: Tensor, *, kernel: str = "gaussian", s
     if count == 0:
         return score.float()
     order = _best_first(score)
-    iou = _ratio(*_overlap(masks.unpack())).float()
+    iou = _ratio(*_overlap(masks)).float()
     iou = iou.gather(1, order[:, :, None].expand_as(iou)).gather(2, order[:, None, :].expand_as(iou))
     iou = iou.triu(1)  # [B, i, j]: mask i is before mask j
     usable = ~torch.isnan(score).gather(1, order)

@@ -11,9 +11,31 @@ import torch
 from torch import Tensor
 
 from sp_fast.ops import reference
-from sp_fast.ops.packed_masks import PackedMasks, words_for
+from sp_fast.ops.packed_masks import PackedMasks
+from sp_fast.ops.packing import words_for
 
 _library = torch.library.Library("sp_fast", "IMPL")
+
+
+@torch.library.register_fake("sp_fast::pack_masks")
+def _(masks: Tensor) -> Tensor:
+    height, width = masks.shape[-2:]
+    return masks.new_empty(*masks.shape[:-2], words_for(height, width), dtype=torch.int32)
+
+
+@torch.library.register_fake("sp_fast::unpack_masks")
+def _(words: Tensor, height: int, width: int) -> Tensor:
+    return words.new_empty(*words.shape[:-1], height, width, dtype=torch.bool)
+
+
+@torch.library.register_fake("sp_fast::mask_areas")
+def _(words: Tensor) -> Tensor:
+    return words.new_empty(words.shape[:-1])
+
+
+@torch.library.register_fake("sp_fast::mask_boxes")
+def _(words: Tensor, height: int, width: int) -> Tensor:
+    return words.new_empty(*words.shape[:-1], 4)
 
 
 @torch.library.register_fake("sp_fast::pool_seeds")

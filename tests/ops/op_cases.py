@@ -1,5 +1,7 @@
 """Inputs and comparisons that several op tests share."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -20,6 +22,17 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3, tor
 def generator(seed: int) -> torch.Generator:
     """A generator of its own for each example."""
     return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def poisoned_memory():
+    """New memory holds NaN or the largest integer, so that what an op leaves unwritten shows."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(2).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def scattered(x: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+// The PyTorch side of the CUDA ops: device, stream, registration.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/library.h>
+
+#include "cuda_device.h"
+
+#ifdef SP_FAST_CUDA_ON_CPU
+#define SP_FAST_CUDA_OPS(m) TORCH_LIBRARY_IMPL(sp_fast_on_cpu, CPU, m)
+#else
+#include <ATen/cuda/CUDAContext.h>
+#include <c10/cuda/CUDAGuard.h>
+#define SP_FAST_CUDA_OPS(m) TORCH_LIBRARY_IMPL(sp_fast, CUDA, m)
+#endif
+
+namespace sp_fast::cuda {
+
+// Makes a tensor's device the current one while it lives; kernels go to the current stream there.
+class OnDevice {
+  public:
+#ifdef SP_FAST_CUDA_ON_CPU
+    explicit OnDevice(const at::Tensor&) : stream(nullptr) {}
+    const cudaStream_t stream;
+#else
+    explicit OnDevice(const at::Tensor& tensor)
+        : guard_(tensor.device()), stream(at::cuda::getCurrentCUDAStream()) {}
+
+  private:
+    const c10::cuda::CUDAGuard guard_;
+
+  public:
+    const cudaStream_t stream;
+#endif
+};
+
+// All tensors of an op are on one device, that of the first.
+inline void check_device(const char* name, const at::Tensor& value, const at::Tensor& first) {
+    TORCH_CHECK_VALUE(value.device() == first.device(), name, ": expected device ", first.device(), ", got ",
+                      value.device());
+}
+
+inline Element element_of(const char* name, const at::Tensor& value) {
+    switch (value.scalar_type()) {
+        case at::kFloat:
+            return Element::kFloat;
+        case at::kHalf:
+            return Element::kHalf;
+        case at::kBFloat16:
+            return Element::kBFloat16;
+        case at::kDouble:
+            return Element::kDouble;
+        default:
+            TORCH_CHECK_TYPE(false, name, ": expected dtype float32, float16, bfloat16 or float64, got ",
+                             value.scalar_type());
+    }
+}
+
+}  // namespace sp_fast::cuda
