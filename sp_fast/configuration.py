@@ -137,7 +137,9 @@ def _match_seeds(cfg: Any) -> None:
     if not is_pretraining(cfg) or not cfg.model.get("supervision"):
         return
     if cfg.model.get("source", "cached") != "cached":
-        cfg.model.supervision.seed_channels = cfg.model.detector.neck.in_channels[-1]
+        detector = cfg.model.detector
+        reader = detector.neck if "neck" in detector else detector.panoptic_head
+        cfg.model.supervision.seed_channels = reader.in_channels[-1]
         return
     store = _section(cfg, "train_dataloader", "CONFIG").dataset.get("seeds")
     if store and Path(store).is_file():
@@ -146,8 +148,13 @@ def _match_seeds(cfg: Any) -> None:
 
 
 def set_num_classes(model: Any, num_classes: int) -> None:
-    """Sets every `num_classes` in a model's config."""
+    """Sets every `num_classes` in a model's config, and what Mask2Former has in its place."""
     if isinstance(model, dict):
+        if "num_things_classes" in model:
+            model["num_things_classes"], model["num_stuff_classes"] = num_classes, 0
+            if "loss_cls" in model:
+                background = model["loss_cls"]["class_weight"][-1]
+                model["loss_cls"]["class_weight"] = [1.0] * num_classes + [background]
         for key, value in model.items():
             if key == "num_classes":
                 model[key] = num_classes

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sp_fast.models.adapters import Adapter
+from sp_fast.models.targets import TARGET_STRIDE, Targets, padded_masks
 from sp_fast.proposals import SaliencyProposer
 
 
@@ -44,11 +45,15 @@ class AnnotatedSource(nn.Module):
         self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
     ) -> StepProposals:
         """Pads boxes and seeds; see :class:`StepProposals`."""
-        targets = adapter.targets(data_samples, (images.shape[-2], images.shape[-1]))
+        size = (images.shape[-2], images.shape[-1])
+        targets = adapter.targets(data_samples, size)
         instances = [sample.gt_instances for sample in data_samples]
         boxes = pad_rows([_as_tensor(one.bboxes).to(images) for one in instances], 4)
+        count = torch.tensor([len(one.labels) for one in instances], device=images.device)
         if not self.stored_seeds:
-            return StepProposals(targets, boxes, mean_inside(features, targets.masks), targets.count)
+            has_masks = isinstance(targets, Targets)
+            masks = targets.masks if has_masks else padded_masks(data_samples, size, images.device)
+            return StepProposals(targets, boxes, mean_inside(features, masks), count)
         for sample in data_samples:
             if "seeds" not in sample.gt_instances:
                 path = sample.get("img_path", "an image")
@@ -58,7 +63,7 @@ class AnnotatedSource(nn.Module):
                 )
         channels = max(one.seeds.shape[-1] for one in instances)
         seeds = pad_rows([one.seeds.to(images) for one in instances], channels)
-        return StepProposals(targets, boxes, seeds, targets.count)
+        return StepProposals(targets, boxes, seeds, count)
 
 
 class SharedSource(nn.Module):
@@ -71,7 +76,7 @@ class SharedSource(nn.Module):
         target_stride: stride of the base model's mask targets.
     """
 
-    def __init__(self, proposer: dict | None = None, *, target_stride: int = 4) -> None:
+    def __init__(self, proposer: dict | None = None, *, target_stride: int = TARGET_STRIDE) -> None:
         super().__init__()
         self.proposer = SaliencyProposer(**(proposer or {}))
         self.target_stride = target_stride
@@ -100,7 +105,8 @@ class SharedSource(nn.Module):
         )
         scale = features.new_tensor([width / columns, height / rows, width / columns, height / rows])
         boxes = found.masks.boxes().to(features.dtype) * scale
-        return StepProposals(adapter.targets_from_masks(masks, found.count), boxes, found.seeds, found.count)
+        targets = adapter.targets_from_masks(masks, boxes, found.count, data_samples)
+        return StepProposals(targets, boxes, found.seeds, found.count)
 
 
 def mean_inside(features: Tensor, masks: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from sp_fast.models.knet import Assignment, BatchedMaskAssigner, KernelUpdator, 
 from sp_fast.models.knet.losses import mask_losses, paint_segmentation
 from sp_fast.models.knet.masks import convolve, gather_features, upsample
 from sp_fast.models.knet.matching import focal_cost, mask_costs, solve
-from sp_fast.models.knet.targets import quarter_size, targets_from_samples
+from sp_fast.models.targets import quarter_size, targets_from_samples
 
 BATCHES = (1, 3)
 

@@ -7,8 +7,8 @@ from sp_fast.models.knet.kernel_updator import KernelUpdator
 from sp_fast.models.knet.matching import Assignment, BatchedMaskAssigner
 from sp_fast.models.knet.outputs import FirstHeadOutput, StageOutput
 from sp_fast.models.knet.semantic_fpn import SemanticFPNWrapper
-from sp_fast.models.knet.targets import Targets
 from sp_fast.models.knet.update_head import KernelUpdateHead
+from sp_fast.models.targets import Targets
 
 __all__ = [
     "Assignment",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sp_fast.models.knet.outputs import FirstHeadOutput, StageOutput
 from sp_fast.models.knet.prediction import instances, select_top
-from sp_fast.models.knet.targets import Targets, targets_from_samples
+from sp_fast.models.targets import Targets, targets_from_samples
 
 SIZE_DIVISOR = 32
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sp_fast.models.knet.matching import Assignment
 from sp_fast.models.knet.outputs import FirstHeadOutput, StageOutput
-from sp_fast.models.knet.targets import Targets
+from sp_fast.models.targets import Targets
 
 
 @MODELS.register_module()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sp_fast.models.knet.masks import upsample
 from sp_fast.models.knet.matching import Assignment
-from sp_fast.models.knet.targets import Targets
+from sp_fast.models.targets import Targets
 
 FOCAL_LOSS = dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25)
 MASK_LOSS = dict(type="CrossEntropyLoss", use_sigmoid=True)

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sp_fast.models.targets import TARGET_STRIDE
+
 MASK_STRIDE = 8
-TARGET_STRIDE = 4
 
 
 def gather_features(mask_logits: Tensor, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sp_fast.models.knet.masks import upsample
-from sp_fast.models.knet.targets import Targets
+from sp_fast.models.targets import Targets
 
 # What a cost that is not finite counts as, so that the solver runs and the losses can tell.
 WORST_COST = 1e6

@@ -13,7 +13,7 @@ from sp_fast.models.knet.losses import DICE_LOSS, FOCAL_LOSS, MASK_LOSS, mask_lo
 from sp_fast.models.knet.masks import convolve, gather_features
 from sp_fast.models.knet.matching import Assignment
 from sp_fast.models.knet.outputs import StageOutput
-from sp_fast.models.knet.targets import Targets
+from sp_fast.models.targets import Targets
 
 
 class SelfAttention(nn.Module):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sp_fast.models.knet.masks import TARGET_STRIDE
+TARGET_STRIDE = 4
 
 
 class Targets(NamedTuple):
@@ -48,6 +48,39 @@ def quarter_size(masks: np.ndarray, height: int, width: int) -> np.ndarray:
     return resized
 
 
+def padded_masks(data_samples: Sequence[Any], batch_shape: tuple[int, int], device: torch.device) -> Tensor:
+    """The masks of mmdet's data samples, at a quarter of the batch's size.
+
+    Args:
+        data_samples: B, each with `gt_instances.masks` (mmdet's bitmap or polygon masks).
+        batch_shape: height and width of the padded batch, multiples of 4.
+        device: of the result.
+
+    Returns:
+        fp32 `[B, G, H/4, W/4]` in [0, 1], G being the largest count; see :class:`Targets`.
+
+    Raises:
+        ValueError: a mask larger than the batch.
+    """
+    height, width = batch_shape
+    resized = []
+    for i, sample in enumerate(data_samples):
+        masks = sample.gt_instances.masks
+        if masks.height > height or masks.width > width:
+            raise ValueError(
+                f"data_samples[{i}]: expected masks within the batch's {height} x {width}, got "
+                f"{masks.height} x {masks.width}; resize masks together with images"
+            )
+        resized.append(quarter_size(masks.to_ndarray(), height, width))
+    most = max((len(one) for one in resized), default=0)
+    padded: np.ndarray = np.zeros(
+        (len(resized), most, height // TARGET_STRIDE, width // TARGET_STRIDE), np.uint8
+    )
+    for i, one in enumerate(resized):
+        padded[i, : len(one)] = one
+    return torch.from_numpy(padded).to(device).float() / 4
+
+
 def targets_from_samples(
     data_samples: Sequence[Any], batch_shape: tuple[int, int], num_classes: int, device: torch.device
 ) -> Targets:
@@ -63,24 +96,10 @@ def targets_from_samples(
         ValueError: a mask larger than the batch, or a label outside 0..K-1 (labels on the CPU alone are
             looked at: elsewhere it would synchronise).
     """
-    height, width = batch_shape
-    resized = []
+    masks = padded_masks(data_samples, batch_shape, device)
+    counts = [len(sample.gt_instances.labels) for sample in data_samples]
+    labels = torch.zeros(masks.shape[:2], dtype=torch.int64, device=device)
     for i, sample in enumerate(data_samples):
-        masks = sample.gt_instances.masks
-        if masks.height > height or masks.width > width:
-            raise ValueError(
-                f"data_samples[{i}]: expected masks within the batch's {height} x {width}, got "
-                f"{masks.height} x {masks.width}; resize masks together with images"
-            )
-        resized.append(quarter_size(masks.to_ndarray(), height, width))
-    counts = [len(one) for one in resized]
-    most = max(counts, default=0)
-    padded: np.ndarray = np.zeros(
-        (len(counts), most, height // TARGET_STRIDE, width // TARGET_STRIDE), np.uint8
-    )
-    labels = torch.zeros(len(counts), most, dtype=torch.int64, device=device)
-    for i, sample in enumerate(data_samples):
-        padded[i, : counts[i]] = resized[i]
         own = sample.gt_instances.labels
         if own.device.type == "cpu" and ((own < 0) | (own >= num_classes)).any():
             raise ValueError(
@@ -88,5 +107,4 @@ def targets_from_samples(
                 f"{sorted(set(own.tolist()))}; set num_classes of rpn_head and mask_head to the data set's"
             )
         labels[i, : counts[i]] = own
-    masks = torch.from_numpy(padded).to(device).float() / 4
     return Targets(masks, labels, torch.tensor(counts, dtype=torch.int64, device=device))

@@ -1,0 +1,165 @@
+"""The three model families, narrow: the shipped configs with small widths, and batches for them."""
+
+import copy
+from pathlib import Path
+
+import sp_fast.models  # before mmdet: it gives what mmcv-lite lacks
+
+# isort: split
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
+from mmengine.structures import InstanceData
+
+from sp_fast.configuration import set_num_classes
+
+BASES = Path(sp_fast.models.__file__).parents[1] / "configs" / "_base_"
+FAMILIES = ("knet", "queryinst", "mask2former")
+CHANNELS, KERNELS, STAGES, LAST_STAGE = 16, 6, 2, 32
+
+BACKBONE = {"backbone.depth": 18, "backbone.base_channels": 4, "backbone.frozen_stages": 0}
+MAPS = [4, 8, 16, 32]
+NARROW = {
+    "knet": {
+        **BACKBONE,
+        "neck.in_channels": MAPS,
+        "neck.out_channels": CHANNELS,
+        "rpn_head.num_proposals": KERNELS,
+        "rpn_head.in_channels": CHANNELS,
+        "rpn_head.out_channels": CHANNELS,
+        "rpn_head.norm_cfg.num_groups": 4,
+        "rpn_head.localization_fpn.in_channels": CHANNELS,
+        "rpn_head.localization_fpn.feat_channels": CHANNELS,
+        "rpn_head.localization_fpn.out_channels": CHANNELS,
+        "rpn_head.localization_fpn.positional_encoding.num_feats": CHANNELS // 2,
+        "rpn_head.localization_fpn.norm_cfg.num_groups": 4,
+        "roi_head.num_stages": STAGES,
+        "roi_head.stage_loss_weights": [1] * STAGES,
+        "roi_head.mask_head.in_channels": CHANNELS,
+        "roi_head.mask_head.num_heads": 2,
+        "roi_head.mask_head.feedforward_channels": 32,
+    },
+    "queryinst": {
+        **BACKBONE,
+        "neck.in_channels": MAPS,
+        "neck.out_channels": CHANNELS,
+        "rpn_head.num_proposals": KERNELS,
+        "rpn_head.proposal_feature_channel": CHANNELS,
+        "roi_head.num_stages": STAGES,
+        "roi_head.stage_loss_weights": [1] * STAGES,
+        "roi_head.proposal_feature_channel": CHANNELS,
+        "roi_head.bbox_roi_extractor.out_channels": CHANNELS,
+        "roi_head.mask_roi_extractor.out_channels": CHANNELS,
+        "roi_head.bbox_head.num_heads": 2,
+        "roi_head.bbox_head.feedforward_channels": 32,
+        "roi_head.bbox_head.in_channels": CHANNELS,
+        "roi_head.bbox_head.dynamic_conv_cfg.in_channels": CHANNELS,
+        "roi_head.bbox_head.dynamic_conv_cfg.feat_channels": 4,
+        "roi_head.bbox_head.dynamic_conv_cfg.out_channels": CHANNELS,
+        "roi_head.mask_head.num_convs": 1,
+        "roi_head.mask_head.in_channels": CHANNELS,
+        "roi_head.mask_head.conv_out_channels": CHANNELS,
+        "roi_head.mask_head.dynamic_conv_cfg.in_channels": CHANNELS,
+        "roi_head.mask_head.dynamic_conv_cfg.feat_channels": 4,
+        "roi_head.mask_head.dynamic_conv_cfg.out_channels": CHANNELS,
+    },
+    "mask2former": {
+        **BACKBONE,
+        "panoptic_head.in_channels": MAPS,
+        "panoptic_head.feat_channels": CHANNELS,
+        "panoptic_head.out_channels": CHANNELS,
+        "panoptic_head.num_queries": KERNELS,
+        "panoptic_head.positional_encoding.num_feats": CHANNELS // 2,
+        "panoptic_head.pixel_decoder.norm_cfg.num_groups": 4,
+        "panoptic_head.pixel_decoder.positional_encoding.num_feats": CHANNELS // 2,
+        "panoptic_head.pixel_decoder.encoder.num_layers": 1,
+        "panoptic_head.pixel_decoder.encoder.layer_cfg.self_attn_cfg.embed_dims": CHANNELS,
+        "panoptic_head.pixel_decoder.encoder.layer_cfg.self_attn_cfg.num_heads": 2,
+        "panoptic_head.pixel_decoder.encoder.layer_cfg.ffn_cfg.embed_dims": CHANNELS,
+        "panoptic_head.pixel_decoder.encoder.layer_cfg.ffn_cfg.feedforward_channels": 32,
+        "panoptic_head.transformer_decoder.num_layers": STAGES,
+        "panoptic_head.transformer_decoder.layer_cfg.self_attn_cfg.embed_dims": CHANNELS,
+        "panoptic_head.transformer_decoder.layer_cfg.self_attn_cfg.num_heads": 2,
+        "panoptic_head.transformer_decoder.layer_cfg.cross_attn_cfg.embed_dims": CHANNELS,
+        "panoptic_head.transformer_decoder.layer_cfg.cross_attn_cfg.num_heads": 2,
+        "panoptic_head.transformer_decoder.layer_cfg.ffn_cfg.embed_dims": CHANNELS,
+        "panoptic_head.transformer_decoder.layer_cfg.ffn_cfg.feedforward_channels": 32,
+        "train_cfg.num_points": 256,
+    },
+}
+_LOADED = {}
+
+
+def detector_config(family, num_classes=1):
+    """The shipped config of a family's detector, narrow."""
+    if family not in _LOADED:
+        _LOADED[family] = Config.fromfile(BASES / f"{family}_r50.py")
+    cfg = copy.deepcopy(_LOADED[family])
+    cfg.merge_from_dict({f"model.{name}": value for name, value in NARROW[family].items()})
+    set_num_classes(cfg.model, num_classes)
+    return cfg.model
+
+
+def build_plain(family, num_classes=1, seed=0):
+    """The plain detector."""
+    torch.manual_seed(seed)
+    model = MODELS.build(detector_config(family, num_classes))
+    model.init_weights()
+    return model
+
+
+def build(family, seed=0, **options):
+    """A pre-trainer of a family; the kernel loss is on unless `supervision` says otherwise."""
+    torch.manual_seed(seed)
+    options.setdefault("supervision", dict(seed_channels=LAST_STAGE))
+    config = dict(type="SaliencyPromptPretrainer", detector=detector_config(family), **options)
+    model = MODELS.build(config)
+    model.init_weights()
+    return model
+
+
+def batch(counts, *, seeds=True, size=(64, 96), narrower=24, seed=1):
+    """Images of noise, every other one narrower than the padded batch, with `counts` square proposals."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs, samples = [], []
+    for position, count in enumerate(counts):
+        height, width = size[0], size[1] - narrower * (position % 2)
+        inputs.append(torch.randint(0, 255, (3, height, width), generator=generator, dtype=torch.uint8))
+        masks = torch.zeros(count, height, width, dtype=torch.uint8)
+        corners = torch.randint(0, 30, (count, 2), generator=generator).tolist()
+        for mask, (y, x) in zip(masks, corners, strict=True):
+            mask[y : y + 24, x : x + 30] = 1
+        boxes = torch.tensor([[x, y, x + 30, y + 24] for y, x in corners], dtype=torch.float32).reshape(-1, 4)
+        instances = InstanceData(
+            bboxes=boxes,
+            labels=torch.zeros(count, dtype=torch.int64),
+            masks=BitmapMasks(masks.numpy(), height, width),
+        )
+        if seeds:
+            instances.seeds = torch.randn(count, LAST_STAGE, generator=generator)
+        sample = DetDataSample(gt_instances=instances)
+        sample.set_metainfo(
+            dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
+        )
+        samples.append(sample)
+    return {"inputs": inputs, "data_samples": samples}
+
+
+def prepared(model, data):
+    """A copy of the batch, normalised and padded."""
+    data = model.data_preprocessor(copy.deepcopy(data), training=True)
+    return data["inputs"], data["data_samples"]
+
+
+def losses_of(model, data, seed=0):
+    """The losses of a copy of the batch; the points that Mask2Former draws depend on the seed alone."""
+    inputs, samples = prepared(model, data)
+    torch.manual_seed(seed)
+    return model.loss(inputs, samples)
+
+
+def total(losses):
+    """What is trained on."""
+    return sum(value for name, value in losses.items() if "loss" in name)
