@@ -35,6 +35,13 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
 at::Tensor mask_nms(const at::Tensor& words, const at::Tensor& score, double iou_threshold, int64_t min_area,
                     int64_t max_masks);
 
+// Rows `chosen`, int64 [B, K], of words int32 [B, M, W32], score fp32 [B, M] and seeds [B, M, D], zeros where
+// it is -1; and how many there are, int64 [B]
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> take_proposals(const at::Tensor& words,
+                                                                          const at::Tensor& score,
+                                                                          const at::Tensor& seeds,
+                                                                          const at::Tensor& chosen);
+
 // words int32 [B, M, W32], score [B, M] -> fp32 [B, M]
 at::Tensor matrix_nms(const at::Tensor& words, const at::Tensor& score, bool gaussian, double sigma);
 

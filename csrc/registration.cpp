@@ -204,6 +204,9 @@ TORCH_LIBRARY(sp_fast, m) {
         "seed_saliency(Tensor features, Tensor seeds, Tensor? valid, bool cosine, float threshold) "
         "-> (Tensor, Tensor)");
     m.def("mask_nms(Tensor words, Tensor score, float iou_threshold, int min_area, int max_masks) -> Tensor");
+    m.def(
+        "take_proposals(Tensor words, Tensor score, Tensor seeds, Tensor chosen) "
+        "-> (Tensor, Tensor, Tensor, Tensor)");
     m.def("matrix_nms(Tensor words, Tensor score, bool gaussian, float sigma) -> Tensor");
     m.def("roi_average_pool(Tensor features, Tensor boxes, Tensor? count) -> Tensor");
     m.def(
@@ -224,6 +227,7 @@ TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
     m.impl("pool_seeds", pool_seeds);
     m.impl("seed_saliency", seed_saliency);
     m.impl("mask_nms", mask_nms);
+    m.impl("take_proposals", take_proposals);
     m.impl("matrix_nms", matrix_nms);
     m.impl("roi_average_pool", roi_average_pool);
     m.impl("roi_average_pool_backward", roi_average_pool_backward);
@@ -240,8 +244,9 @@ TORCH_LIBRARY_IMPL(sp_fast, AutogradCPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(sp_fast, Autograd, m) {
-    for (const char* name : {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "pool_seeds",
-                             "seed_saliency", "mask_nms", "matrix_nms", "kernel_supervision_loss_backward"}) {
+    for (const char* name :
+         {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "pool_seeds", "seed_saliency", "mask_nms",
+          "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {
         m.impl(name, torch::autograd::autogradNotImplementedFallback());
     }
 }

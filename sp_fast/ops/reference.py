@@ -172,6 +172,22 @@ def mask_nms(
     return result.scatter(1, slot, order)[:, :max_masks]
 
 
+def take_proposals(
+    words: Tensor, score: Tensor, seeds: Tensor, chosen: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows `chosen` [B, K] of three tables [B, M, ...], zeros for none; and how many there are, int64 [B]."""
+    number = score.shape[1]
+    real = (chosen >= 0) & (chosen < number)
+    # One row of zeros more than there are, for none.
+    row = torch.where(real, chosen, number)
+
+    def rows(table: Tensor) -> Tensor:
+        table = torch.cat([table, table.new_zeros(table.shape[0], 1, table.shape[2])], 1)
+        return table.gather(1, row[..., None].expand(-1, -1, table.shape[2]))
+
+    return rows(words), rows(score[..., None])[..., 0], rows(seeds), real.sum(1)
+
+
 def matrix_nms(masks: PackedMasks, score: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0) -> Tensor:
     """SOLOv2's matrix NMS: decayed scores, fp32 [B, M]."""
     count = score.shape[1]

@@ -61,6 +61,17 @@ def _(words: Tensor, score: Tensor, iou_threshold: float, min_area: int, max_mas
     return score.new_empty(score.shape[0], max_masks, dtype=torch.int64)
 
 
+@torch.library.register_fake("sp_fast::take_proposals")
+def _(words: Tensor, score: Tensor, seeds: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, most = chosen.shape
+    return (
+        words.new_empty(batch, most, words.shape[2]),
+        score.new_empty(batch, most),
+        seeds.new_empty(batch, most, seeds.shape[2]),
+        chosen.new_empty(batch),
+    )
+
+
 @torch.library.register_fake("sp_fast::matrix_nms")
 def _(words: Tensor, score: Tensor, gaussian: bool, sigma: float) -> Tensor:
     return score.new_empty(score.shape, dtype=torch.float32)

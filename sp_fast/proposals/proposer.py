@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sp_fast.ops import PackedMasks, mask_nms, matrix_nms, seed_saliency
 from sp_fast.ops.reference import normalized_saliency
+from sp_fast.ops.take_proposals import take_proposals
 
 from .backbones import Backbone
 from .extents import whole_maps
@@ -207,26 +208,16 @@ def _take(
     valid: Tensor | None,
 ) -> Proposals:
     """The rows `chosen`, int64 [B, K], -1 for none; `index` [B, M]: the rows' seed indices, if not places."""
-    batch, most = chosen.shape
-    real = chosen >= 0
-    if not score.shape[1]:  # a map too small for any seed
-        words = masks.words.new_zeros(batch, most, masks.words.shape[-1])
-        empty = PackedMasks(words, masks.height, masks.width)
-        zeros = seeds.new_zeros(batch, most, seeds.shape[-1])
-        return Proposals(empty, score.new_zeros(batch, most), zeros, chosen, real.sum(1), valid)
-    place = chosen.clamp(min=0)
-
-    def rows(table: Tensor) -> Tensor:
-        taken = table.gather(1, place[..., None].expand(-1, -1, table.shape[-1]))
-        return torch.where(real[..., None], taken, 0)
-
-    seed_index = chosen if index is None else torch.where(real, index.gather(1, place), -1)
+    taken = take_proposals(masks, score, seeds, chosen)
+    seed_index = chosen
+    if index is not None and index.shape[1]:
+        seed_index = torch.where(chosen >= 0, index.gather(1, chosen.clamp(min=0)), -1)
     return Proposals(
-        masks=PackedMasks(rows(masks.words), masks.height, masks.width),
-        score=torch.where(real, score.gather(1, place), 0),
-        seeds=rows(seeds),
+        masks=taken.masks,
+        score=taken.score,
+        seeds=taken.seeds,
         seed_index=seed_index,
-        count=real.sum(1),
+        count=taken.count,
         valid=valid,
     )
 

@@ -68,3 +68,18 @@ def masks_and_scores(draw) -> tuple[PackedMasks, Tensor]:
         packed = PackedMasks(scattered(packed.words), height, width)
         score = scattered(score)
     return packed, score
+
+
+@st.composite
+def taken_tables(draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Words, score, seeds and the rows chosen of them, for take_proposals."""
+    batch, number, most = draw(st.integers(0, 3)), draw(st.integers(0, 5)), draw(st.integers(0, 6))
+    words, channels = draw(st.integers(0, 40)), draw(st.sampled_from([0, 1, 3, 8, 300]))
+    random = generator(draw(SEEDS))
+    tables = (
+        torch.randint(-9, 9, (batch, number, words), generator=random, dtype=torch.int32),
+        torch.randn(batch, number, generator=random),
+        torch.randn(batch, number, channels, generator=random).to(draw(HALVES_AND_FLOAT)),
+        torch.randint(-1, number + 1, (batch, most), generator=random),
+    )
+    return tuple(map(scattered, tables)) if draw(st.booleans()) else tables

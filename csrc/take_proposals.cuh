@@ -1,0 +1,19 @@
+#pragma once
+
+#include "cuda_device.h"
+
+namespace sp_fast::cuda {
+
+// Rows of tables that the proposals take.
+struct ProposalTables {
+    const int32_t* words;  // [batch, seeds, words_per_mask]
+    const float* score;    // [batch, seeds]
+    const void* vectors;   // [batch, seeds, bytes_per_vector]
+    int64_t batch, seeds, words_per_mask, bytes_per_vector;
+};
+
+// chosen int64 [batch, most], below 0 for none -> taken rows, zeros for none; count int64 [batch]
+void launch_take_proposals(const ProposalTables& from, const int64_t* chosen, int64_t most, int32_t* words,
+                           float* score, void* vectors, int64_t* count, cudaStream_t stream);
+
+}  // namespace sp_fast::cuda

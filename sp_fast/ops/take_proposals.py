@@ -1,0 +1,49 @@
+"""The rows of seeds' masks, scores and vectors that became proposals."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sp_fast.ops import reference
+from sp_fast.ops.checks import FLOATS, check_tensor
+from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.packed_masks import PackedMasks, check_masks
+
+
+class TakenProposals(NamedTuple):
+    """What `take_proposals` gives: masks [B, K], score fp32 [B, K], seeds [B, K, D], count int64 [B]."""
+
+    masks: PackedMasks
+    score: Tensor
+    seeds: Tensor
+    count: Tensor
+
+
+def take_proposals(masks: PackedMasks, score: Tensor, seeds: Tensor, chosen: Tensor) -> TakenProposals:
+    """Take the rows that suppression chose, in one pass.
+
+    Args:
+        masks: PackedMasks [B, M].
+        score: fp32 [B, M].
+        seeds: fp32, fp16 or bf16 [B, M, D].
+        chosen: int64 [B, K]; -1 (anything outside [0, M)) gives an empty mask, score 0 and a zero vector.
+
+    Returns:
+        TakenProposals(masks: PackedMasks [B, K], score: fp32 [B, K], seeds: [B, K, D], count: int64 [B]).
+        Nothing here is differentiated.
+
+    Raises:
+        TypeError: a wrong type or dtype.
+        ValueError: a wrong rank, shape or device.
+    """
+    check_masks("masks", masks, 2)
+    batch, number = masks.shape
+    check_tensor("score", score, (batch, number), (torch.float32,), like=masks.words)
+    check_tensor("seeds", seeds, (batch, number, "D"), FLOATS, like=masks.words)
+    check_tensor("chosen", chosen, (batch, "K"), (torch.int64,), like=masks.words)
+    take = torch.ops.sp_fast.take_proposals if COMPILED else reference.take_proposals
+    words, score, seeds, count = take(masks.words, score.detach(), seeds.detach(), chosen)
+    return TakenProposals(PackedMasks(words, masks.height, masks.width), score, seeds, count)

@@ -1,0 +1,15 @@
+"""The CUDA kernel of take_proposals, run on the CPU, against its definition."""
+
+import torch
+from hypothesis import HealthCheck, given, settings
+from op_cases import taken_tables
+
+from sp_fast.ops import reference
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables=taken_tables())
+def test_same_as_the_reference(on_cpu, tables):
+    results = on_cpu("take_proposals").take_proposals(*tables)
+    for got, expected in zip(results, reference.take_proposals(*tables), strict=True):
+        assert torch.equal(got, expected)
