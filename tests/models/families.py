@@ -107,7 +107,7 @@ def build_plain(family, num_classes=1, seed=0):
     torch.manual_seed(seed)
     model = MODELS.build(detector_config(family, num_classes))
     model.init_weights()
-    return model
+    return model.train()  # which puts the backbone's batch norm into eval mode
 
 
 def build(family, seed=0, **options):
@@ -117,7 +117,7 @@ def build(family, seed=0, **options):
     config = dict(type="SaliencyPromptPretrainer", detector=detector_config(family), **options)
     model = MODELS.build(config)
     model.init_weights()
-    return model
+    return model.train()  # which puts the backbone's batch norm into eval mode
 
 
 def batch(counts, *, seeds=True, size=(64, 96), narrower=24, seed=1):
