@@ -7,6 +7,8 @@ import typer
 from sp_fast.commands.demo import demo
 from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
 from sp_fast.commands.propose import propose
+from sp_fast.commands.random_boxes import EXAMPLES as RANDOM_BOXES_EXAMPLES
+from sp_fast.commands.random_boxes import random_boxes
 from sp_fast.commands.score import EXAMPLES as SCORE_EXAMPLES
 from sp_fast.commands.score import score
 from sp_fast.commands.train import PASSED_ON, train
@@ -23,6 +25,7 @@ app = typer.Typer(
 
 # One line for each command.
 app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
+app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("score", epilog=SCORE_EXAMPLES)(score)
 app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
 app.command("demo")(demo)

@@ -62,18 +62,17 @@ def _training_data(cfg: Any, args: argparse.Namespace) -> None:
     dataset = _section(cfg, "train_dataloader", "--images").dataset
     if args.images:
         dataset.images = args.images
-    if is_pretraining(cfg) and cfg.model.get("source", "cached") == "shared":
+    source = cfg.model.get("source", "cached")
+    if is_pretraining(cfg) and source in ("shared", "teacher"):
         if args.annotations:
             raise ValueError(
-                "--annotations: source='shared' makes its proposals of the features; leave this out"
+                f"--annotations: source='{source}' makes its proposals of the features; leave this out"
             )
         return
     if args.annotations:
         dataset.ann_file = args.annotations
         if is_pretraining(cfg):
-            dataset.seeds = (
-                _seeds_beside(args.annotations) if cfg.model.get("source", "cached") == "cached" else None
-            )
+            dataset.seeds = _seeds_beside(args.annotations) if source == "cached" else None
 
 
 def _seeds_beside(annotations: str) -> str:

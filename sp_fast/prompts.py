@@ -5,6 +5,7 @@ Modules that know nothing of a model family: kernels, prompts and seeds are plai
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,22 +14,28 @@ from torch import Tensor, nn
 from sp_fast.ops import kernel_supervision_loss, match_prompts, roi_average_pool
 
 STRATEGIES = ("cosine", "random", "sequential", "none")
+BOX_SIZE = "box_size"
 
 
 class PromptGenerator(nn.Module):
     """Eq. 5: the prompt of a proposal is the mean feature inside its tight box.
 
     Args:
-        levels: which maps of the feature pyramid to pool; the prompts of several are averaged.
-            `(-1,)`, the coarsest, is what the authors' code uses.
+        levels: which maps of the feature pyramid to pool. A name such as `"P5"` (the map of stride 2^5), an
+            index into the pyramid, or several of these, whose prompts are averaged; the default `-1`, the
+            coarsest, is what the authors' code uses. Or `"box_size"`: of each box its own level, as FPN (Lin
+            et al., CVPR 2017, Eq. 1) gives it, P_k with k = floor(4 + log2(sqrt(w h) / 224)), clamped to the
+            pyramid.
         detach: keep the gradient from reaching the feature maps.
     """
 
-    def __init__(self, levels: Sequence[int] = (-1,), *, detach: bool = False) -> None:
+    def __init__(self, levels: int | str | Sequence[int | str] = (-1,), *, detach: bool = False) -> None:
         super().__init__()
-        if not levels:
-            raise ValueError("levels: expected at least one index into the feature pyramid, got none")
-        self.levels = tuple(levels)
+        self.levels = (levels,) if isinstance(levels, (int, str)) else tuple(levels)
+        if not self.levels:
+            raise ValueError("levels: expected at least one level of the feature pyramid, got none")
+        if BOX_SIZE in self.levels and len(self.levels) > 1:
+            raise ValueError(f"levels: {BOX_SIZE!r} stands alone, got {list(self.levels)}")
         self.detach = detach
 
     def forward(
@@ -37,7 +44,7 @@ class PromptGenerator(nn.Module):
         """Pools the prompts.
 
         Args:
-            pyramid: feature maps `[B, C, H_i, W_i]` of one padded batch of images.
+            pyramid: feature maps `[B, C, H_i, W_i]` of one padded batch of images, finest first.
             boxes: `[B, L, 4]`, x0 y0 x1 y1 in pixels of the padded input.
             count: int `[B]`, proposals of each image; rows from there on are padding and give zeros.
             image_size: height and width of the padded input, in pixels.
@@ -45,22 +52,57 @@ class PromptGenerator(nn.Module):
         Returns:
             Prompts `[B, L, C]`.
         """
-        prompts: list[Tensor] = []
-        for level in self.levels:
-            try:
-                features = pyramid[level]
-            except IndexError:
-                raise ValueError(
-                    f"levels: expected indices into a pyramid of {len(pyramid)} maps, got {level}"
-                ) from None
-            if self.detach:
-                features = features.detach()
-            height, width = features.shape[-2:]
-            scale = boxes.new_tensor(
-                [width / image_size[1], height / image_size[0], width / image_size[1], height / image_size[0]]
-            )
-            prompts.append(roi_average_pool(features, boxes * scale, count))
+        # k of each map, whose stride is 2^k.
+        exponents = [round(math.log2(image_size[0] / features.shape[-2])) for features in pyramid]
+        if self.levels == (BOX_SIZE,):
+            return self._by_box_size(pyramid, exponents, boxes, count, image_size)
+        prompts = [
+            self._pool(pyramid[self._index(level, exponents)], boxes, count, image_size)
+            for level in self.levels
+        ]
         return prompts[0] if len(prompts) == 1 else torch.stack(prompts).mean(0)
+
+    @staticmethod
+    def _index(level: int | str, exponents: list[int]) -> int:
+        named = {f"P{k}": i for i, k in enumerate(exponents)}
+        index = named.get(level) if isinstance(level, str) else level
+        if index is None or not -len(exponents) <= index < len(exponents):
+            raise ValueError(
+                f"levels: expected indices into a pyramid of {len(exponents)} maps, one of "
+                f"{', '.join(named)}, or {BOX_SIZE!r}, got {level!r}"
+            )
+        return index
+
+    def _pool(self, features: Tensor, boxes: Tensor, count: Tensor, image_size: tuple[int, int]) -> Tensor:
+        if self.detach:
+            features = features.detach()
+        height, width = features.shape[-2:]
+        scale = boxes.new_tensor([width / image_size[1], height / image_size[0]] * 2)
+        return roi_average_pool(features, boxes * scale, count)
+
+    def _by_box_size(
+        self,
+        pyramid: Sequence[Tensor],
+        exponents: list[int],
+        boxes: Tensor,
+        count: Tensor,
+        image_size: tuple[int, int],
+    ) -> Tensor:
+        side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=0).sqrt()
+        level = (4 + (side / 224).log2()).floor()  # [B, L]; -inf for an empty box
+        place = sum((level > k).long() for k in exponents[:-1])  # [B, L], index into the pyramid
+        prompts = 0.0
+        for i, features in enumerate(pyramid):
+            own = (place == i).unsqueeze(-1)
+            # Pooled everywhere, since to sort the boxes by level would wait for the GPU; the boxes of other
+            # levels shrink to one cell.
+            pooled = self._pool(features, torch.where(own, boxes, 0), count, image_size)
+            prompts = prompts + torch.where(own, pooled, 0)
+        return prompts
+
+    def extra_repr(self) -> str:
+        """Options, for `print(module)`."""
+        return f"levels={self.levels}, detach={self.detach}"
 
 
 class PromptInjector(nn.Module):

@@ -26,6 +26,45 @@ def test_prompts_of_several_levels_are_averaged():
     assert torch.allclose(both, (one + other) / 2)
 
 
+def test_levels_by_name():
+    pyramid = [torch.randn(1, 4, size, size) for size in (16, 8, 4)]  # P2 to P4 of 64 pixels
+    boxes, count = torch.tensor([[[0, 0, 40, 24.0]]]), torch.tensor([1])
+    for index, name in enumerate(("P2", "P3", "P4")):
+        by_name, by_index = (
+            PromptGenerator(level)(pyramid, boxes, count, (64, 64)) for level in (name, (index,))
+        )
+        assert torch.equal(by_name, by_index)
+
+
+def test_every_box_is_pooled_at_the_level_of_its_size():
+    """FPN's rule: k = floor(4 + log2(sqrt(w h) / 224)), here clamped to P2 .. P5."""
+    pyramid = [torch.randn(1, 4, 1024 // stride, 1024 // stride) for stride in (4, 8, 16, 32)]
+    sides = {10: 2, 111: 2, 112: 3, 223: 3, 224: 4, 447: 4, 448: 5, 1000: 5}
+    boxes = torch.tensor([[[16, 8, 16 + side, 8 + side] for side in sides]], dtype=torch.float32)
+    boxes = torch.cat([boxes, torch.tensor([[[0, 0, 448, 112.0], [0, 0, 0, 0]]])], 1)
+    levels = [*sides.values(), 4, 2]
+    count = torch.tensor([len(levels)])
+    prompts = PromptGenerator("box_size")(pyramid, boxes, count, (1024, 1024))
+    for row, level in enumerate(levels):
+        one = PromptGenerator(f"P{level}")(pyramid, boxes[:, row : row + 1], torch.tensor([1]), (1024, 1024))
+        torch.testing.assert_close(prompts[:, row], one[:, 0], msg=f"P{level}")
+
+
+def test_level_by_box_size_sends_its_gradient_to_that_level_alone():
+    pyramid = [torch.randn(1, 4, 64 // stride, 64 // stride, requires_grad=True) for stride in (4, 8, 16, 32)]
+    boxes, count = torch.tensor([[[0, 0, 40, 40.0], [0, 0, 64, 64]]]), torch.tensor([2])
+    PromptGenerator("box_size")(pyramid, boxes, count, (64, 64)).sum().backward()
+    assert [bool(one.grad.any()) for one in pyramid] == [True, False, False, False]
+
+
+def test_level_by_box_size_leaves_padding_zero():
+    pyramid = [torch.randn(1, 4, 16, 16), torch.randn(1, 4, 8, 8)]
+    boxes = torch.tensor([[[0, 0, 40, 40.0], [0, 0, 64, 64]]])
+    prompts = PromptGenerator("box_size")(pyramid, boxes, torch.tensor([1]), (64, 64))
+    assert prompts[0, 0].any()
+    assert not prompts[0, 1].any()
+
+
 def test_detached_prompts_carry_no_gradient():
     features = torch.randn(1, 4, 4, 4, requires_grad=True)
     boxes, count = torch.tensor([[[0, 0, 16, 16.0]]]), torch.tensor([1])
@@ -124,6 +163,7 @@ def test_matched_kernels_inverts_the_assignment():
         (lambda: PromptInjector("nearest"), "strategy: expected one of cosine"),
         (lambda: PromptInjector(drop_rate=1.0), "drop_rate"),
         (lambda: PromptGenerator(()), "levels"),
+        (lambda: PromptGenerator(("P4", "box_size")), "levels: 'box_size' stands alone"),
         (lambda: KernelSupervision(4, 4, reduction="none"), "reduction"),
         (
             lambda: KernelSupervision(4, 4)(

@@ -9,10 +9,24 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from sp_fast.models.adapters import adapter_for
-from sp_fast.models.sources import AnnotatedSource, SharedSource
+from sp_fast.models.sources import AnnotatedSource, SharedSource, TeacherSource
 from sp_fast.prompts import KernelSupervision, PromptGenerator, PromptInjector, matched_kernels
 
-SOURCES = ("cached", "shared", "import")
+SOURCES = ("cached", "shared", "teacher", "import")
+IN_STEP = ("shared", "teacher")
+
+# `paper`: the text. `official`: what the authors' released code does. Of the proposals too, where they are
+# made within the step.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": dict(
+        frozen_stages=None,
+        prompts=dict(levels=-1, detach=False, strategy="cosine", drop_rate=0.0, inject="init"),
+    ),
+    "official": dict(
+        frozen_stages=4,
+        prompts=dict(levels="P5", detach=True, strategy="cosine", drop_rate=0.1, inject="proposal"),
+    ),
+}
 
 
 @MODELS.register_module()
@@ -25,48 +39,66 @@ class SaliencyPromptPretrainer(BaseDetector):
 
     Args:
         detector: config of the base model, with one class.
+        preset: `paper` or `official`: the defaults of `frozen_stages`, `prompts` and `proposer`.
         source: `cached`: masks and seeds of `sp-fast propose`, read with the images; `shared`: made in the
-            step from the backbone's last stage; `import`: anybody's COCO-format masks, seeds then being
-            the mean features inside each.
-        proposer: for `shared`, options of :class:`sp_fast.proposals.SaliencyProposer`.
+            step from the backbone's last stage, meant for a frozen one; `teacher`: the same from a frozen
+            copy of the backbone beside it; `import`: anybody's COCO-format masks, seeds then being the mean
+            features inside each.
+        proposer: for `shared` and `teacher`, options of :class:`sp_fast.proposals.SaliencyProposer`.
         prompts: `levels`, `detach` (see :class:`sp_fast.prompts.PromptGenerator`), `strategy`, `drop_rate`
             (see :class:`sp_fast.prompts.PromptInjector`) and `inject`: `init` decorates K^0 before the first
-            masks, `proposal` the kernels after the first head.
+            masks, `proposal` the kernels after the first head (see the family's adapter).
         supervision: `seed_channels`, `loss_weight`, `reduction` (see
             :class:`sp_fast.prompts.KernelSupervision`), or None for no kernel loss.
+        frozen_stages: stages of the backbone, from the stem on, that are not trained; None: as `detector`
+            says.
     """
 
     def __init__(
         self,
         detector: dict,
         *,
+        preset: str = "paper",
         source: str = "cached",
         proposer: dict | None = None,
         prompts: dict | None = None,
         supervision: dict | None = None,
+        frozen_stages: int | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        if preset not in PRESETS:
+            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+        defaults = PRESETS[preset]
         detector = dict(detector)
+        if frozen_stages is None:
+            frozen_stages = defaults["frozen_stages"]
+        if frozen_stages is not None:
+            detector["backbone"] = dict(detector["backbone"], frozen_stages=frozen_stages)
         inner_preprocessor = detector.pop("data_preprocessor", None)
         super().__init__(data_preprocessor=data_preprocessor or inner_preprocessor, init_cfg=init_cfg)
         self.detector = MODELS.build(detector)
         self._adapter = adapter_for(self.detector)
         if source not in SOURCES:
             raise ValueError(f"source: expected one of {', '.join(SOURCES)}, got {source!r}")
-        if proposer is not None and source != "shared":
-            raise ValueError(f"proposer: has a use only with source='shared', got source={source!r}")
-        self.source = (
-            SharedSource(proposer) if source == "shared" else AnnotatedSource(stored_seeds=source == "cached")
-        )
-        options = dict(prompts or {})
-        self.inject = options.pop("inject", "init")
+        if proposer is not None and source not in IN_STEP:
+            raise ValueError(
+                f"proposer: has a use only with source='shared' or 'teacher', got source={source!r}"
+            )
+        proposer = {"preset": preset, **(proposer or {})}
+        self.source: AnnotatedSource | SharedSource
+        if source == "shared":
+            self.source = SharedSource(proposer)
+        elif source == "teacher":
+            self.source = TeacherSource(self.detector.backbone, proposer)
+        else:
+            self.source = AnnotatedSource(stored_seeds=source == "cached")
+        options = {**defaults["prompts"], **(prompts or {})}
+        self.inject = options.pop("inject")
         if self.inject not in self._adapter.injection_points:
             known = ", ".join(self._adapter.injection_points)
             raise ValueError(f"prompts.inject: expected one of {known}, got {self.inject!r}")
-        self.injector = PromptInjector(
-            options.pop("strategy", "cosine"), drop_rate=options.pop("drop_rate", 0.0)
-        )
+        self.injector = PromptInjector(options.pop("strategy"), drop_rate=options.pop("drop_rate"))
         self.generator = PromptGenerator(**options)
         self.supervision = (
             KernelSupervision(kernel_channels=self._adapter.kernel_channels, **supervision)
@@ -74,12 +106,22 @@ class SaliencyPromptPretrainer(BaseDetector):
             else None
         )
 
+    def init_weights(self) -> None:
+        """Initialises the base model, and the teacher with its backbone."""
+        super().init_weights()
+        self.backbone_loaded()
+
+    def backbone_loaded(self) -> None:
+        """Gives the teacher, where there is one, the weights that the backbone has now."""
+        if isinstance(self.source, TeacherSource):
+            self.source.copy_from(self.detector.backbone)
+
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """The terms of Eq. 10 by name, `loss_kernel` among them.
 
         Args:
             batch_inputs: `[B, 3, H, W]`, normalised and padded.
-            batch_data_samples: B data samples; with instances unless the source is `shared`.
+            batch_data_samples: B data samples; with instances unless the source makes its own.
         """
         backbone_features, pyramid = self._adapter.features(batch_inputs)
         proposals = self.source(self._adapter, batch_inputs, backbone_features[-1], batch_data_samples)
@@ -107,6 +149,6 @@ class SaliencyPromptPretrainer(BaseDetector):
         return self._adapter.features(batch_inputs)[1]
 
     def export(self) -> dict[str, Tensor]:
-        """Weights for the plain base model: no prompts, no linear layer, no binary class head."""
+        """Weights for the plain base model: no prompts, linear layer, teacher nor binary class head."""
         state = {name: value.detach().cpu() for name, value in self.detector.state_dict().items()}
         return self._adapter.transferable(state)

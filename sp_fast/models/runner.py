@@ -51,6 +51,8 @@ class Runner(mmengine_runner.Runner):
         if weights:
             loaded = load_backbone_weights(detector.backbone, weights, allow_partial=allow_partial)
             self.logger.info(f"backbone weights from {weights}: {loaded}")
+            if isinstance(model, SaliencyPromptPretrainer):
+                model.backbone_loaded()
         if load_from:
             whole = isinstance(model, SaliencyPromptPretrainer)
             heads = () if whole else adapter_for(model).class_heads

@@ -1,7 +1,8 @@
-"""Where a training step's proposals come from: read with the images, or made of the student's features."""
+"""Where a step's proposals come from: read with the images, made of the student's features or a teacher's."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -107,6 +108,43 @@ class SharedSource(nn.Module):
         boxes = found.masks.boxes().to(features.dtype) * scale
         targets = adapter.targets_from_masks(masks, boxes, found.count, data_samples)
         return StepProposals(targets, boxes, found.seeds, found.count)
+
+
+class TeacherSource(SharedSource):
+    """Proposals made within the step by a frozen copy of the backbone, which runs beside the student.
+
+    The copy stays as the student's backbone was at the start, in eval mode; it is not exported.
+
+    Args:
+        backbone: the student's.
+        proposer: options of :class:`sp_fast.proposals.SaliencyProposer`.
+        target_stride: stride of the base model's mask targets.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, proposer: dict | None = None, *, target_stride: int = TARGET_STRIDE
+    ) -> None:
+        super().__init__(proposer, target_stride=target_stride)
+        self.backbone = copy.deepcopy(backbone).requires_grad_(False)
+        self.backbone.eval()  # apart: mmdet's gives None back
+
+    def copy_from(self, backbone: nn.Module) -> None:
+        """Takes over the weights of the student's backbone."""
+        self.backbone.load_state_dict(backbone.state_dict())
+
+    def train(self, mode: bool = True) -> TeacherSource:
+        """Keeps the copy in eval mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(
+        self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
+    ) -> StepProposals:
+        """Proposals from the copy's last stage, not from `features`; see :class:`StepProposals`."""
+        with torch.no_grad():
+            features = self.backbone(images)[-1]
+        return super().forward(adapter, images, features, data_samples)
 
 
 def mean_inside(features: Tensor, masks: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ BASES = Path(sp_fast.models.__file__).parents[1] / "configs" / "_base_"
 FAMILIES = ("knet", "queryinst", "mask2former")
 CHANNELS, KERNELS, STAGES, LAST_STAGE = 16, 6, 2, 32
 
-BACKBONE = {"backbone.depth": 18, "backbone.base_channels": 4, "backbone.frozen_stages": 0}
+BACKBONE = {"backbone.depth": 18, "backbone.base_channels": 4, "backbone.frozen_stages": -1}
 MAPS = [4, 8, 16, 32]
 NARROW = {
     "knet": {
@@ -116,6 +116,7 @@ def build(family, seed=0, **options):
     options.setdefault("supervision", dict(seed_channels=LAST_STAGE))
     config = dict(type="SaliencyPromptPretrainer", detector=detector_config(family), **options)
     model = MODELS.build(config)
+    torch.manual_seed(seed)  # the same start with the layer of the kernel loss and without
     model.init_weights()
     return model.train()  # which puts the backbone's batch norm into eval mode
 

@@ -179,7 +179,8 @@ def test_kernel_loss_pairs_each_proposal_with_the_kernel_matched_to_it():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (dict(source="teachers"), "source: expected one of cached, shared, import, got 'teachers'"),
+        (dict(source="teachers"), "source: expected one of cached, shared, teacher, import, got 'teachers'"),
+        (dict(preset="mine"), "preset: expected one of paper, official, got 'mine'"),
         (dict(prompts=dict(inject="end")), "prompts.inject: expected one of init, proposal"),
         (dict(proposer=dict(grid=(2, 2))), "proposer: has a use only with source='shared'"),
     ],
