@@ -7,6 +7,8 @@ import io
 import os
 from typing import Any
 
+import numpy as np
+
 import sp_fast.models  # noqa: F401  (gives mmdet the ops it imports)
 
 # isort: split
@@ -56,7 +58,8 @@ class InstanceMetric(CocoMetric):
         super().process(data_batch, data_samples)
         if self.class_agnostic:
             for _, prediction in self.results[-len(data_samples) :]:
-                prediction["labels"][:] = 0
+                # Not in place: on the CPU the array is a view of the sample, which other metrics read.
+                prediction["labels"] = np.zeros_like(prediction["labels"])
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """AP over all images, by name ("segm_mAP", ...), 0 to 1."""

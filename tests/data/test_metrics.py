@@ -65,6 +65,33 @@ def test_classes_are_matched_by_name(scenes):
     assert swapped["coco/segm_mAP"] == 1
 
 
+def test_two_metrics_on_the_same_samples_do_not_disturb_each_other(scenes):
+    path = scenes / "masks.json"
+    coco = load_coco(path)
+    metrics = [
+        METRICS.build({"type": kind, "ann_file": str(path), "_scope_": "mmdet"})
+        for kind in ("ClassAgnosticCocoMetric", "InstanceMetric")
+    ]
+    for metric in metrics:
+        metric.dataset_meta = {"classes": ("cat", "dog")}
+    for image in coco["images"]:
+        own = [a for a in coco["annotations"] if a["image_id"] == image["id"]]
+        sample = {"img_id": image["id"], "ori_shape": (image["height"], image["width"])}
+        sample["pred_instances"] = InstanceData(
+            bboxes=torch.tensor([a["bbox"] for a in own], dtype=torch.float32).reshape(-1, 4),
+            scores=torch.full((len(own),), 0.9),
+            labels=torch.tensor([{3: 0, 8: 1}[a["category_id"]] for a in own], dtype=torch.int64),
+            masks=[dict(a["segmentation"]) for a in own],
+        )
+        for metric in metrics:
+            metric.process({}, [sample])
+    values = {}
+    for metric in metrics:
+        values |= metric.evaluate(size=len(coco["images"]))
+    assert values["class_agnostic/segm_mAP"] == 1
+    assert values["coco/segm_mAP"] == 1
+
+
 def test_class_agnostic_data_set_needs_its_metric(scenes):
     with pytest.raises(ValueError, match=r"\['object'\] are not categories .*ClassAgnosticCocoMetric"):
         evaluate(scenes, "InstanceMetric", relabel=lambda label: 0, classes=("object",))
