@@ -9,7 +9,7 @@ from sp_fast.ops import match_prompts
 
 def plain(kernels, prompts, count):
     cosine = F.normalize(kernels, dim=-1) @ F.normalize(prompts, dim=-1).transpose(1, 2)  # [B, N, L]
-    padding = torch.arange(prompts.shape[1]) >= count[:, None]
+    padding = torch.arange(prompts.shape[1], device=prompts.device) >= count[:, None]
     index = cosine.masked_fill(padding[:, None], -torch.inf).argmax(-1)
     chosen = prompts.gather(1, index[:, :, None].expand(-1, -1, prompts.shape[2]))
     return kernels + chosen, index
