@@ -86,6 +86,8 @@ __device__ __forceinline__ void store(T* to, const Pack<T, N>& value) {
     *reinterpret_cast<Pack<T, N>*>(to) = value;
 }
 
+#if defined(__CUDACC__) || defined(SP_FAST_CUDA_ON_CPU)  // not the PyTorch side, whose compiler is the host's
+
 // Copies 16 bytes from global to shared memory without registers: `bytes` of them are read, the rest is
 // zeros. Both addresses are multiples of 16. Done after copy_wait and a barrier.
 __device__ __forceinline__ void copy_16(void* shared, const void* global, int bytes = 16) {
@@ -114,5 +116,7 @@ __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 #endif
 }
+
+#endif
 
 }  // namespace sp_fast::cuda

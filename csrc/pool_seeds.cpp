@@ -82,7 +82,7 @@ at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
     const int64_t batch = features.size(0), channels = features.size(1);
     const int64_t height = features.size(2), width = features.size(3);
     const at::Tensor maps = features.to(at::kFloat).contiguous();
-    at::Tensor pooled = at::empty({batch, channels, seeds}, maps.options());
+    at::Tensor pooled = at::empty({batch, seeds, channels}, maps.options());
     const float* maps_data = maps.const_data_ptr<float>();
     float* pooled_data = pooled.mutable_data_ptr<float>();
 
@@ -108,13 +108,13 @@ at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
                     out += grid[g + 1] * kChannels;
                 }
             }
-            for (int64_t c = 0; c < number; ++c) {
-                float* channel = pooled_data + (b * channels + first + c) * seeds;
-                for (int64_t m = 0; m < seeds; ++m) channel[m] = block_seeds[m * kChannels + c];
+            for (int64_t m = 0; m < seeds; ++m) {
+                std::copy_n(&block_seeds[m * kChannels], number,
+                            pooled_data + (b * seeds + m) * channels + first);
             }
         }
     });
-    return pooled.to(features.scalar_type()).transpose(1, 2);
+    return pooled.to(features.scalar_type());
 }
 
 }  // namespace sp_fast

@@ -322,6 +322,7 @@ inline int __ffs(int x) { return __builtin_ffs(x); }
 inline int __ffsll(long long x) { return __builtin_ffsll(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(x); }
 inline int __clzll(long long x) { return x == 0 ? 64 : __builtin_clzll(x); }
+inline unsigned __umulhi(unsigned a, unsigned b) { return uint64_t{a} * b >> 32; }
 inline unsigned __float_as_uint(float x) { return on_cpu::from_bits<unsigned>(on_cpu::to_bits(x)); }
 inline int __float_as_int(float x) { return on_cpu::from_bits<int>(on_cpu::to_bits(x)); }
 inline float __uint_as_float(unsigned x) { return on_cpu::from_bits<float>(on_cpu::to_bits(x)); }
@@ -330,6 +331,7 @@ inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fsqrt_rn(float x) { return std::sqrt(x); }
 template <typename T>
 T __ldg(const T* at) {
