@@ -1,6 +1,7 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
@@ -99,6 +100,29 @@ std::tuple<at::Tensor, at::Tensor> match_prompts(const at::Tensor& kernels, cons
         });
     });
     return {decorated.to(prompts.scalar_type()), index};
+}
+
+std::tuple<at::Tensor, at::Tensor> match_prompts_backward(const at::Tensor& grad, const at::Tensor& index,
+                                                          int64_t prompts, bool sum_kernels,
+                                                          bool sum_prompts) {
+    check_cpu("grad", grad);
+    check_cpu("index", index);
+    check_shape("grad", grad, {-1, -1, -1});
+    check_real("grad", grad);
+    check_shape("index", index, {grad.size(0), grad.size(1)});
+    check_index("index", index);
+    at::Tensor grad_kernels = at::empty({0}, grad.options()), grad_prompts = at::empty({0}, grad.options());
+    if (sum_kernels) grad_kernels = grad.sum(0);
+    if (sum_prompts) {
+        const auto type = accumulate_type(grad);
+        // -1, no prompt, becomes one row more than there are.
+        const at::Tensor row = index.to(at::kLong).remainder(prompts + 1).unsqueeze(-1);
+        grad_prompts = at::zeros({grad.size(0), prompts + 1, grad.size(2)}, grad.options().dtype(type))
+                           .scatter_add(1, row.expand(grad.sizes()), grad.to(type))
+                           .narrow(1, 0, prompts)
+                           .to(grad.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
+    }
+    return {grad_kernels, grad_prompts};
 }
 
 }  // namespace sp_fast

@@ -21,8 +21,7 @@ at::Tensor mask_areas(const at::Tensor& words);
 // words int32 [..., W32] -> tight boxes x0 y0 x1 y1, int32 [..., 4]
 at::Tensor mask_boxes(const at::Tensor& words, int64_t height, int64_t width);
 
-// features [B, D, H, W]; grid: H', W' of each grid, flat; valid [B, 2] -> seeds [B, M, D], laid out as
-// [B, D, M]
+// features [B, D, H, W]; grid: H', W' of each grid, flat; valid [B, 2] -> seeds [B, M, D]
 at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
                       const std::optional<at::Tensor>& valid);
 
@@ -56,6 +55,12 @@ at::Tensor roi_average_pool_backward(const at::Tensor& grad, const at::Tensor& b
 // kernels [N, C] or [B, N, C], prompts [B, L, C], count [B] -> decorated [B, N, C], index int64 [B, N]
 std::tuple<at::Tensor, at::Tensor> match_prompts(const at::Tensor& kernels, const at::Tensor& prompts,
                                                  const std::optional<at::Tensor>& count);
+
+// grad [B, N, C], index int64 [B, N] -> grad summed over images [N, C], and over the kernels that chose each
+// prompt [B, L, C]; what is not wanted is empty
+std::tuple<at::Tensor, at::Tensor> match_prompts_backward(const at::Tensor& grad, const at::Tensor& index,
+                                                          int64_t prompts, bool sum_kernels,
+                                                          bool sum_prompts);
 
 // kernels [S, B, N, C], targets [B, L, C], index [S, B, L] -> scalar
 at::Tensor kernel_supervision_loss(const at::Tensor& kernels, const at::Tensor& targets,

@@ -1,4 +1,5 @@
-// Schemas, CPU kernels and CPU autograd. CUDA kernels and fake kernels are registered from Python.
+// Schemas, CPU kernels and autograd. Fake kernels, and CUDA kernels not written in CUDA, are registered from
+// Python.
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -20,6 +21,7 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
 
 using PoolBackward = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::SymInt,
                             c10::SymInt);
+using MatchBackward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, c10::SymInt, bool, bool);
 using LossBackward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                                 bool);
 
@@ -31,6 +33,12 @@ Tensor pool_backward(const Tensor& grad, const Tensor& boxes, const std::optiona
                      c10::SymInt height, c10::SymInt width) {
     static const auto op = find<PoolBackward>("sp_fast::roi_average_pool_backward");
     return op.call(grad, boxes, count, std::move(height), std::move(width));
+}
+
+std::tuple<Tensor, Tensor> match_backward(const Tensor& grad, const Tensor& index, c10::SymInt prompts,
+                                          bool sum_kernels, bool sum_prompts) {
+    static const auto op = find<MatchBackward>("sp_fast::match_prompts_backward");
+    return op.call(grad, index, std::move(prompts), sum_kernels, sum_prompts);
 }
 
 // Linear in the features, so its backward's backward is the op itself.
@@ -81,26 +89,45 @@ struct MatchPrompts : torch::autograd::Function<MatchPrompts> {
         return {decorated, index};
     }
 
-    // Of PyTorch's own differentiable ops; sums over kernels in fp32.
     static variable_list backward(AutogradContext* context, variable_list grads) {
         const Tensor index = context->get_saved_variables()[0];  // [B, N]
         const Tensor& grad = grads[0];                           // [B, N, C]
         const bool shared = context->saved_data["shared"].toBool();
-        const c10::SymInt prompts = context->saved_data["prompts"].toSymInt();
+        const bool of_kernels = shared && context->needs_input_grad(0);
+        const bool of_prompts = context->needs_input_grad(1);
         Tensor grad_kernels, grad_prompts;
-        if (context->needs_input_grad(0)) grad_kernels = shared ? grad.sum(0) : grad;
-        if (context->needs_input_grad(1)) {
-            const auto type = grad.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-            // -1, no prompt, becomes one row more than there are.
-            const Tensor row = index.remainder(prompts + 1);
-            grad_prompts =
-                at::zeros_symint({grad.sym_size(0), prompts + 1, grad.sym_size(2)},
-                                 grad.options().dtype(type))
-                    .scatter_add(1, row.unsqueeze(-1).expand_symint(grad.sym_sizes()), grad.to(type))
-                    .narrow_symint(1, 0, prompts)
-                    .to(grad.scalar_type());
+        if (of_kernels || of_prompts) {
+            std::tie(grad_kernels, grad_prompts) = match_backward(
+                grad, index, context->saved_data["prompts"].toSymInt(), of_kernels, of_prompts);
         }
-        return {grad_kernels, grad_prompts, Tensor()};
+        return {shared ? grad_kernels : grad, grad_prompts, Tensor()};
+    }
+};
+
+// Linear in grad; its backward is of PyTorch's own differentiable ops.
+struct MatchPromptsBackward : torch::autograd::Function<MatchPromptsBackward> {
+    static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& index,
+                                 const c10::SymInt& prompts, bool sum_kernels, bool sum_prompts) {
+        at::AutoDispatchBelowADInplaceOrView below;
+        context->save_for_backward({index});
+        context->saved_data["channels"] = grad.sym_size(2);
+        context->saved_data["sum_kernels"] = sum_kernels;
+        context->saved_data["sum_prompts"] = sum_prompts;
+        auto [grad_kernels, grad_prompts] = match_backward(grad, index, prompts, sum_kernels, sum_prompts);
+        return {grad_kernels, grad_prompts};
+    }
+
+    static variable_list backward(AutogradContext* context, variable_list grads) {
+        const Tensor index = context->get_saved_variables()[0];
+        const c10::SymInt channels = context->saved_data["channels"].toSymInt();
+        const std::vector<c10::SymInt> shape{index.sym_size(0), index.sym_size(1), channels};
+        Tensor result = grads[0].new_zeros_symint(shape);
+        if (context->saved_data["sum_kernels"].toBool()) result = result.add(grads[0]);
+        if (context->saved_data["sum_prompts"].toBool() && grads[1].sym_size(1) > 0) {
+            const Tensor row = index.clamp_min(0).unsqueeze(-1).expand_symint(shape);
+            result = result.add(grads[1].gather(1, row).masked_fill(index.unsqueeze(-1).lt(0), 0));
+        }
+        return {result, Tensor(), Tensor(), Tensor(), Tensor()};
     }
 };
 
@@ -136,6 +163,13 @@ Tensor roi_average_pool_backward_autograd(const Tensor& grad, const Tensor& boxe
 std::tuple<Tensor, Tensor> match_prompts_autograd(const Tensor& kernels, const Tensor& prompts,
                                                   const std::optional<Tensor>& count) {
     const variable_list results = MatchPrompts::apply(kernels, prompts, count);
+    return {results[0], results[1]};
+}
+
+std::tuple<Tensor, Tensor> match_prompts_backward_autograd(const Tensor& grad, const Tensor& index,
+                                                           c10::SymInt prompts, bool sum_kernels,
+                                                           bool sum_prompts) {
+    const variable_list results = MatchPromptsBackward::apply(grad, index, prompts, sum_kernels, sum_prompts);
     return {results[0], results[1]};
 }
 
@@ -213,6 +247,9 @@ TORCH_LIBRARY(sp_fast, m) {
         "roi_average_pool_backward(Tensor grad, Tensor boxes, Tensor? count, SymInt height, SymInt width) "
         "-> Tensor");
     m.def("match_prompts(Tensor kernels, Tensor prompts, Tensor? count) -> (Tensor, Tensor)");
+    m.def(
+        "match_prompts_backward(Tensor grad, Tensor index, SymInt prompts, bool sum_kernels, "
+        "bool sum_prompts) -> (Tensor, Tensor)");
     m.def("kernel_supervision_loss(Tensor kernels, Tensor targets, Tensor index, bool mean) -> Tensor");
     m.def(
         "kernel_supervision_loss_backward(Tensor grad, Tensor kernels, Tensor targets, Tensor index, "
@@ -232,18 +269,17 @@ TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
     m.impl("roi_average_pool", roi_average_pool);
     m.impl("roi_average_pool_backward", roi_average_pool_backward);
     m.impl("match_prompts", match_prompts);
+    m.impl("match_prompts_backward", match_prompts_backward);
     m.impl("kernel_supervision_loss", kernel_supervision_loss);
     m.impl("kernel_supervision_loss_backward", kernel_supervision_loss_backward);
 }
 
-TORCH_LIBRARY_IMPL(sp_fast, AutogradCPU, m) {
+TORCH_LIBRARY_IMPL(sp_fast, Autograd, m) {
     m.impl("roi_average_pool", roi_average_pool_autograd);
     m.impl("roi_average_pool_backward", roi_average_pool_backward_autograd);
     m.impl("match_prompts", match_prompts_autograd);
+    m.impl("match_prompts_backward", match_prompts_backward_autograd);
     m.impl("kernel_supervision_loss", kernel_supervision_loss_autograd);
-}
-
-TORCH_LIBRARY_IMPL(sp_fast, Autograd, m) {
     for (const char* name :
          {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "pool_seeds", "seed_saliency", "mask_nms",
           "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {

@@ -29,12 +29,13 @@ class SeedSaliency(NamedTuple):
     seeds: Tensor
 
 
-def _accumulate(x: Tensor) -> Tensor:
+def accumulate(x: Tensor) -> Tensor:
+    """The values in the dtype that sums are in."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _unit(x: Tensor, dim: int = -1) -> Tensor:
-    return F.normalize(_accumulate(x), dim=dim, eps=COSINE_EPS)
+    return F.normalize(accumulate(x), dim=dim, eps=COSINE_EPS)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -220,7 +221,7 @@ def box_cells(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, T
     return x0.long(), y0.long(), x1.long(), y1.long()
 
 
-def _first_rows(count: Tensor | None, batch: int, rows: int, device: torch.device) -> Tensor:
+def first_rows(count: Tensor | None, batch: int, rows: int, device: torch.device) -> Tensor:
     """Which of the rows are before `count`, bool [B, rows]."""
     if count is None:
         return torch.ones(batch, rows, dtype=torch.bool, device=device)
@@ -234,8 +235,8 @@ def roi_average_pool(features: Tensor, boxes: Tensor, count: Tensor | None = Non
     x0, y0, x1, y1 = box_cells(boxes, height, width)
     rows = torch.arange(height, device=features.device)[:, None]
     columns = torch.arange(width, device=features.device)
-    real = _first_rows(count, batch, number, features.device)
-    x = _accumulate(features)
+    real = first_rows(count, batch, number, features.device)
+    x = accumulate(features)
     pooled = [x[:, :, 0, :0].transpose(1, 2)]  # no box: [B, 0, C]
     for box in range(number):
         left, top, right, bottom = (side[:, box, None, None] for side in (x0, y0, x1, y1))
@@ -257,7 +258,7 @@ def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None)
     with torch.no_grad():
         # A sum rather than a matrix product: equal prompts then have equal cosines to the last bit.
         cosine = (_unit(kernels)[:, :, None] * _unit(prompts)[:, None]).sum(-1)  # [B, N, L]
-        real = _first_rows(count, batch, number, prompts.device)[:, None]
+        real = first_rows(count, batch, number, prompts.device)[:, None]
         usable = real & ~torch.isnan(cosine)
         index = torch.where(usable, cosine, -torch.inf).argmax(-1)
         index = torch.where(usable.any(-1), index, -1)
@@ -271,7 +272,7 @@ def kernel_supervision_loss(
     """Eq. 9: one minus the cosine of every target with the kernel matched with it, a scalar."""
     stages, _, number, channels = kernels.shape
     if number == 0 or index.numel() == 0:
-        return _accumulate(kernels).flatten()[:0].sum() + _accumulate(targets).flatten()[:0].sum()
+        return accumulate(kernels).flatten()[:0].sum() + accumulate(targets).flatten()[:0].sum()
     index = index.long().clamp(-1, number - 1)
     matched = index >= 0  # [S, B, L]
     where = index.clamp(min=0)[..., None].expand(-1, -1, -1, channels)

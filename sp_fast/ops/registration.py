@@ -1,16 +1,21 @@
-"""What PyTorch's dispatcher needs beside the compiled CPU ops: fake kernels, and CUDA through the reference.
+"""What PyTorch's dispatcher needs beside the compiled ops: fake kernels, and ops on a GPU that are not CUDA.
 
-Imported once, when the extension is there.
+On a GPU, prompt matching and the kernel loss are Triton's (`sp_fast.kernels`), the rest is the extension's;
+the reference serves for what the extension was built without. Imported once, when the extension is there.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib
+import warnings
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from sp_fast.ops import reference
+from sp_fast.ops import gradients, packing, reference
 from sp_fast.ops.packed_masks import PackedMasks
 from sp_fast.ops.packing import words_for
 
@@ -41,7 +46,7 @@ def _(words: Tensor, height: int, width: int) -> Tensor:
 @torch.library.register_fake("sp_fast::pool_seeds")
 def _(features: Tensor, grid: Sequence[int], valid: Tensor | None) -> Tensor:
     seeds = sum(rows * columns for rows, columns in _pairs(grid))
-    return features.new_empty(features.shape[0], features.shape[1], seeds).transpose(1, 2)
+    return features.new_empty(features.shape[0], seeds, features.shape[1])
 
 
 @torch.library.register_fake("sp_fast::seed_saliency")
@@ -96,6 +101,17 @@ def _(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> tuple[Tensor, T
     )
 
 
+@torch.library.register_fake("sp_fast::match_prompts_backward")
+def _(
+    grad: Tensor, index: Tensor, prompts: int, sum_kernels: bool, sum_prompts: bool
+) -> tuple[Tensor, Tensor]:
+    batch, number, channels = grad.shape
+    return (
+        grad.new_empty((number, channels) if sum_kernels else (0,)),
+        grad.new_empty((batch, prompts, channels) if sum_prompts else (0,)),
+    )
+
+
 @torch.library.register_fake("sp_fast::kernel_supervision_loss")
 def _(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> Tensor:
     return kernels.new_empty((), dtype=torch.float64 if kernels.dtype == torch.float64 else torch.float32)
@@ -138,24 +154,70 @@ def _matrix_nms(words: Tensor, score: Tensor, gaussian: bool, sigma: float) -> T
     return reference.matrix_nms(_cells(words), score, kernel=kernel, sigma=sigma)
 
 
+@functools.cache
+def _triton() -> ModuleType | None:
+    """The Triton kernels; imported when the first CUDA tensor comes."""
+    try:
+        return importlib.import_module("sp_fast.kernels")
+    except ImportError as error:
+        warnings.warn(
+            f"sp_fast.kernels is not usable ({error}); on the GPU, match_prompts and kernel_supervision_loss "
+            "run in plain PyTorch, slower. Install Triton.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+
+
+def _triton_for(x: Tensor) -> ModuleType | None:
+    """The Triton kernels, if they take vectors such as x."""
+    kernels = _triton()
+    return kernels if kernels is not None and kernels.supports(x) else None
+
+
+def _match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
+    by = _triton_for(prompts) or reference
+    return by.match_prompts(kernels, prompts, count)
+
+
+def _match_prompts_backward(
+    grad: Tensor, index: Tensor, prompts: int, sum_kernels: bool, sum_prompts: bool
+) -> tuple[Tensor, Tensor]:
+    by = _triton_for(grad) or gradients
+    return by.match_prompts_backward(grad, index, prompts, sum_kernels, sum_prompts)
+
+
 def _kernel_supervision_loss(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> Tensor:
+    by = _triton_for(kernels)
+    if by is not None:
+        return by.kernel_supervision_loss(kernels, targets, index, mean)
     reduction = "mean" if mean else "sum"
     return reference.kernel_supervision_loss(kernels, targets, index, reduction=reduction)
 
 
+def _kernel_supervision_loss_backward(
+    grad: Tensor, kernels: Tensor, targets: Tensor, index: Tensor, mean: bool
+) -> tuple[Tensor, Tensor]:
+    by = _triton_for(kernels) or gradients
+    return by.kernel_supervision_loss_backward(grad, kernels, targets, index, mean)
+
+
 for _name, _function in {
+    "pack_masks": packing.pack_masks,
+    "unpack_masks": packing.unpack_masks,
+    "mask_areas": packing.mask_areas,
+    "mask_boxes": packing.mask_boxes,
     "pool_seeds": _pool_seeds,
     "seed_saliency": _seed_saliency,
     "mask_nms": _mask_nms,
+    "take_proposals": reference.take_proposals,
     "matrix_nms": _matrix_nms,
-}.items():
-    _library.impl(_name, _function, "CUDA")
-
-for _name, _function in {
     "roi_average_pool": reference.roi_average_pool,
-    "match_prompts": reference.match_prompts,
+    "roi_average_pool_backward": gradients.roi_average_pool_backward,
+    "match_prompts": _match_prompts,
+    "match_prompts_backward": _match_prompts_backward,
     "kernel_supervision_loss": _kernel_supervision_loss,
+    "kernel_supervision_loss_backward": _kernel_supervision_loss_backward,
 }.items():
-    _library.impl(_name, _function, "CUDA")
-    # PyTorch differentiates the reference itself.
-    _library.impl(_name, _function, "AutogradCUDA")
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(f"sp_fast::{_name}", "CUDA"):
+        _library.impl(_name, _function, "CUDA")

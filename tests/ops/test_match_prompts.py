@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from op_cases import SEEDS, TOLERANCE, assert_near, generator, needs_extension, scattered
 
-from sp_fast.ops import match_prompts, reference
+from sp_fast.ops import gradients, match_prompts, reference
 
 
 @st.composite
@@ -128,3 +128,15 @@ def test_errors(call, error, message):
 def test_opcheck(kernels):
     kernels, prompts = kernels.clone().requires_grad_(), P.clone().requires_grad_()
     torch.library.opcheck(torch.ops.sp_fast.match_prompts.default, (kernels, prompts, torch.tensor([4, 1])))
+
+
+@needs_extension
+@pytest.mark.parametrize(("sum_kernels", "sum_prompts"), [(True, True), (True, False), (False, True)])
+def test_opcheck_of_the_backward_pass(sum_kernels, sum_prompts):
+    grad = torch.randn(2, 5, 3, requires_grad=True)
+    index = torch.randint(-1, 4, (2, 5))
+    op = torch.ops.sp_fast.match_prompts_backward.default
+    torch.library.opcheck(op, (grad, index, 4, sum_kernels, sum_prompts))
+    got = op(grad, index, 4, sum_kernels, sum_prompts)
+    expected = gradients.match_prompts_backward(grad, index, 4, sum_kernels, sum_prompts)
+    torch.testing.assert_close(got, expected)

@@ -1,0 +1,272 @@
+"""Prompt-kernel matching (Eq. 6-8) in Triton: one kernel forward, one backward.
+
+Forward: a program takes a few kernels of one image and compares them with all of its prompts, a block at a
+time. Backward: a program takes one prompt of one image and adds the gradients of the kernels that chose it,
+or, for shared kernels, one kernel and adds its gradients over the images. Nothing is added atomically.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .launch import TILE, Launch, inverse, up_to
+
+
+@triton.jit(do_not_specialize=["number", "prompt_number"])
+def match_prompts_forward(
+    kernels,
+    prompts,
+    count,
+    decorated,
+    index,
+    number,
+    prompt_number,
+    kernel_stride_b,
+    kernel_stride_n,
+    kernel_stride_c,
+    prompt_stride_b,
+    prompt_stride_l,
+    prompt_stride_c,
+    count_stride,
+    CHANNELS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+    SEGMENTS: tl.constexpr,
+    SEGMENT: tl.constexpr,
+):
+    blocks = tl.cdiv(number, BLOCK_N)
+    program = tl.program_id(0)
+    b = (program // blocks).to(tl.int64)
+    first_n = program % blocks * BLOCK_N
+    n = first_n.to(tl.int64) + tl.arange(0, BLOCK_N)
+    c = tl.arange(0, SEGMENTS * SEGMENT).to(tl.int64)
+    inside = (n < number)[:, None] & (c < CHANNELS)[None, :]
+    image = kernels + b * kernel_stride_b
+    kernel_at = image + n[:, None] * kernel_stride_n + c[None, :] * kernel_stride_c
+    kernel = tl.load(kernel_at, mask=inside, other=0.0).to(tl.float32)
+    by_norm = inverse(tl.math.sqrt_rn(tl.sum(kernel * kernel, axis=1)))
+    prompt_image = prompts + b * prompt_stride_b
+    real = prompt_number
+    if count is not None:
+        real = tl.minimum(tl.load(count + b * count_stride), prompt_number)
+
+    # Vectors as [segment, prompt, in the segment]: a segment is 64 bytes, so four lanes share a prompt and a
+    # warp holds eight. Sums over channels are then within a thread but for two shuffles.
+    segment = tl.arange(0, SEGMENTS)[:, None, None] * SEGMENT + tl.arange(0, SEGMENT)[None, None, :]
+    segment = segment.to(tl.int64)
+    best = tl.full([BLOCK_N], float("-inf"), tl.float32)
+    chosen = tl.full([BLOCK_N], -1, tl.int32)
+    for start in range(0, prompt_number, BLOCK_L):
+        l = start + tl.arange(0, BLOCK_L)  # noqa: E741
+        filled = (segment < CHANNELS) & (l < prompt_number)[None, :, None]
+        prompt_at = l.to(tl.int64)[None, :, None] * prompt_stride_l + segment * prompt_stride_c
+        prompt = tl.load(prompt_image + prompt_at, mask=filled, other=0.0).to(tl.float32)
+        square = tl.sum(tl.sum(prompt * prompt, axis=0), axis=1)
+        unit_prompt = prompt * inverse(tl.math.sqrt_rn(square))[None, :, None]
+        cosine = tl.zeros([BLOCK_N, BLOCK_L], tl.float32)
+        for i in range(BLOCK_N):
+            # The same row for every prompt, in the layout of the prompts: no exchange between threads.
+            row = tl.minimum(first_n + i, number - 1).to(tl.int64) + tl.zeros([1, BLOCK_L, 1], tl.int64)
+            row_at = image + row * kernel_stride_n + segment * kernel_stride_c
+            same = tl.load(row_at, mask=filled, other=0.0).to(tl.float32)
+            # A sum rather than tl.dot: fp32 throughout, and equal prompts have equal cosines to the last bit.
+            product = tl.sum(tl.sum(same * unit_prompt, axis=0), axis=1)
+            cosine = tl.where((tl.arange(0, BLOCK_N) == i)[:, None], product[None, :], cosine)
+        cosine *= by_norm[:, None]
+        usable = (l < real)[None, :] & (cosine == cosine)
+        top = tl.max(tl.where(usable, cosine, float("-inf")), axis=1)
+        first = tl.min(tl.where(usable & (cosine == top[:, None]), l[None, :], prompt_number), axis=1)
+        better = (first < prompt_number) & ((chosen < 0) | (top > best))
+        best = tl.where(better, top, best)
+        chosen = tl.where(better, first, chosen)
+
+    out = b * number + n
+    tl.store(index + out, chosen.to(tl.int64), mask=n < number)
+    added_at = prompt_image + chosen.to(tl.int64)[:, None] * prompt_stride_l + c[None, :] * prompt_stride_c
+    added = tl.load(added_at, mask=inside & (chosen >= 0)[:, None], other=0.0).to(tl.float32)
+    sums = (kernel + added).to(decorated.dtype.element_ty)
+    tl.store(decorated + out[:, None] * CHANNELS + c[None, :], sums, mask=inside)
+
+
+@triton.jit
+def sum_rows(grad, index, wanted, rows, stride, index_stride, c, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
+    """Sum over the rows of grad, columns c, whose index is `wanted`; over all rows without an index."""
+    total = tl.zeros([c.shape[0]], tl.float32)
+    for start in range(0, rows, BLOCK):
+        row = start + tl.arange(0, BLOCK).to(tl.int64)
+        mine = row < rows
+        if index is not None:
+            mine = tl.load(index + row * index_stride, mask=mine, other=-1) == wanted
+        # Only the rows added are read.
+        part = tl.load(grad + row[:, None] * stride, mask=mine[:, None] & (c < COLUMNS)[None, :], other=0.0)
+        total += tl.sum(part.to(tl.float32), axis=0)
+    return total
+
+
+@triton.jit(do_not_specialize=["batch", "number", "prompt_number", "prompt_programs"])
+def match_prompts_backward_kernel(
+    grad,
+    index,
+    grad_kernels,
+    grad_prompts,
+    batch,
+    number,
+    prompt_number,
+    prompt_programs,
+    grad_stride_b,
+    grad_stride_n,
+    grad_stride_c,
+    index_stride_b,
+    index_stride_n,
+    CHANNELS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    PROMPT_C: tl.constexpr,
+    KERNEL_C: tl.constexpr,
+):
+    program = tl.program_id(0)
+    if program < prompt_programs:
+        of_prompts = program // tl.cdiv(CHANNELS, PROMPT_C)
+        pc = (program % tl.cdiv(CHANNELS, PROMPT_C) * PROMPT_C + tl.arange(0, PROMPT_C)).to(tl.int64)
+        b = (of_prompts // prompt_number).to(tl.int64)
+        of_prompt = sum_rows(
+            grad + b * grad_stride_b + pc[None, :] * grad_stride_c,
+            index + b * index_stride_b,
+            of_prompts % prompt_number,
+            number,
+            grad_stride_n,
+            index_stride_n,
+            pc,
+            BLOCK_N,
+            CHANNELS,
+        )
+        prompt_at = grad_prompts + of_prompts.to(tl.int64) * CHANNELS + pc
+        tl.store(prompt_at, of_prompt.to(prompt_at.dtype.element_ty), mask=pc < CHANNELS)
+    else:
+        of_kernels = program - prompt_programs
+        kc = (of_kernels % tl.cdiv(CHANNELS, KERNEL_C) * KERNEL_C + tl.arange(0, KERNEL_C)).to(tl.int64)
+        n = (of_kernels // tl.cdiv(CHANNELS, KERNEL_C)).to(tl.int64)
+        of_kernel = sum_rows(
+            grad + n * grad_stride_n + kc[None, :] * grad_stride_c,
+            None,
+            0,
+            batch,
+            grad_stride_b,
+            0,
+            kc,
+            BLOCK_B,
+            CHANNELS,
+        )
+        kernel_at = grad_kernels + n * CHANNELS + kc
+        tl.store(kernel_at, of_kernel.to(kernel_at.dtype.element_ty), mask=kc < CHANNELS)
+
+
+def plan_forward(
+    kernels: Tensor, prompts: Tensor, count: Tensor | None, decorated: Tensor, index: Tensor
+) -> Launch:
+    """The launch that fills `decorated` and `index`, both contiguous."""
+    batch, prompt_number, channels = prompts.shape
+    number = kernels.shape[-2]
+    block_c = triton.next_power_of_2(channels)
+    block_n = max(1, min(4, TILE // block_c))
+    segment = up_to(64 // prompts.element_size(), channels)
+    arguments = {
+        "kernels": kernels,
+        "prompts": prompts,
+        "count": count,
+        "decorated": decorated,
+        "index": index,
+        "number": number,
+        "prompt_number": prompt_number,
+        "kernel_stride_b": 0 if kernels.dim() == 2 else kernels.stride(0),
+        "kernel_stride_n": kernels.stride(-2),
+        "kernel_stride_c": kernels.stride(-1),
+        "prompt_stride_b": prompts.stride(0),
+        "prompt_stride_l": prompts.stride(1),
+        "prompt_stride_c": prompts.stride(2),
+        "count_stride": 0 if count is None else count.stride(0),
+        "CHANNELS": channels,
+        "BLOCK_N": block_n,
+        "BLOCK_L": up_to(max(1, min(32, 4 * TILE // block_c)), prompt_number),
+        "SEGMENTS": block_c // segment,
+        "SEGMENT": segment,
+    }
+    return Launch(match_prompts_forward, batch * triton.cdiv(number, block_n), arguments)
+
+
+def plan_backward(
+    grad: Tensor, index: Tensor, prompts: int, grad_kernels: Tensor, grad_prompts: Tensor
+) -> Launch:
+    """The launch that fills the gradients, both contiguous; an empty one costs nothing."""
+    batch, number, channels = grad.shape
+    # Narrow tiles for prompts: all kernels of an image at once, so that no load waits for another's index.
+    block_n, prompt_c = up_to(128, number), up_to(64, channels)
+    block_b = up_to(16, batch)
+    kernel_c = up_to(TILE // block_b, channels)
+    prompt_programs = batch * prompts * triton.cdiv(channels, prompt_c) if grad_prompts.numel() else 0
+    kernel_programs = number * triton.cdiv(channels, kernel_c) if grad_kernels.numel() else 0
+    arguments = {
+        "grad": grad,
+        "index": index,
+        "grad_kernels": grad_kernels,
+        "grad_prompts": grad_prompts,
+        "batch": batch,
+        "number": number,
+        "prompt_number": prompts,
+        "prompt_programs": prompt_programs,
+        "grad_stride_b": grad.stride(0),
+        "grad_stride_n": grad.stride(1),
+        "grad_stride_c": grad.stride(2),
+        "index_stride_b": index.stride(0),
+        "index_stride_n": index.stride(1),
+        "CHANNELS": channels,
+        "BLOCK_N": block_n,
+        "BLOCK_B": block_b,
+        "PROMPT_C": prompt_c,
+        "KERNEL_C": kernel_c,
+    }
+    return Launch(match_prompts_backward_kernel, prompt_programs + kernel_programs, arguments)
+
+
+def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Every kernel plus the prompt most similar to it [B, N, C], and that prompt's index [B, N].
+
+    Args:
+        kernels: fp32, fp16 or bf16 [N, C] or [B, N, C].
+        prompts: [B, L, C], same dtype.
+        count: int [B], prompts from there on are padding; clamped into [0, L].
+    """
+    batch, number, channels = prompts.shape[0], kernels.shape[-2], prompts.shape[2]
+    decorated = torch.empty((batch, number, channels), dtype=prompts.dtype, device=prompts.device)
+    index = torch.empty((batch, number), dtype=torch.int64, device=prompts.device)
+    plan_forward(kernels, prompts, count, decorated, index).run(prompts.device)
+    return decorated, index
+
+
+def match_prompts_backward(
+    grad: Tensor, index: Tensor, prompts: int, sum_kernels: bool, sum_prompts: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of shared kernels, grad summed over images [N, C], and of prompts [B, L, C].
+
+    The gradient of a prompt is the sum over the kernels that chose it. Sums are in fp32 and in a fixed order.
+
+    Args:
+        grad: [B, N, C], of the decorated kernels.
+        index: int64 [B, N], what the forward pass chose.
+        prompts: L.
+        sum_kernels: whether the first is wanted; else it is empty.
+        sum_prompts: whether the second is wanted; else it is empty.
+    """
+    batch, number, channels = grad.shape
+    # Where there is nothing to add up, nothing is launched that would write the zeros.
+    of_nothing = batch == 0 or number == 0
+    make = torch.zeros if of_nothing else torch.empty
+    options = {"dtype": grad.dtype, "device": grad.device}
+    grad_kernels = make((number, channels) if sum_kernels else (0,), **options)
+    grad_prompts = make((batch, prompts, channels) if sum_prompts else (0,), **options)
+    if not of_nothing:
+        plan_backward(grad, index, prompts, grad_kernels, grad_prompts).run(grad.device)
+    return grad_kernels, grad_prompts
