@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from setuptools import setup
+from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 
@@ -122,4 +122,10 @@ def extension():
     return module
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": cpp_extension.BuildExtension})
+setup(
+    ext_modules=[extension()],
+    cmdclass={"build_ext": cpp_extension.BuildExtension},
+    # `find` in pyproject.toml cannot take a package from outside the folder of its parent.
+    packages=[*find_namespace_packages(include=["sp_fast*"]), "sp_fast.kernels"],
+    package_dir={"sp_fast.kernels": "kernels"},
+)
