@@ -14,16 +14,8 @@ from families import (
     prepared,
     total,
 )
+from narrow import HEADS
 
-HEADS = {
-    "knet": {"rpn_head.conv_seg", *(f"roi_head.mask_head.{i}.fc_cls" for i in range(STAGES))},
-    "queryinst": {
-        f"roi_head.{head}"
-        for i in range(STAGES)
-        for head in (f"bbox_head.{i}.fc_cls", f"mask_head.{i}.conv_logits")
-    },
-    "mask2former": {"panoptic_head.cls_embed"},
-}
 COUNTS = [[2, 3], [0, 2], [0, 0], [KERNELS + 4, 1]]
 
 

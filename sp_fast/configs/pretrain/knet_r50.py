@@ -10,7 +10,8 @@ model = dict(
     _delete_=True,
     type='SaliencyPromptPretrainer',
     detector=detector,
+    preset='paper',
     source='cached',
-    prompts=dict(levels=(-1,), strategy='cosine', inject='init'),
+    prompts=dict(levels='P5', strategy='cosine', inject='init'),
     supervision=dict(seed_channels=2048),
 )

@@ -1,4 +1,5 @@
 # The proposals are made within the step, from the frozen backbone's own features: no masks on disk.
+# To train the backbone too: --cfg-options model.source=teacher model.frozen_stages=1
 _base_ = ['knet_r50.py']
 
 train_pipeline = [
@@ -10,4 +11,4 @@ train_pipeline = [
 train_dataloader = dict(
     dataset=dict(_delete_=True, type='ImageFolderDataset', images='data/unlabeled2017', pipeline=train_pipeline),
 )
-model = dict(detector=dict(backbone=dict(frozen_stages=4)), source='shared')
+model = dict(source='shared', frozen_stages=4)

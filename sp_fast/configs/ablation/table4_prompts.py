@@ -1,0 +1,4 @@
+# Table 4: prompts without kernel supervision.
+_base_ = ['../pretrain/knet_r50.py']
+
+model = dict(supervision=None)

@@ -1,0 +1,5 @@
+# Table 7: saliency masks as pseudo labels. Without prompts: --cfg-options model.prompts.strategy=none
+# Masks: sp-fast propose data/unlabeled2017 --weights densecl_r50.pth --out masks.json
+_base_ = ['../pretrain/knet_r50.py']
+
+model = dict(source='cached')

@@ -1,0 +1,13 @@
+# QueryInst on 10 % of COCO, as the paper's authors fine-tune it in their later code (UPLVP): 48 epochs,
+# steps at 36 and 44, QueryInst's own optimiser. Start: --load-from runs/queryinst_r50/pretrained.pth
+_base_ = ['../_base_/queryinst_r50.py', '../_base_/finetune.py', '../_base_/runtime.py']
+
+optim_wrapper = dict(
+    optimizer=dict(weight_decay=1e-4),
+    clip_grad=dict(max_norm=0.1),
+    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=48, milestones=[36, 44], gamma=0.1),
+]
