@@ -1,0 +1,180 @@
+// What the two suppressions of masks share: cells that masks have in common, counted on tensor cores, and
+// the order of masks by score.
+#pragma once
+
+#include "cuda_device.h"
+
+namespace sp_fast::cuda {
+
+// Adds the cells common to 16 masks (rows) and 8 masks (columns) within 256 cells. Lane 4 g + t holds two
+// words of rows g and g + 8 in `a` (first words, then second words), the same two of column g in `b`, and the
+// counts of columns 2 t and 2 t + 1 with row g, then with row g + 8. Which words a lane holds does not matter
+// as long as rows and columns agree.
+__device__ __forceinline__ void add_common(int (&counts)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#ifdef SP_FAST_CUDA_ON_CPU
+    unsigned words[6][32];
+    const unsigned mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+    for (int i = 0; i < 6; i += 2) {
+        const uint64_t* pairs = on_cpu::exchange(kAllLanes, mine[i] | uint64_t(mine[i + 1]) << 32);
+        for (int lane = 0; lane < 32; ++lane) {
+            words[i][lane] = static_cast<unsigned>(pairs[lane]);
+            words[i + 1][lane] = static_cast<unsigned>(pairs[lane] >> 32);
+        }
+    }
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    for (int i = 0; i < 4; ++i) {
+        const int high = i / 2, column = 2 * t + i % 2;
+        for (int k = 0; k < 4; ++k) {
+            counts[i] += __popc(words[high][4 * g + k] & words[4][4 * column + k]) +
+                         __popc(words[2 + high][4 * g + k] & words[5][4 * column + k]);
+        }
+    }
+#else
+    asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(counts[0]), "+r"(counts[1]), "+r"(counts[2]), "+r"(counts[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// Adds the cells common to 16 Rows masks and 8 Columns masks, all of `size` words. The lane gives its masks:
+// rows g and g + 8 of each 16, column g of each 8; a column without words counts the area of the rows.
+// Lane t reads words 8 t .. 8 t + 7 of every 32: in shared memory, rows an odd number of words apart are then
+// read without bank conflicts.
+template <int Rows, int Columns>
+__device__ __forceinline__ void common_cells(int (&counts)[Rows][Columns][4],
+                                             const unsigned* const (&rows)[Rows][2],
+                                             const unsigned* const (&columns)[Columns], int size) {
+    const int first = threadIdx.x % 4 * 8;
+    const auto add = [&](int word, bool inside_0, bool inside_1) {
+        unsigned b[Columns][2];
+#pragma unroll
+        for (int c = 0; c < Columns; ++c) {
+            b[c][0] = columns[c] == nullptr ? ~0u : inside_0 ? columns[c][word] : 0;
+            b[c][1] = columns[c] == nullptr ? ~0u : inside_1 ? columns[c][word + 1] : 0;
+        }
+#pragma unroll
+        for (int r = 0; r < Rows; ++r) {
+            const unsigned a[4] = {inside_0 ? rows[r][0][word] : 0, inside_0 ? rows[r][1][word] : 0,
+                                   inside_1 ? rows[r][0][word + 1] : 0, inside_1 ? rows[r][1][word + 1] : 0};
+#pragma unroll
+            for (int c = 0; c < Columns; ++c) add_common(counts[r][c], a, b[c]);
+        }
+    };
+    int done = 0;
+    for (; done + 32 <= size; done += 32) {
+#pragma unroll
+        for (int i = 0; i < 8; i += 2) add(done + first + i, true, true);
+    }
+    for (int i = 0; i < 8 && done + i < size; i += 2) {
+        const int word = done + first + i;
+        add(word, word < size, word + 1 < size);
+    }
+}
+
+// Copies a word from global to shared memory without registers. Done after copy_wait and a barrier.
+__device__ __forceinline__ void copy_4(unsigned* shared, const unsigned* global) {
+#ifdef SP_FAST_CUDA_ON_CPU
+    *shared = *global;
+#else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
+                     static_cast<unsigned>(__cvta_generic_to_shared(shared))),
+                 "l"(global)
+                 : "memory");
+#endif
+}
+
+// Ascending keys are descending scores, equal scores by ascending index, NaN last.
+__device__ __forceinline__ uint64_t score_key(float score, unsigned index) {
+    const unsigned bits = __float_as_uint(score + 0.0f);  // -0 becomes 0
+    const unsigned ascending = bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
+    return uint64_t(isnan(score) ? 0xffffffffu : ~ascending) << 32 | index;
+}
+
+__device__ __forceinline__ void order_pair(uint64_t& low, uint64_t& high) {
+    const uint64_t a = low, b = high;
+    low = a < b ? a : b;
+    high = a < b ? b : a;
+}
+
+// Orders every key with that of the lane whose number differs in the bits of `mask`.
+__device__ __forceinline__ void order_lanes(uint64_t (&keys)[4], int mask, int top) {
+    const bool low = (threadIdx.x & top) == 0;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+        const uint64_t other = __shfl_xor_sync(kAllLanes, keys[k], mask);
+        keys[k] = low == (other < keys[k]) ? other : keys[k];
+    }
+}
+
+// Orders each key of a lane with that of the opposite lane in another row.
+__device__ __forceinline__ void order_opposite(uint64_t& low, uint64_t& high) {
+    const uint64_t from_low = __shfl_xor_sync(kAllLanes, low, 31);
+    const uint64_t from_high = __shfl_xor_sync(kAllLanes, high, 31);
+    low = from_high < low ? from_high : low;
+    high = from_low > high ? from_low : high;
+}
+
+constexpr int kSortRun = 128;
+
+// Sorts shared memory's keys ascending. All threads of the block; they have passed a barrier since the keys
+// were written, and pass one at the end. A bitonic sort whose every comparison puts the smaller key first:
+// what is past the end would be the largest, and so never moves. Strides below 128 stay within a warp, which
+// holds a run of 128 keys as four rows of 32.
+__device__ __forceinline__ void sort_keys(uint64_t* keys, int number) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    for (int size = kSortRun;; size *= 2) {
+        if (size > kSortRun) {
+            // Both halves of a run of `size` are sorted: the second is compared backwards.
+            for (int stride = size / 2; stride >= kSortRun; stride /= 2) {
+                for (int i = threadIdx.x;; i += blockDim.x) {
+                    const int within = i & (stride - 1);
+                    const int start = (i - within) * 2;
+                    const int low = start + within;
+                    if (low >= number) break;
+                    const int high = stride == size / 2 ? start + size - 1 - within : low + stride;
+                    if (high < number) order_pair(keys[low], keys[high]);
+                }
+                __syncthreads();
+            }
+        }
+        for (int run = warp * kSortRun; run < number; run += warps * kSortRun) {
+            uint64_t held[4];
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                const int i = run + 32 * k + lane;
+                held[k] = i < number ? keys[i] : ~uint64_t(0);
+            }
+            if (size == kSortRun) {
+#pragma unroll
+                for (int part = 2; part <= 32; part *= 2) {
+                    order_lanes(held, part - 1, part / 2);
+#pragma unroll
+                    for (int stride = part / 4; stride > 0; stride /= 2) order_lanes(held, stride, stride);
+                }
+                order_opposite(held[0], held[1]);
+                order_opposite(held[2], held[3]);
+#pragma unroll
+                for (int stride = 16; stride > 0; stride /= 2) order_lanes(held, stride, stride);
+                order_opposite(held[0], held[3]);
+                order_opposite(held[1], held[2]);
+            } else {
+                order_pair(held[0], held[2]);
+                order_pair(held[1], held[3]);
+            }
+            order_pair(held[0], held[1]);
+            order_pair(held[2], held[3]);
+#pragma unroll
+            for (int stride = 16; stride > 0; stride /= 2) order_lanes(held, stride, stride);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                const int i = run + 32 * k + lane;
+                if (i < number) keys[i] = held[k];
+            }
+        }
+        __syncthreads();
+        if (size >= number) break;
+    }
+}
+
+}  // namespace sp_fast::cuda

@@ -1,0 +1,37 @@
+// Packed masks and their scores on the GPU: checks, order, and how much shared memory there is.
+#pragma once
+
+#include <ATen/ops/sort.h>
+
+#include "checks.h"
+#include "cuda_host.h"
+
+namespace sp_fast::cuda {
+
+inline void check_masks(const at::Tensor& words, const at::Tensor& score) {
+    TORCH_CHECK_TYPE(words.scalar_type() == at::kInt, "words: expected dtype int32, got ",
+                     words.scalar_type());
+    check_real("score", score);
+    check_shape("words", words, {-1, -1, -1});
+    check_shape("score", score, {words.size(0), words.size(1)});
+    check_device("score", score, words);
+    constexpr int64_t kMost = (int64_t(1) << 31) - 1;
+    TORCH_CHECK_VALUE(words.size(0) <= kMost && words.size(1) <= kMost && words.size(2) <= kMost,
+                      "words: expected sizes below 2^31, got ", words.sizes());
+}
+
+// int64 [B, M]: by descending score, equal scores by lower index, NaN last.
+inline at::Tensor best_first(const at::Tensor& score) {
+    return std::get<1>(at::sort(score.neg(), /*stable=*/true, /*dim=*/1, /*descending=*/false)).contiguous();
+}
+
+// Bytes of shared memory that a block can have on the current device.
+inline int64_t shared_limit() {
+#ifdef SP_FAST_CUDA_ON_CPU
+    return 227 << 10;
+#else
+    return static_cast<int64_t>(at::cuda::getCurrentDeviceProperties()->sharedMemPerBlockOptin);
+#endif
+}
+
+}  // namespace sp_fast::cuda
