@@ -1,0 +1,216 @@
+"""Inputs, calls and judges of the tests on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from op_cases import generator, scattered
+from torch import Tensor
+
+from sp_fast import ops
+from sp_fast.ops import PackedMasks, reference
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+LAYOUTS = ["contiguous", "channels_last", "scattered"]
+
+# Error allowed against the reference in fp64: two roundings of the result; for fp32, sums in another order.
+ON_GPU = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+@contextmanager
+def without_waiting():
+    """Whatever makes the host wait for the device is an error."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def poison() -> None:
+    """Fill free blocks of the allocator with NaN, so that what an op takes and does not write shows."""
+    sizes = [2**k for k in range(9, 25)] + [3 * 2**k for k in range(9, 23)]
+    blocks = [torch.full((size // 4,), torch.nan, device="cuda") for size in sizes for _ in range(3)]
+    del blocks
+
+
+def in_layout(x: Tensor, layout: str) -> Tensor:
+    """The same values, laid out in memory as named; a map alone has channels last."""
+    if layout == "scattered":
+        return scattered(x)
+    return (
+        x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" and x.dim() == 4 else x
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op on inputs that suit it.
+
+    Attributes:
+        inputs: seed and dtype -> inputs on the CPU.
+        op: the inputs -> its results.
+        judge: the same by `sp_fast.ops.reference`.
+        wanted: how many of the inputs, the first ones, get gradients.
+    """
+
+    inputs: Callable[[int, torch.dtype], Sequence[Tensor]]
+    op: Callable[..., Any]
+    judge: Callable[..., Any]
+    wanted: int = 0
+
+
+def results(function: Callable[..., Any], inputs: Sequence[Tensor], wanted: int = 0) -> list[Tensor]:
+    """Results, then the gradients of the first `wanted` inputs for a fixed gradient of the first result."""
+    leaves = [x.detach().requires_grad_() for x in inputs[:wanted]]
+    found = function(*leaves, *inputs[wanted:])
+    found = list(found) if isinstance(found, tuple) else [found]
+    if wanted:
+        # A gradient that depends on its place and is exact in every dtype, without random numbers.
+        place = torch.arange(found[0].numel(), device=found[0].device).reshape(found[0].shape)
+        gradient = ((place * 37 % 101).to(found[0].dtype) - 50) / 64
+        found += torch.autograd.grad(found[0], leaves, gradient, materialize_grads=True)
+    return [x.detach() for x in found]
+
+
+def on_gpu(case: Case, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The op's results for inputs that are on the GPU, in poisoned memory and without waiting."""
+    poison()
+    with without_waiting():
+        return results(case.op, inputs, case.wanted)
+
+
+def to_gpu(inputs: Sequence[Tensor], layout: str = "contiguous") -> list[Tensor]:
+    """The inputs on the GPU."""
+    return [in_layout(x.cuda(), layout) for x in inputs]
+
+
+def judged(case: Case, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What the reference gives on the CPU, differentiable ops in fp64."""
+    if case.wanted:
+        inputs = [x.double() if x.is_floating_point() else x for x in inputs]
+    return results(case.judge, inputs, case.wanted)
+
+
+def assert_judged(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Integers equal, floats within the tolerance of what the GPU gave."""
+    for one, other in zip(got, expected, strict=True):
+        assert one.is_cuda
+        assert one.shape == other.shape
+        if other.is_floating_point():
+            tolerance = ON_GPU[one.dtype]
+            torch.testing.assert_close(one.cpu().double(), other.double(), rtol=tolerance, atol=tolerance)
+        else:
+            assert torch.equal(one.cpu(), other)
+
+
+def smooth_features(seed: int, batch: int, channels: int, height: int, width: int) -> Tensor:
+    """Features that are similar where they are near, fp32, as a backbone gives them."""
+    random = generator(seed)
+    coarse = torch.randn(batch, channels, -(-height // 6) + 1, -(-width // 6) + 1, generator=random)
+    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+    return (smooth + 0.3 * torch.randn(smooth.shape, generator=random)).relu()
+
+
+def blobs(seed: int, batch: int, number: int, height: int, width: int) -> tuple[PackedMasks, Tensor]:
+    """Masks that overlap, and their scores; some masks and scores are equal, one is empty, one score NaN."""
+    random = generator(seed)
+    size = torch.tensor([height, width])
+    centre = torch.rand(batch, number, 2, 1, 1, generator=random) * size[:, None, None]
+    radius = (0.1 + 0.4 * torch.rand(batch, number, 2, 1, 1, generator=random)) * size[:, None, None]
+    y = (torch.arange(height)[:, None] - centre[:, :, 0]) / radius[:, :, 0]
+    x = (torch.arange(width) - centre[:, :, 1]) / radius[:, :, 1]
+    masks = y.square() + x.square() <= 1
+    score = torch.rand(batch, number, generator=random)
+    if number > 4:
+        masks[:, 1], masks[:, 2] = masks[:, 0], False
+        score[:, 3], score[:, 4] = score[:, 0], torch.nan
+    return PackedMasks.pack(masks), score
+
+
+def boxes_of(seed: int, batch: int, number: int, height: int, width: int) -> Tensor:
+    """Boxes x0 y0 x1 y1 in cells: inside, partly and wholly outside, empty, turned round, not a number."""
+    random = generator(seed)
+    size = torch.tensor([width, height])
+    low = (torch.rand(batch, number, 2, generator=random) * 1.2 - 0.1) * size
+    boxes = torch.cat([low, low + torch.rand(batch, number, 2, generator=random) * 0.7 * size], -1)
+    for place, odd in enumerate(
+        ([-9.0, -9, -3, -3], [2.0, 3, 2, 3], [9.0, 7, 1, 2], [torch.nan, 0, 4, torch.nan], [0.0, 0, 1e9, 1e9])
+    ):
+        if number > 2 * place + 1:
+            boxes[:, 2 * place + 1] = torch.tensor(odd)
+    return boxes
+
+
+def _saliency_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    valid = torch.tensor([[13, 21], [10, 8]])
+    return smooth_features(seed, 2, 40, 13, 21).to(dtype), valid
+
+
+def _masks_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    masks, score = blobs(seed, 2, 130, 13, 21)
+    return masks.words, score.to(dtype)
+
+
+def _as_masks(words: Tensor) -> PackedMasks:
+    return PackedMasks(words, 13, 21)
+
+
+def _pooling_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    features = torch.randn(2, 40, 13, 21, generator=generator(seed)).to(dtype)
+    return features, boxes_of(seed, 2, 17, 13, 21), torch.tensor([17, 9])
+
+
+def _matching_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    random = generator(seed)
+    kernels, prompts = torch.randn(2, 33, 72, generator=random), torch.randn(2, 17, 72, generator=random)
+    return kernels.to(dtype), prompts.to(dtype), torch.tensor([17, 5])
+
+
+def _supervision_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    random = generator(seed)
+    kernels, targets = torch.randn(3, 2, 33, 72, generator=random), torch.randn(2, 17, 72, generator=random)
+    return kernels.to(dtype), targets.to(dtype), torch.randint(-1, 33, (3, 2, 17), generator=random)
+
+
+def _saliency(of: Any) -> Callable[..., Any]:
+    def call(features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        found = of.seed_saliency(features, [(3, 4), (2, 2)], valid=valid, similarity="cosine")
+        return found.masks.words, found.score, found.seeds
+
+    return call
+
+
+# Every op, by name, at a small odd size.
+CASES = {
+    "seed_saliency": Case(_saliency_inputs, _saliency(ops), _saliency(reference)),
+    "mask_nms": Case(
+        _masks_inputs,
+        lambda words, score: ops.mask_nms(_as_masks(words), score),
+        lambda words, score: reference.mask_nms(_as_masks(words), score),
+    ),
+    "matrix_nms": Case(
+        _masks_inputs,
+        lambda words, score: ops.matrix_nms(_as_masks(words), score).nan_to_num(),
+        lambda words, score: reference.matrix_nms(_as_masks(words), score).nan_to_num(),
+    ),
+    "packed_masks": Case(
+        _masks_inputs,
+        lambda words, _: (
+            _as_masks(words).area(),
+            _as_masks(words).boxes(),
+            PackedMasks.pack(_as_masks(words).unpack()).words,
+        ),
+        lambda words, _: (_as_masks(words).area(), _as_masks(words).boxes(), words),
+    ),
+    "roi_average_pool": Case(_pooling_inputs, ops.roi_average_pool, reference.roi_average_pool, wanted=1),
+    "match_prompts": Case(_matching_inputs, ops.match_prompts, reference.match_prompts, wanted=2),
+    "kernel_supervision_loss": Case(
+        _supervision_inputs, ops.kernel_supervision_loss, reference.kernel_supervision_loss, wanted=2
+    ),
+}
