@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import torch
 import triton
 from sp_fast.kernels.kernel_supervision_loss import plan_backward as plan_loss_backward
 from sp_fast.kernels.kernel_supervision_loss import plan_forward as plan_loss
-from sp_fast.kernels.launch import Launch
+from sp_fast.kernels.launch import DTYPES, Launch
 from sp_fast.kernels.match_prompts import plan_backward as plan_match_backward
 from sp_fast.kernels.match_prompts import plan_forward as plan_match
 from triton.backends.compiler import GPUTarget
@@ -86,11 +87,11 @@ def compiled(launch: Launch, architecture: int):
     return triton.compile(source, target=target, options={"num_warps": launch.warps})
 
 
-def resources(**sizes: int) -> list[Row]:
+def resources(dtypes: Sequence[torch.dtype] = DTYPES, **sizes: int) -> list[Row]:
     """Registers, spills and shared memory of every kernel, dtype and architecture."""
     cuobjdump = triton.knobs.nvidia.cuobjdump.path
     rows = []
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    for dtype in dtypes:
         for name, launch in launches(dtype, **sizes).items():
             for architecture in ARCHITECTURES:
                 kernel = compiled(launch, architecture)

@@ -1,0 +1,71 @@
+"""How the dispatcher reaches the Triton kernels."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sp_fast.ops import kernel_supervision_loss, match_prompts
+from sp_fast.ops.extension import COMPILED
+
+pytestmark = pytest.mark.skipif(not COMPILED, reason="sp_fast._C is not built")
+
+
+def run(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_triton_is_imported_only_when_needed():
+    result = run("import sys, sp_fast.ops; assert not {'triton', 'sp_fast.kernels'} & set(sys.modules)")
+    assert result.returncode == 0, result.stderr
+
+
+WITHOUT = """
+import sys
+sys.modules["triton"] = None
+import torch
+from sp_fast.ops import reference, registration
+k, p = torch.randn(5, 4), torch.randn(2, 3, 4)
+decorated, index = registration._match_prompts(k, p, None)
+assert torch.equal(index, reference.match_prompts(k, p)[1])
+grad = registration._match_prompts_backward(torch.ones(2, 5, 4), index, 3, True, True)
+assert grad[0].shape == (5, 4) and grad[1].shape == (2, 3, 4)
+stages = decorated[None]
+matched = torch.zeros(1, 2, 3, dtype=torch.int64)
+loss = registration._kernel_supervision_loss(stages, p, matched, True)
+assert torch.equal(loss, reference.kernel_supervision_loss(stages, p, matched))
+grads = registration._kernel_supervision_loss_backward(torch.ones(()), stages, p, matched, True)
+assert [g.shape for g in grads] == [stages.shape, p.shape]
+"""
+
+
+def test_without_triton_the_reference_serves_with_one_warning():
+    result = run(WITHOUT)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("RuntimeWarning: sp_fast.kernels is not usable") == 1
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_autograd_and_shapes_on_a_gpu(shared):
+    """On tensors without memory, which need no GPU; PyTorch cannot run a backward pass on these."""
+    with FakeTensorMode():
+        shape = (7, 16) if shared else (2, 7, 16)
+        kernels = torch.empty(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        prompts = torch.empty(2, 5, 16, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        index = torch.empty(3, 2, 5, device="cuda", dtype=torch.int64)
+        decorated, chosen = match_prompts(kernels, prompts)
+        assert "MatchPrompts" in decorated.grad_fn.name()
+        assert not chosen.requires_grad
+        stages = decorated.expand(3, -1, -1, -1)
+        loss = kernel_supervision_loss(stages, prompts, index)
+        assert "KernelSupervisionLoss" in loss.grad_fn.name()
+        assert loss.dtype == torch.float32
+        of_kernels, of_prompts = torch.ops.sp_fast.match_prompts_backward(decorated, chosen, 5, shared, True)
+        assert of_kernels.shape == (kernels.shape if shared else (0,))
+        assert of_prompts.shape == prompts.shape
+        assert of_prompts.grad_fn is not None  # linear, so differentiable again
+        grads = torch.ops.sp_fast.kernel_supervision_loss_backward(loss, stages, prompts, index, True)
+        assert [g.shape for g in grads] == [stages.shape, prompts.shape]
+        assert all(x.is_cuda for x in (decorated, chosen, loss, of_prompts, *grads))
