@@ -137,8 +137,9 @@ def _match_seeds(cfg: Any) -> None:
         return
     if cfg.model.get("source", "cached") != "cached":
         detector = cfg.model.detector
-        reader = detector.neck if "neck" in detector else detector.panoptic_head
-        cfg.model.supervision.seed_channels = reader.in_channels[-1]
+        reader = detector.get("neck") or detector.get("panoptic_head")
+        if reader:  # else the config has to say it
+            cfg.model.supervision.seed_channels = reader.in_channels[-1]
         return
     store = _section(cfg, "train_dataloader", "CONFIG").dataset.get("seeds")
     if store and Path(store).is_file():
