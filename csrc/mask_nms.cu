@@ -164,6 +164,7 @@ __device__ int compact(const Index* from, Index* to, const unsigned* bits, int n
 template <Source kSource>
 __global__ void __launch_bounds__(32 * most_warps(kSource), 1) keep_masks(const Arguments of) {
     using Index = std::conditional_t<kSource == Source::kMany, int, unsigned short>;
+    constexpr Index kNone = static_cast<Index>(-1);  // a mask whose score is NaN
     SP_FAST_DYNAMIC_SHARED(shared);
     unsigned* const overlapped = reinterpret_cast<unsigned*>(shared);  // later candidates that each overlaps
     const int number = of.masks, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -182,7 +183,8 @@ __global__ void __launch_bounds__(32 * most_warps(kSource), 1) keep_masks(const 
         area = next + number;
         tiles = reinterpret_cast<unsigned short*>(area + number);
         for (int i = threadIdx.x; i < number; i += blockDim.x) {
-            open[i] = static_cast<Index>(of.order[image * number + i]);
+            const int64_t mask = of.order[image * number + i];
+            open[i] = isnan(score[mask]) ? kNone : static_cast<Index>(mask);
         }
     } else {
         unsigned char* at = shared + kGroupBytes;
@@ -198,7 +200,9 @@ __global__ void __launch_bounds__(32 * most_warps(kSource), 1) keep_masks(const 
         for (int i = threadIdx.x; i < number; i += blockDim.x) keys[i] = score_key(score[i], i);
         __syncthreads();
         sort_keys(keys, number);
-        for (int i = threadIdx.x; i < number; i += blockDim.x) open[i] = static_cast<Index>(keys[i]);
+        for (int i = threadIdx.x; i < number; i += blockDim.x) {
+            open[i] = is_nan_key(keys[i]) ? kNone : static_cast<Index>(keys[i]);
+        }
         if constexpr (kSource == Source::kShared) copy_wait<0>();
         if constexpr (kSource == Source::kTable) masks.table += image * number * number;
     }
@@ -215,7 +219,7 @@ __global__ void __launch_bounds__(32 * most_warps(kSource), 1) keep_masks(const 
     const unsigned* const bits = reinterpret_cast<const unsigned*>(tiles);
     for (int word = warp; word * 32 < number; word += warps) {
         const int i = word * 32 + lane;
-        const bool eligible = i < number && area[open[i]] >= of.min_area && !isnan(score[open[i]]);
+        const bool eligible = i < number && open[i] != kNone && area[open[i]] >= of.min_area;
         const unsigned ballot = __ballot_sync(kAllLanes, eligible);
         if (lane < 2) tiles[2 * word + lane] = static_cast<unsigned short>(ballot >> 16 * lane);
     }

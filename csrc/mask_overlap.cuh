@@ -30,7 +30,8 @@ __device__ __forceinline__ void add_common(int (&counts)[4], const unsigned (&a)
         }
     }
 #else
-    asm("mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc "
+    asm volatile(
+        "mma.sync.aligned.m16n8k256.row.col.s32.b1.b1.s32.and.popc "
         "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+r"(counts[0]), "+r"(counts[1]), "+r"(counts[2]), "+r"(counts[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -62,10 +63,12 @@ __device__ __forceinline__ void common_cells(int (&counts)[Rows][Columns][4],
         }
     };
     int done = 0;
+#pragma unroll 1
     for (; done + 32 <= size; done += 32) {
 #pragma unroll
         for (int i = 0; i < 8; i += 2) add(done + first + i, true, true);
     }
+#pragma unroll 1
     for (int i = 0; i < 8 && done + i < size; i += 2) {
         const int word = done + first + i;
         add(word, word < size, word + 1 < size);
@@ -90,6 +93,8 @@ __device__ __forceinline__ uint64_t score_key(float score, unsigned index) {
     const unsigned ascending = bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
     return uint64_t(isnan(score) ? 0xffffffffu : ~ascending) << 32 | index;
 }
+
+__device__ __forceinline__ bool is_nan_key(uint64_t key) { return key >> 32 == 0xffffffffu; }
 
 __device__ __forceinline__ void order_pair(uint64_t& low, uint64_t& high) {
     const uint64_t a = low, b = high;
@@ -146,15 +151,15 @@ __device__ __forceinline__ void sort_keys(uint64_t* keys, int number) {
                 held[k] = i < number ? keys[i] : ~uint64_t(0);
             }
             if (size == kSortRun) {
-#pragma unroll
+#pragma unroll 1
                 for (int part = 2; part <= 32; part *= 2) {
                     order_lanes(held, part - 1, part / 2);
-#pragma unroll
+#pragma unroll 1
                     for (int stride = part / 4; stride > 0; stride /= 2) order_lanes(held, stride, stride);
                 }
                 order_opposite(held[0], held[1]);
                 order_opposite(held[2], held[3]);
-#pragma unroll
+#pragma unroll 1
                 for (int stride = 16; stride > 0; stride /= 2) order_lanes(held, stride, stride);
                 order_opposite(held[0], held[3]);
                 order_opposite(held[1], held[2]);
@@ -164,7 +169,7 @@ __device__ __forceinline__ void sort_keys(uint64_t* keys, int number) {
             }
             order_pair(held[0], held[1]);
             order_pair(held[2], held[3]);
-#pragma unroll
+#pragma unroll 1
             for (int stride = 16; stride > 0; stride /= 2) order_lanes(held, stride, stride);
 #pragma unroll
             for (int k = 0; k < 4; ++k) {

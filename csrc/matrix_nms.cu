@@ -5,7 +5,8 @@
 namespace sp_fast::cuda {
 namespace {
 
-constexpr int64_t kMaxSorted = 8192;  // more masks are ordered before the kernels
+// More masks are ordered before the kernels: all their pairs take far longer than that.
+constexpr int64_t kMaxSorted = 2048;
 constexpr int kSortThreads = 512;
 constexpr int kTile = 32;  // a warp compares 32 masks with 32 better ones
 constexpr int kWarps = 8;
@@ -70,20 +71,23 @@ __device__ __forceinline__ float ratio(float common, float all) {
     return fmaf(fmaf(-all, quotient, common), inverse, quotient);
 }
 
-// Copies words of masks into rows of shared memory; lane k gives where the k-th mask's words are.
-__device__ __forceinline__ void copy_rows(unsigned* to, int stride, const unsigned* mine, int rows,
-                                          int words) {
+// Copies `here` words of masks into rows of shared memory; `mask` of lane k is the k-th row's.
+__device__ __forceinline__ void copy_rows(unsigned* to, int stride, const unsigned* words, int size, int mask,
+                                          int rows, int here) {
     const int lane = threadIdx.x % 32;
     // A few words past a multiple of 32 are one copy for all rows rather than one for each.
-    const int tail = words % 32 <= 4 ? words % 32 : 0;
+    const int tail = here % 32 <= 4 ? here % 32 : 0;
+    for (int i = lane; i < here - tail + lane; i += 32) {
+        const unsigned* const from = words + i;
+        const bool inside = i < here - tail;
 #pragma unroll 8
-    for (int row = 0; row < rows; ++row) {
-        const auto from =
-            reinterpret_cast<const unsigned*>(__shfl_sync(kAllLanes, reinterpret_cast<uintptr_t>(mine), row));
-        for (int i = lane; i < words - tail; i += 32) copy_4(to + row * stride + i, from + i);
+        for (int row = 0; row < rows; ++row) {
+            const int64_t mask_of_row = __shfl_sync(kAllLanes, mask, row);
+            if (inside) copy_4(to + row * stride + i, from + mask_of_row * size);
+        }
     }
-    for (int i = words - tail; i < words; ++i) {
-        if (lane < rows) copy_4(to + lane * stride + i, mine + i);
+    for (int i = here - tail; i < here; ++i) {
+        if (lane < rows) copy_4(to + lane * stride + i, words + int64_t(mask) * size + i);
     }
 }
 
@@ -107,7 +111,6 @@ __global__ void __launch_bounds__(32 * kWarps, 2) compare(const Arguments of) {
     unsigned* const held_columns = reinterpret_cast<unsigned*>(shared);
     unsigned* const held_rows = held_columns + (1 + warp) * kTile * stride;
     const auto area_of = [&](int mask) { return kTable ? table[int64_t(mask) * number + mask] : area[mask]; };
-    const auto words_of = [&](int mask) { return words + int64_t(mask) * of.size; };
 
     const unsigned* const rows[2][2] = {{held_rows + g * stride, held_rows + (g + 8) * stride},
                                         {held_rows + (g + 16) * stride, held_rows + (g + 24) * stride}};
@@ -139,12 +142,12 @@ __global__ void __launch_bounds__(32 * kWarps, 2) compare(const Arguments of) {
                     __syncthreads();
                     const int from = warp * (kTile / kWarps);
                     const int mask = order[min(first + from + lane % (kTile / kWarps), number - 1)];
-                    copy_rows(held_columns + from * stride, stride, words_of(mask) + word, kTile / kWarps,
-                              here);
+                    copy_rows(held_columns + from * stride, stride, words + word, of.size, mask,
+                              kTile / kWarps, here);
                 } else {
                     __syncwarp();
                 }
-                if (!idle) copy_rows(held_rows, stride, words_of(mine) + word, kTile, here);
+                if (!idle) copy_rows(held_rows, stride, words + word, of.size, mine, kTile, here);
                 copy_commit();
                 copy_wait<0>();
                 if (with_columns) {
