@@ -40,11 +40,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def copy_out(paths: list[Path], folder: str | None) -> None:
-    """Copy what there is of `paths` to `folder`, where one is named."""
+def copy_out(paths: list[Path], folder: str | None, most: int = 15 * 2**20) -> None:
+    """Copy what there is of `paths`, the last `most` bytes of each, to `folder`, where one is named."""
     if not folder:
         return
-    for path in paths:
-        if path.exists():
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, Path(folder) / path.name)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for path in filter(Path.exists, paths):
+        with path.open("rb") as source, (Path(folder) / path.name).open("wb") as target:
+            source.seek(max(0, path.stat().st_size - most))
+            shutil.copyfileobj(source, target)

@@ -44,11 +44,7 @@ def of_junit(path: Path) -> dict[str, Any] | None:
 
 def of_log(text: str) -> dict[str, Any]:
     """The same of the output of `pytest -v -n`, for a run that was stopped."""
-    results = re.findall(r"\b(PASSED|FAILED|ERROR|SKIPPED) (\S+::.+)", text)
-    results += [
-        (verdict, name)
-        for name, verdict in re.findall(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)", text, re.M)
-    ]
+    results = re.findall(r"\] (PASSED|FAILED|ERROR|SKIPPED) (\S+::.+)", text)
     failures = sorted({name.strip() for verdict, name in results if verdict in ("FAILED", "ERROR")})
     passed = len({name for verdict, name in results if verdict == "PASSED"})
     skipped = len({name for verdict, name in results if verdict == "SKIPPED"})

@@ -93,7 +93,9 @@ def build(place: Place, limit: float) -> Part:
         SP_FAST_CUDA="1",
     )
     if outcome.status != 0:
-        return Part(_verdict(outcome), _last_line(outcome.text), seconds=outcome.seconds)
+        errors = [line.strip() for line in outcome.text.splitlines() if "error:" in line]
+        note = errors[0][:300] if errors else _last_line(outcome.text)
+        return Part(_verdict(outcome), note, seconds=outcome.seconds)
     imported = place.call("import", [sys.executable, "-c", IMPORTS], 120, lambda line: False)
     note = _last_line(imported.text)
     return Part(_verdict(imported), note, seconds=outcome.seconds + imported.seconds)
