@@ -12,9 +12,14 @@ from sp_fast.ops.reference import COSINE_EPS, accumulate, box_cells, first_rows
 
 
 def roi_average_pool_backward(
-    grad: Tensor, boxes: Tensor, count: Tensor | None, height: int, width: int
+    grad: Tensor,
+    boxes: Tensor,
+    count: Tensor | None,
+    height: int,
+    width: int,
+    channels_last: bool = False,
 ) -> Tensor:
-    """Gradient of the features [B, C, H, W]; `grad` is [B, L, C]."""
+    """Gradient of the features [B, C, H, W], contiguous or channels-last; `grad` is [B, L, C]."""
     batch, number, channels = grad.shape
     x0, y0, x1, y1 = box_cells(boxes, height, width)
     rows = torch.arange(height, device=grad.device)[:, None]
@@ -27,7 +32,8 @@ def roi_average_pool_backward(
         inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # [B, H, W]
         inside = inside & real[:, box, None, None]
         total = total + torch.where(inside[:, None], share[:, box, :, None, None], 0)
-    return total.to(grad.dtype)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return total.to(grad.dtype, memory_format=layout)
 
 
 def match_prompts_backward(

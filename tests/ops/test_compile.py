@@ -1,0 +1,84 @@
+"""Every op inside torch.compile(fullgraph=True), with gradients."""
+
+import pytest
+import torch
+from op_cases import needs_extension
+from torch import Tensor
+
+from sp_fast import ops
+from sp_fast.ops import PackedMasks
+from sp_fast.ops.take_proposals import take_proposals
+
+pytestmark = needs_extension
+
+
+def masks_of(features: Tensor) -> tuple[Tensor, ...]:
+    """PackedMasks made, indexed and read inside the graph."""
+    masks = PackedMasks.pack(features > 0)
+    some = masks[:, 1:]
+    return masks.words, masks.unpack(), some.area(), some.boxes(), PackedMasks(some.words, 6, 7)[0].area()
+
+
+def proposals(features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+    """Every op that is not differentiated."""
+    found = ops.seed_saliency(features, [(3, 3), (1, 2)], valid=valid, similarity="cosine")
+    again = ops.seed_saliency(features, seeds=found.seeds)
+    decayed = ops.matrix_nms(found.masks, found.score)
+    kept = ops.mask_nms(found.masks, decayed, iou_threshold=0.6, max_masks=4)
+    taken = take_proposals(found.masks, found.score, found.seeds, kept)
+    return again.score, kept, decayed, taken.masks.words, taken.score, taken.seeds, taken.count
+
+
+def training(features: Tensor, kernels: Tensor, boxes: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+    """Every op that is differentiated."""
+    prompts = ops.roi_average_pool(features, boxes, count)
+    decorated, index = ops.match_prompts(kernels, prompts, count)
+    own, _ = ops.match_prompts(decorated, prompts)
+    stages = torch.stack([decorated, own * 2 + 1])
+    matched = index[None, :, : boxes.shape[1]].expand(2, -1, -1)
+    loss = ops.kernel_supervision_loss(stages, prompts, matched)
+    return loss + ops.kernel_supervision_loss(stages, prompts.sin(), matched, reduction="sum"), index
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def compiled(function, backend):
+    torch._dynamo.reset()
+    return torch.compile(function, backend=backend, fullgraph=True)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_ops_without_gradients(backend):
+    def everything(features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
+        return *masks_of(features), *proposals(features, valid)
+
+    inputs = normal(2, 4, 6, 7), torch.tensor([[6, 7], [4, 3]])
+    for got, expected in zip(compiled(everything, backend)(*inputs), everything(*inputs), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_ops_with_gradients(backend):
+    features, kernels = normal(2, 4, 6, 7).requires_grad_(), normal(5, 4).requires_grad_()
+    boxes = torch.tensor([[[0, 0, 3, 4], [2, 1, 7, 6], [5, 5, 6, 6]]] * 2).float()
+    inputs = features, kernels, boxes, torch.tensor([3, 2])
+    got, expected = compiled(training, backend)(*inputs), training(*inputs)
+    torch.testing.assert_close(got, expected)
+    mine, theirs = (torch.autograd.grad(result[0], (features, kernels)) for result in (got, expected))
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_sizes_that_change():
+    """One graph serves every batch size, number of proposals and map size."""
+    graph = compiled(training, "aot_eager")
+    with torch._dynamo.config.patch(assume_static_by_default=False):
+        for batch, number, height in ((2, 3, 6), (3, 4, 9), (5, 6, 8)):
+            features = normal(batch, 4, height, 7).requires_grad_()
+            boxes = normal(batch, number, 4) * 3
+            inputs = features, normal(8, 4), boxes, torch.full((batch,), number)
+            got, expected = graph(*inputs), training(*inputs)
+            torch.testing.assert_close(got, expected)
+            mine, theirs = (torch.autograd.grad(result[0], features) for result in (got, expected))
+            torch.testing.assert_close(mine, theirs)
