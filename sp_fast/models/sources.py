@@ -50,10 +50,11 @@ class AnnotatedSource(nn.Module):
         targets = adapter.targets(data_samples, size)
         instances = [sample.gt_instances for sample in data_samples]
         boxes = pad_rows([_as_tensor(one.bboxes).to(images) for one in instances], 4)
-        count = torch.tensor([len(one.labels) for one in instances], device=images.device)
+        padded = isinstance(targets, Targets)
+        counts = [len(one.labels) for one in instances]
+        count = targets.count if padded else torch.tensor(counts, device=images.device)
         if not self.stored_seeds:
-            has_masks = isinstance(targets, Targets)
-            masks = targets.masks if has_masks else padded_masks(data_samples, size, images.device)
+            masks = targets.masks if padded else padded_masks(data_samples, size, images.device)
             return StepProposals(targets, boxes, mean_inside(features, masks), count)
         for sample in data_samples:
             if "seeds" not in sample.gt_instances:
@@ -71,6 +72,9 @@ class SharedSource(nn.Module):
     """Proposals made within the step from the student's own last-stage features (Eq. 3-4).
 
     Meant for a frozen backbone: it computes these features anyway.
+
+    Padding takes part in no proposal, but the backbone has seen it: within its receptive field of a padded
+    border the features differ from those of the image alone, and so may masks there.
 
     Args:
         proposer: options of :class:`sp_fast.proposals.SaliencyProposer`.

@@ -1,8 +1,12 @@
 """The adapters: the base model's own losses and matchings, every source, plain checkpoints."""
 
+from pathlib import Path
+
+import mmdet
 import pytest
 import torch
 from families import (
+    BASES,
     CHANNELS,
     FAMILIES,
     KERNELS,
@@ -14,6 +18,8 @@ from families import (
     prepared,
     total,
 )
+from mmdet.registry import MODELS
+from mmengine.config import Config
 from narrow import HEADS
 
 COUNTS = [[2, 3], [0, 2], [0, 0], [KERNELS + 4, 1]]
@@ -41,7 +47,10 @@ def test_losses_and_gradients_are_finite_whatever_the_counts(family, inject, cou
     assert all(torch.isfinite(value).all() for value in losses.values())
     assert (losses["loss_kernel"] > 0) == any(counts)
     total(losses).backward()
-    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
+    # Every parameter takes part, or data-parallel training would wait for its gradient.
+    silent = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
+    assert not silent
+    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.requires_grad)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -212,3 +221,30 @@ def test_trains_under_autocast(family):
     assert total(losses).item() == pytest.approx(expected.item(), rel=0.1)
     total(losses).backward()
     assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
+
+
+MMDETS_OWN = {
+    "queryinst": "queryinst/queryinst_r50_fpn_1x_coco.py",
+    "mask2former": "mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
+}
+
+
+@pytest.mark.parametrize("family", MMDETS_OWN)
+def test_shipped_models_are_mmdets(family):
+    """The configs build what mmdet's own do: every parameter by name and shape, and the same losses."""
+    path = Path(mmdet.__file__).parent / ".mim" / "configs" / MMDETS_OWN[family]
+    if not path.is_file():
+        pytest.skip(f"mmdet is installed without {path.name}")
+    theirs, ours = (Config.fromfile(one).model for one in (path, BASES / f"{family}_r50.py"))
+    theirs.backbone.pop("init_cfg")
+    theirs.data_preprocessor.pop("batch_augments", None)
+    for key in ("train_cfg", "test_cfg"):
+        assert theirs[key].to_dict() == ours[key].to_dict()
+    with torch.device("meta"):
+        models = [MODELS.build(config) for config in (theirs, ours)]
+    shapes = [{name: one.shape for name, one in model.state_dict().items()} for model in models]
+    assert shapes[0] == shapes[1]
+    for first, second in zip(*(model.modules() for model in models), strict=True):
+        assert type(first) is type(second)
+        for name in ("loss_weight", "alpha", "gamma", "eps", "naive_dice", "class_weight", "sampling_ratio"):
+            assert getattr(first, name, None) == getattr(second, name, None), (type(first), name)

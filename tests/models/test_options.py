@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import FAMILIES, batch, build, losses_of, prepared, total
 
-from sp_fast.prompts import BOX_SIZE
+from sp_fast.prompts import BOX_SIZE, PromptGenerator
 
 
 def step(model, data, seed=0):
@@ -121,11 +121,10 @@ def test_dropped_prompts_in_training_alone(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_levels_pool_the_map_they_name(family):
     """Every level gives other prompts; its name, its index and, for small boxes, their size say the same."""
-    data = batch([2, 3])
-    by = {
-        level: added(step(build(family, prompts=dict(levels=level)), data))
-        for level in ("P2", "P3", "P4", "P5", 0, 1, 2, 3, -1, BOX_SIZE)
-    }
+    model, data, by = build(family), batch([2, 3]), {}
+    for level in ("P2", "P3", "P4", "P5", 0, 1, 2, 3, -1, BOX_SIZE):
+        model.generator = PromptGenerator(level)
+        by[level] = added(step(model, data))
     for index, name in enumerate(("P2", "P3", "P4", "P5")):
         assert torch.equal(by[index], by[name])
     assert torch.equal(by[-1], by["P5"])
