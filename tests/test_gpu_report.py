@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from gpu_report import cli, costs, environment, files, outcomes, parts, render, running
+from gpu_report import cli, costs, environment, files, outcomes, parts, readme, render, running
 
 # The rates the goals were set for: 4.3 TB/s, 790 TFLOP/s of bf16 and half of it of TF32, and 16 bit counts a
 # clock on 132 multiprocessors at 1.755 GHz.
@@ -359,3 +359,19 @@ def test_parts_are_written_as_they_end(monkeypatch, tmp_path, capsys):
     assert "| tests | failed | 0 | broke |" in (results / "some-gpu.md").read_text()
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"some-gpu.json", "some-gpu.md"}
     assert "tests: failed: broke" in capsys.readouterr().out
+
+
+def test_readme_has_the_times_of_the_results():
+    text = (environment.ROOT / "README.md").read_text()
+    assert readme.put(text, readme.measured()) == text, "run: cd benchmarks && python3 -m gpu_report.readme"
+
+
+def test_times_go_into_the_readme(tmp_path):
+    files.write_json(tmp_path / "nvidia-h200.json", report())
+    files.write_json(tmp_path / "other.json", {"gpu": "none", "parts": {}})
+    text = f"above\n{readme.BEGIN}\nold\n{readme.END}\nbelow\n"
+    got = readme.put(text, readme.measured(tmp_path))
+    assert got.startswith(f"above\n{readme.BEGIN}\nNVIDIA H200, PyTorch 2.11.0, 12 images; microseconds")
+    assert "| mask NMS | 10 | 3.5 |" in got
+    assert "old" not in got
+    assert readme.put(got, {}) == text.replace("old", readme.NOTHING)

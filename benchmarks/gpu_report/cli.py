@@ -160,4 +160,5 @@ def main(arguments: list[str] | None = None) -> int:
             clock.say("a dry run: nothing was measured and nothing was written")
         else:
             clock.say(f"results: {writer.json} and {writer.markdown.name}")
+            print("to put the times into README.md: cd benchmarks && python3 -m gpu_report.readme")
     return 1 if failed(report, options.parts) else 0
