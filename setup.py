@@ -88,6 +88,19 @@ def found_at_run_time(folders: list[str]) -> list[str]:
     return [f"-Wl,-rpath,{folder}" for folder in folders]
 
 
+def link_with(module, name: str) -> None:
+    """Links with a CUDA library: the toolkit's or, where that is bare, the one that PyTorch loads."""
+    if name in module.libraries:
+        module.libraries.remove(name)
+    if not any((Path(folder) / f"lib{name}.so").exists() for folder in module.library_dirs):
+        for package in nvidia_packages():
+            for library in package.glob(f"lib/lib{name}.so.*"):
+                module.extra_link_args += [f"-L{library.parent}", f"-l:{library.name}"]
+                module.extra_link_args += found_at_run_time([str(library.parent)])
+                return
+    module.libraries.append(name)
+
+
 def extension():
     """The extension module."""
     libraries = found_at_run_time(cpp_extension.library_paths())
@@ -112,13 +125,8 @@ def extension():
         extra_compile_args={"cxx": cxx_flags, "nvcc": nvcc_flags},
         extra_link_args=libraries,
     )
-    if not any((Path(folder) / "libcudart.so").exists() for folder in module.library_dirs):
-        for package in nvidia_packages():
-            for library in package.glob("lib/libcudart.so.*"):
-                module.libraries.remove("cudart")
-                module.extra_link_args += [f"-L{library.parent}", f"-l:{library.name}"]
-                module.extra_link_args += found_at_run_time([str(library.parent)])
-                return module
+    link_with(module, "cudart")
+    link_with(module, "cublas")
     return module
 
 

@@ -129,13 +129,11 @@ __global__ void __launch_bounds__(kCellThreads, 2)
     if (!grid.whole_block) {
         if (channel >= maps.channels) return;
         add_cells<Load>(from, across, maps.row_stride, maps.column_stride, 0, cells, sums);
-        Pack<T, N> means;
+        if (cells > 1) {
 #pragma unroll
-        for (int c = 0; c < N; ++c) {
-            if (cells > 1) sums[c] /= static_cast<float>(cells);
-            means.at[c] = from_float<T>(sums[c]);
+            for (int c = 0; c < N; ++c) sums[c] /= static_cast<float>(cells);
         }
-        store<N>(to + channel, means);
+        Load::of(sums).write(to + channel);
         return;
     }
     if (channel < maps.channels) {
