@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sp_fast.prompts import KernelSupervision, PromptGenerator, PromptInjector, matched_kernels
 
@@ -149,6 +150,22 @@ def test_kernel_supervision_without_a_pair_is_zero_with_zero_gradients():
         assert loss.item() == 0
         assert not kernels.grad.any()
         assert not module.linear.weight.grad.any()
+
+
+@pytest.mark.parametrize("levels", ["P4", ("P3", "P5"), "box_size"])
+@pytest.mark.parametrize("strategy", ["cosine", "random", "sequential", "none"])
+def test_nothing_waits_for_the_gpu(levels, strategy):
+    """On tensors of a GPU without values, where to read one on the host is an error."""
+    with FakeTensorMode(), torch.device("cuda"):
+        pyramid = [torch.zeros(2, 16, 64 // stride, 64 // stride) for stride in (4, 8, 16, 32)]
+        boxes, count = torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.int64)
+        prompts = PromptGenerator(levels)(pyramid, boxes, count, (64, 64))
+        decorated, index = PromptInjector(strategy, drop_rate=0.5)(torch.zeros(6, 16), prompts, count)
+        assert (decorated.shape, index.shape) == ((2, 6, 16), (2, 6))
+        assigned = torch.zeros(3, 2, 6, dtype=torch.int64)
+        kernels, seeds = torch.zeros(3, 2, 6, 16), torch.zeros(2, 3, 32)
+        loss = KernelSupervision(32, 16)(kernels, seeds, matched_kernels(assigned, 3))
+        assert loss.device.type == "cuda"
 
 
 def test_matched_kernels_inverts_the_assignment():

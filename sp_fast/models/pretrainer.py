@@ -74,6 +74,11 @@ class SaliencyPromptPretrainer(BaseDetector):
         if frozen_stages is None:
             frozen_stages = defaults["frozen_stages"]
         if frozen_stages is not None:
+            if "backbone" not in detector:
+                raise ValueError(
+                    f"frozen_stages: expected a detector config with a backbone, got {detector.get('type')} "
+                    f"with {', '.join(detector)}; set frozen_stages=None and preset='paper'"
+                )
             detector["backbone"] = dict(detector["backbone"], frozen_stages=frozen_stages)
         inner_preprocessor = detector.pop("data_preprocessor", None)
         super().__init__(data_preprocessor=data_preprocessor or inner_preprocessor, init_cfg=init_cfg)
