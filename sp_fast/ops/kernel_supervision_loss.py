@@ -39,13 +39,18 @@ def kernel_supervision_loss(
         TypeError: a wrong type or dtype.
         ValueError: a wrong rank, shape, device or value.
     """
+    check_arguments(kernels, targets, index)
+    check_choice("reduction", reduction, ("mean", "sum"))
+    if not COMPILED:
+        check_values("index", index, -1, kernels.shape[2] - 1)
+        return reference.kernel_supervision_loss(kernels, targets, index, reduction=reduction)
+    return torch.ops.sp_fast.kernel_supervision_loss(kernels, targets, index, reduction == "mean")
+
+
+def check_arguments(kernels: Tensor, targets: Tensor, index: Tensor) -> None:
+    """Check types, shapes and devices (TypeError, ValueError)."""
     check_tensor("kernels", kernels, ("S", "B", "N", "C"), FLOATS_AND_DOUBLE)
-    stages, batch, number, channels = kernels.shape
+    stages, batch, _, channels = kernels.shape
     check_tensor("targets", targets, (batch, "L", channels), FLOATS_AND_DOUBLE, like=kernels)
     check_same_dtype("targets", targets, "kernels", kernels)
     check_tensor("index", index, (stages, batch, targets.shape[1]), INTS, like=kernels)
-    check_choice("reduction", reduction, ("mean", "sum"))
-    if not COMPILED:
-        check_values("index", index, -1, number - 1)
-        return reference.kernel_supervision_loss(kernels, targets, index, reduction=reduction)
-    return torch.ops.sp_fast.kernel_supervision_loss(kernels, targets, index, reduction == "mean")

@@ -29,15 +29,20 @@ def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None)
         TypeError: a wrong type or dtype.
         ValueError: a wrong rank, shape, device or value.
     """
+    check_arguments(kernels, prompts, count)
+    if not COMPILED:
+        check_values("count", count, 0, prompts.shape[1])
+        return reference.match_prompts(kernels, prompts, count)
+    return torch.ops.sp_fast.match_prompts(kernels, prompts, count)
+
+
+def check_arguments(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> None:
+    """Check types, shapes and devices (TypeError, ValueError)."""
     check_tensor("prompts", prompts, ("B", "L", "C"), FLOATS_AND_DOUBLE)
-    batch, number, channels = prompts.shape
+    batch, _, channels = prompts.shape
     shared = isinstance(kernels, Tensor) and kernels.dim() == 2
     shape = ("N", channels) if shared else (batch, "N", channels)
     check_tensor("kernels", kernels, shape, FLOATS_AND_DOUBLE, like=prompts)
     check_same_dtype("kernels", kernels, "prompts", prompts)
     if count is not None:
         check_tensor("count", count, (batch,), INTS, like=prompts)
-    if not COMPILED:
-        check_values("count", count, 0, number)
-        return reference.match_prompts(kernels, prompts, count)
-    return torch.ops.sp_fast.match_prompts(kernels, prompts, count)

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from sp_fast.ops import gradients, packing, reference
+from sp_fast.ops.checks import FLOATS_AND_DOUBLE, INTS, check_tensor
+from sp_fast.ops.kernel_supervision_loss import check_arguments as check_loss_arguments
+from sp_fast.ops.match_prompts import check_arguments as check_match_arguments
 from sp_fast.ops.packed_masks import PackedMasks
 from sp_fast.ops.packing import words_for
 
@@ -170,12 +173,13 @@ def _triton() -> ModuleType | None:
 
 
 def _triton_for(x: Tensor) -> ModuleType | None:
-    """The Triton kernels, if they take vectors such as x."""
+    """The Triton kernels, if they take vectors such as x. They rely on arguments that were checked."""
     kernels = _triton()
     return kernels if kernels is not None and kernels.supports(x) else None
 
 
 def _match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
+    check_match_arguments(kernels, prompts, count)
     by = _triton_for(prompts) or reference
     return by.match_prompts(kernels, prompts, count)
 
@@ -183,11 +187,14 @@ def _match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> tu
 def _match_prompts_backward(
     grad: Tensor, index: Tensor, prompts: int, sum_kernels: bool, sum_prompts: bool
 ) -> tuple[Tensor, Tensor]:
+    check_tensor("grad", grad, ("B", "N", "C"), FLOATS_AND_DOUBLE)
+    check_tensor("index", index, tuple(grad.shape[:2]), INTS, like=grad)
     by = _triton_for(grad) or gradients
     return by.match_prompts_backward(grad, index, prompts, sum_kernels, sum_prompts)
 
 
 def _kernel_supervision_loss(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> Tensor:
+    check_loss_arguments(kernels, targets, index)
     by = _triton_for(kernels)
     if by is not None:
         return by.kernel_supervision_loss(kernels, targets, index, mean)
@@ -198,6 +205,8 @@ def _kernel_supervision_loss(kernels: Tensor, targets: Tensor, index: Tensor, me
 def _kernel_supervision_loss_backward(
     grad: Tensor, kernels: Tensor, targets: Tensor, index: Tensor, mean: bool
 ) -> tuple[Tensor, Tensor]:
+    check_loss_arguments(kernels, targets, index)
+    check_tensor("grad", grad, (), FLOATS_AND_DOUBLE, like=kernels)
     by = _triton_for(kernels) or gradients
     return by.kernel_supervision_loss_backward(grad, kernels, targets, index, mean)
 
