@@ -82,10 +82,10 @@ def options(config: str) -> list[str]:
     return [text.replace(" ", "") for text in given]
 
 
-def run(config: str, work_dir: Path, *arguments: object):
-    """Runs the command for two steps; gives the runner and the weights before."""
+def run(config: str, work_dir: Path, *arguments: object, more: tuple[str, ...] = ()):
+    """Runs the command for two steps, with `more` --cfg-options; gives the runner and the weights before."""
     given = [str(CONFIGS / f"{config}.py"), "--work-dir", str(work_dir), "--epochs", "1", "--batch-size", "3"]
-    given += [*map(str, arguments), "--cfg-options", *options(config)]
+    given += [*map(str, arguments), "--cfg-options", *options(config), *more]
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         # mmengine formats the config five times a run, which takes longer than the run.
@@ -141,6 +141,24 @@ def test_pretraining_config(config, pretrained):
     result = plain(config).load_state_dict(weights, strict=False)
     assert not result.unexpected_keys
     assert {name.rsplit(".", 1)[0] for name in result.missing_keys} == heads_of(family_of(config))
+
+
+def test_a_teacher_beside_a_student_that_learns(scenes, tmp_path):
+    """As the config for proposals made in the step says; the teacher has the weights that were loaded."""
+    config, weights = "pretrain/knet_r50_shared", tmp_path / "weights.pth"
+    loaded = {name: value + 0.01 for name, value in plain(config).backbone.state_dict().items()}
+    torch.save(loaded, weights)
+    more = ("model.source=teacher", "model.frozen_stages=1", "optim_wrapper.optimizer.lr=0.1")
+    arguments = [*data_of(config, scenes), "--weights", weights]
+    runner, _ = run(config, tmp_path / "run", *arguments, more=more)
+    name = "layer3.0.downsample.0.weight"
+    teacher, student = runner.model.source.backbone, runner.model.detector.backbone
+    assert torch.equal(teacher.state_dict()[name], loaded[name])
+    assert not torch.equal(student.state_dict()[name], loaded[name])
+    saved = torch.load(tmp_path / "run" / "epoch_1.pth", weights_only=True)["state_dict"]
+    assert torch.equal(saved[f"source.backbone.{name}"], loaded[name])  # for resuming
+    exported = torch.load(tmp_path / "run" / "pretrained.pth", weights_only=True)["state_dict"]
+    assert not any(key.startswith("source") for key in exported)
 
 
 @pytest.mark.parametrize("config", configs("finetune"))

@@ -212,6 +212,23 @@ def test_exported_weights_load_into_the_plain_detector_but_for_its_class_heads(f
             assert torch.equal(plain.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("inject", ["init", "proposal"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_learns_two_images(family, inject):
+    model = build(family, prompts=dict(inject=inject))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    history = []
+    for seed in range(20):
+        losses = losses_of(model, batch([2, 3]), seed)
+        optimizer.zero_grad()
+        total(losses).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        history.append((total(losses).item(), losses["loss_kernel"].item()))
+    assert history[-1][0] < 0.75 * history[0][0]
+    assert history[-1][1] < 0.75 * history[0][1]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trains_under_autocast(family):
     model = build(family)
