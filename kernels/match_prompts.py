@@ -15,6 +15,13 @@ from torch import Tensor
 from .launch import TILE, Launch, inverse, up_to
 
 
+@triton.jit
+def prompt_block(prompts, l, number, segment, stride_l, stride_c, CHANNELS: tl.constexpr):  # noqa: E741
+    """Prompts l of an image in fp32, laid out as `segment`; zeros past the last."""
+    at = prompts + l.to(tl.int64)[None, :, None] * stride_l + segment * stride_c
+    return tl.load(at, mask=(segment < CHANNELS) & (l < number)[None, :, None], other=0.0).to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["number", "prompt_number"])
 def match_prompts_forward(
     kernels,
@@ -44,11 +51,6 @@ def match_prompts_forward(
     n = first_n.to(tl.int64) + tl.arange(0, BLOCK_N)
     c = tl.arange(0, SEGMENTS * SEGMENT).to(tl.int64)
     inside = (n < number)[:, None] & (c < CHANNELS)[None, :]
-    image = kernels + b * kernel_stride_b
-    kernel_at = image + n[:, None] * kernel_stride_n + c[None, :] * kernel_stride_c
-    kernel = tl.load(kernel_at, mask=inside, other=0.0).to(tl.float32)
-    by_norm = inverse(tl.math.sqrt_rn(tl.sum(kernel * kernel, axis=1)))
-    prompt_image = prompts + b * prompt_stride_b
     real = prompt_number
     if count is not None:
         real = tl.minimum(tl.load(count + b * count_stride), prompt_number)
@@ -57,13 +59,17 @@ def match_prompts_forward(
     # warp holds eight. Sums over channels are then within a thread but for two shuffles.
     segment = tl.arange(0, SEGMENTS)[:, None, None] * SEGMENT + tl.arange(0, SEGMENT)[None, None, :]
     segment = segment.to(tl.int64)
+    prompt_image = prompts + b * prompt_stride_b
+    l = tl.arange(0, BLOCK_L)  # noqa: E741
+    # The first block on its way before anything waits; each next one once the last is no longer needed.
+    prompt = prompt_block(prompt_image, l, prompt_number, segment, prompt_stride_l, prompt_stride_c, CHANNELS)
+    image = kernels + b * kernel_stride_b
+    kernel_at = image + n[:, None] * kernel_stride_n + c[None, :] * kernel_stride_c
+    kernel = tl.load(kernel_at, mask=inside, other=0.0).to(tl.float32)
+    by_norm = inverse(tl.math.sqrt_rn(tl.sum(kernel * kernel, axis=1)))
     best = tl.full([BLOCK_N], float("-inf"), tl.float32)
     chosen = tl.full([BLOCK_N], -1, tl.int32)
-    for start in range(0, prompt_number, BLOCK_L):
-        l = start + tl.arange(0, BLOCK_L)  # noqa: E741
-        filled = (segment < CHANNELS) & (l < prompt_number)[None, :, None]
-        prompt_at = l.to(tl.int64)[None, :, None] * prompt_stride_l + segment * prompt_stride_c
-        prompt = tl.load(prompt_image + prompt_at, mask=filled, other=0.0).to(tl.float32)
+    for _ in range(0, prompt_number, BLOCK_L):
         square = tl.sum(tl.sum(prompt * prompt, axis=0), axis=1)
         unit_prompt = prompt * inverse(tl.math.sqrt_rn(square))[None, :, None]
         cosine = tl.zeros([BLOCK_N, BLOCK_L], tl.float32)
@@ -71,7 +77,7 @@ def match_prompts_forward(
             # The same row for every prompt, in the layout of the prompts: no exchange between threads.
             row = tl.minimum(first_n + i, number - 1).to(tl.int64) + tl.zeros([1, BLOCK_L, 1], tl.int64)
             row_at = image + row * kernel_stride_n + segment * kernel_stride_c
-            same = tl.load(row_at, mask=filled, other=0.0).to(tl.float32)
+            same = tl.load(row_at, mask=segment < CHANNELS, other=0.0).to(tl.float32)
             # A sum rather than tl.dot: fp32 throughout, and equal prompts have equal cosines to the last bit.
             product = tl.sum(tl.sum(same * unit_prompt, axis=0), axis=1)
             cosine = tl.where((tl.arange(0, BLOCK_N) == i)[:, None], product[None, :], cosine)
@@ -82,6 +88,10 @@ def match_prompts_forward(
         better = (first < prompt_number) & ((chosen < 0) | (top > best))
         best = tl.where(better, top, best)
         chosen = tl.where(better, first, chosen)
+        l += BLOCK_L  # noqa: E741
+        prompt = prompt_block(
+            prompt_image, l, prompt_number, segment, prompt_stride_l, prompt_stride_c, CHANNELS
+        )
 
     out = b * number + n
     tl.store(index + out, chosen.to(tl.int64), mask=n < number)

@@ -72,6 +72,7 @@ def test_ops_with_gradients(backend):
 
 def test_sizes_that_change():
     """One graph serves every batch size, number of proposals and map size."""
+    torch._dynamo.utils.counters.clear()
     graph = compiled(training, "aot_eager")
     with torch._dynamo.config.patch(assume_static_by_default=False):
         for batch, number, height in ((2, 3, 6), (3, 4, 9), (5, 6, 8)):
@@ -82,3 +83,4 @@ def test_sizes_that_change():
             torch.testing.assert_close(got, expected)
             mine, theirs = (torch.autograd.grad(result[0], features) for result in (got, expected))
             torch.testing.assert_close(mine, theirs)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
