@@ -92,8 +92,7 @@ __device__ __forceinline__ void store(T* to, const Pack<T, N>& value) {
 // zeros. Both addresses are multiples of 16. Done after copy_wait and a barrier.
 __device__ __forceinline__ void copy_16(void* shared, const void* global, int bytes = 16) {
 #ifdef SP_FAST_CUDA_ON_CPU
-    std::memset(shared, 0, 16);
-    std::memcpy(shared, global, bytes);
+    on_cpu::copy_later(shared, global, bytes);
 #else
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
                      static_cast<unsigned>(__cvta_generic_to_shared(shared))),
@@ -104,7 +103,9 @@ __device__ __forceinline__ void copy_16(void* shared, const void* global, int by
 
 // Ends a group of copies.
 __device__ __forceinline__ void copy_commit() {
-#ifndef SP_FAST_CUDA_ON_CPU
+#ifdef SP_FAST_CUDA_ON_CPU
+    on_cpu::commit_copies();
+#else
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
@@ -112,7 +113,9 @@ __device__ __forceinline__ void copy_commit() {
 // Waits until at most `Pending` groups of this thread are under way.
 template <int Pending>
 __device__ __forceinline__ void copy_wait() {
-#ifndef SP_FAST_CUDA_ON_CPU
+#ifdef SP_FAST_CUDA_ON_CPU
+    on_cpu::wait_for_copies(Pending);
+#else
     asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 #endif
 }

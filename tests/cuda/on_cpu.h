@@ -47,12 +47,22 @@ namespace on_cpu {
 
 constexpr int kWarp = 32;
 
+// A 16-byte copy to shared memory that is under way: it lands when its thread waits for its group.
+struct Copy {
+    void* to;
+    const void* from;
+    int bytes;
+    unsigned group;
+};
+
 struct Fibre {
     ucontext_t context;
     std::unique_ptr<char[]> stack;
     dim3 thread;
     unsigned index = 0;
     bool done = false;
+    std::vector<Copy> copies;
+    unsigned groups = 0;
 };
 
 // One exchange of values among the lanes of a mask. Values of the next exchange go to the other half, since
@@ -79,6 +89,23 @@ inline std::mt19937 random_order{0};
 [[noreturn]] inline void fail(const char* what) {
     std::fprintf(stderr, "CUDA on the CPU: %s\n", what);
     std::abort();
+}
+
+inline void copy_later(void* to, const void* from, int bytes) {
+    std::memset(to, 0xff, 16);
+    block.running->copies.push_back({to, from, bytes, block.running->groups});
+}
+
+inline void commit_copies() { ++block.running->groups; }
+
+inline void wait_for_copies(unsigned pending) {
+    Fibre& self = *block.running;
+    std::erase_if(self.copies, [&](const Copy& copy) {
+        if (copy.group + pending >= self.groups) return false;
+        std::memset(copy.to, 0, 16);
+        std::memcpy(copy.to, copy.from, copy.bytes);
+        return true;
+    });
 }
 
 inline void let_others_run() { swapcontext(&block.running->context, &block.scheduler); }
@@ -196,6 +223,8 @@ inline void run_block(dim3 threads, size_t shared) {
         fibre.index = i;
         fibre.thread = dim3(i % threads.x, i / threads.x % threads.y, i / (threads.x * threads.y));
         fibre.done = false;
+        fibre.copies.clear();
+        fibre.groups = 0;
         getcontext(&fibre.context);
         fibre.context.uc_stack.ss_sp = fibre.stack.get();
         fibre.context.uc_stack.ss_size = kStack;
