@@ -19,7 +19,8 @@ at::Tensor matrix_nms(const at::Tensor& words, const at::Tensor& score, bool gau
 at::Tensor roi_average_pool(const at::Tensor& features, const at::Tensor& boxes,
                             const std::optional<at::Tensor>& count);
 at::Tensor roi_average_pool_backward(const at::Tensor& grad, const at::Tensor& boxes,
-                                     const std::optional<at::Tensor>& count, int64_t height, int64_t width);
+                                     const std::optional<at::Tensor>& count, int64_t height, int64_t width,
+                                     bool channels_last);
 std::tuple<at::Tensor, at::Tensor> match_prompts(const at::Tensor& kernels, const at::Tensor& prompts,
                                                  const std::optional<at::Tensor>& count);
 at::Tensor kernel_supervision_loss(const at::Tensor& kernels, const at::Tensor& targets,

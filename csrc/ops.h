@@ -48,9 +48,10 @@ at::Tensor matrix_nms(const at::Tensor& words, const at::Tensor& score, bool gau
 at::Tensor roi_average_pool(const at::Tensor& features, const at::Tensor& boxes,
                             const std::optional<at::Tensor>& count);
 
-// grad [B, L, C] -> [B, C, H, W]
+// grad [B, L, C] -> [B, C, H, W], contiguous or channels-last
 at::Tensor roi_average_pool_backward(const at::Tensor& grad, const at::Tensor& boxes,
-                                     const std::optional<at::Tensor>& count, int64_t height, int64_t width);
+                                     const std::optional<at::Tensor>& count, int64_t height, int64_t width,
+                                     bool channels_last);
 
 // kernels [N, C] or [B, N, C], prompts [B, L, C], count [B] -> decorated [B, N, C], index int64 [B, N]
 std::tuple<at::Tensor, at::Tensor> match_prompts(const at::Tensor& kernels, const at::Tensor& prompts,

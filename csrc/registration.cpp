@@ -20,7 +20,7 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
 }
 
 using PoolBackward = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::SymInt,
-                            c10::SymInt);
+                            c10::SymInt, bool);
 using MatchBackward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, c10::SymInt, bool, bool);
 using LossBackward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
                                                 bool);
@@ -30,9 +30,9 @@ std::optional<Tensor> optional(const Tensor& saved) {
 }
 
 Tensor pool_backward(const Tensor& grad, const Tensor& boxes, const std::optional<Tensor>& count,
-                     c10::SymInt height, c10::SymInt width) {
+                     c10::SymInt height, c10::SymInt width, bool channels_last) {
     static const auto op = find<PoolBackward>("sp_fast::roi_average_pool_backward");
-    return op.call(grad, boxes, count, std::move(height), std::move(width));
+    return op.call(grad, boxes, count, std::move(height), std::move(width), channels_last);
 }
 
 std::tuple<Tensor, Tensor> match_backward(const Tensor& grad, const Tensor& index, c10::SymInt prompts,
@@ -49,31 +49,37 @@ struct RoiAveragePool : torch::autograd::Function<RoiAveragePool> {
         context->save_for_backward({boxes, count.value_or(Tensor())});
         context->saved_data["height"] = features.sym_size(2);
         context->saved_data["width"] = features.sym_size(3);
+        context->saved_data["channels_last"] =
+            !features.is_contiguous() && features.is_contiguous(at::MemoryFormat::ChannelsLast);
         return dispatched::roi_average_pool(features, boxes, count);
     }
 
     static variable_list backward(AutogradContext* context, variable_list grads) {
         const auto saved = context->get_saved_variables();
-        return {
-            pool_backward(grads[0], saved[0], optional(saved[1]), context->saved_data["height"].toSymInt(),
-                          context->saved_data["width"].toSymInt()),
-            Tensor(), Tensor()};
+        return {pool_backward(
+                    grads[0], saved[0], optional(saved[1]), context->saved_data["height"].toSymInt(),
+                    context->saved_data["width"].toSymInt(), context->saved_data["channels_last"].toBool()),
+                Tensor(), Tensor()};
     }
 };
 
 struct RoiAveragePoolBackward : torch::autograd::Function<RoiAveragePoolBackward> {
     static Tensor forward(AutogradContext* context, const Tensor& grad, const Tensor& boxes,
                           const std::optional<Tensor>& count, const c10::SymInt& height,
-                          const c10::SymInt& width) {
+                          const c10::SymInt& width, bool channels_last) {
         at::AutoDispatchBelowADInplaceOrView below;
         context->save_for_backward({boxes, count.value_or(Tensor())});
-        return pool_backward(grad, boxes, count, height, width);
+        return pool_backward(grad, boxes, count, height, width, channels_last);
     }
 
     static variable_list backward(AutogradContext* context, variable_list grads) {
         const auto saved = context->get_saved_variables();
-        return {dispatched::roi_average_pool(grads[0], saved[0], optional(saved[1])), Tensor(), Tensor(),
-                Tensor(), Tensor()};
+        return {dispatched::roi_average_pool(grads[0], saved[0], optional(saved[1])),
+                Tensor(),
+                Tensor(),
+                Tensor(),
+                Tensor(),
+                Tensor()};
     }
 };
 
@@ -156,8 +162,8 @@ Tensor roi_average_pool_autograd(const Tensor& features, const Tensor& boxes,
 
 Tensor roi_average_pool_backward_autograd(const Tensor& grad, const Tensor& boxes,
                                           const std::optional<Tensor>& count, c10::SymInt height,
-                                          c10::SymInt width) {
-    return RoiAveragePoolBackward::apply(grad, boxes, count, height, width);
+                                          c10::SymInt width, bool channels_last) {
+    return RoiAveragePoolBackward::apply(grad, boxes, count, height, width, channels_last);
 }
 
 std::tuple<Tensor, Tensor> match_prompts_autograd(const Tensor& kernels, const Tensor& prompts,
@@ -210,8 +216,8 @@ Tensor roi_average_pool(const Tensor& features, const Tensor& boxes, const std::
 }
 
 Tensor roi_average_pool_backward(const Tensor& grad, const Tensor& boxes, const std::optional<Tensor>& count,
-                                 int64_t height, int64_t width) {
-    return pool_backward(grad, boxes, count, height, width);
+                                 int64_t height, int64_t width, bool channels_last) {
+    return pool_backward(grad, boxes, count, height, width, channels_last);
 }
 
 std::tuple<Tensor, Tensor> match_prompts(const Tensor& kernels, const Tensor& prompts,
@@ -244,8 +250,8 @@ TORCH_LIBRARY(sp_fast, m) {
     m.def("matrix_nms(Tensor words, Tensor score, bool gaussian, float sigma) -> Tensor");
     m.def("roi_average_pool(Tensor features, Tensor boxes, Tensor? count) -> Tensor");
     m.def(
-        "roi_average_pool_backward(Tensor grad, Tensor boxes, Tensor? count, SymInt height, SymInt width) "
-        "-> Tensor");
+        "roi_average_pool_backward(Tensor grad, Tensor boxes, Tensor? count, SymInt height, SymInt width, "
+        "bool channels_last) -> Tensor");
     m.def("match_prompts(Tensor kernels, Tensor prompts, Tensor? count) -> (Tensor, Tensor)");
     m.def(
         "match_prompts_backward(Tensor grad, Tensor index, SymInt prompts, bool sum_kernels, "

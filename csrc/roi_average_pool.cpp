@@ -199,7 +199,8 @@ at::Tensor roi_average_pool(const at::Tensor& features, const at::Tensor& boxes,
 }
 
 at::Tensor roi_average_pool_backward(const at::Tensor& grad, const at::Tensor& boxes,
-                                     const std::optional<at::Tensor>& count, int64_t height, int64_t width) {
+                                     const std::optional<at::Tensor>& count, int64_t height, int64_t width,
+                                     bool channels_last) {
     check_cpu("grad", grad);
     check_shape("grad", grad, {-1, -1, -1});
     check_real("grad", grad);
@@ -225,7 +226,8 @@ at::Tensor roi_average_pool_backward(const at::Tensor& grad, const at::Tensor& b
             }
         });
     });
-    return features.to(grad.scalar_type());
+    const auto layout = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+    return features.to(grad.scalar_type()).contiguous(layout);
 }
 
 }  // namespace sp_fast

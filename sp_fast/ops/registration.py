@@ -91,8 +91,12 @@ def _(features: Tensor, boxes: Tensor, count: Tensor | None) -> Tensor:
 
 
 @torch.library.register_fake("sp_fast::roi_average_pool_backward")
-def _(grad: Tensor, boxes: Tensor, count: Tensor | None, height: int, width: int) -> Tensor:
-    return grad.new_empty(grad.shape[0], grad.shape[2], height, width)
+def _(
+    grad: Tensor, boxes: Tensor, count: Tensor | None, height: int, width: int, channels_last: bool
+) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    shape = (grad.shape[0], grad.shape[2], height, width)
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
 
 
 @torch.library.register_fake("sp_fast::match_prompts")

@@ -122,7 +122,7 @@ void test_roi_average_pool() {
     EXPECT(close(sp_fast::roi_average_pool(features, boxes, std::nullopt), expected));
     const at::Tensor count = at::tensor({1}, at::kLong);
     const at::Tensor grad = at::ones({1, 4, 1});
-    EXPECT(close(sp_fast::roi_average_pool_backward(grad, boxes, count, 19, 37),
+    EXPECT(close(sp_fast::roi_average_pool_backward(grad, boxes, count, 19, 37, false),
                  at::full({1, 1, 19, 37}, 1.0 / (19 * 37))));
     EXPECT(throws<c10::ValueError>(
         [&] { sp_fast::roi_average_pool(features, boxes, at::tensor({5}, at::kLong)); }, "count"));

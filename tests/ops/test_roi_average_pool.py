@@ -157,4 +157,16 @@ def test_opcheck(count):
     features = X.clone().requires_grad_()
     torch.library.opcheck(torch.ops.sp_fast.roi_average_pool.default, (features, BOXES, count))
     grad = torch.randn(2, 6, 3, requires_grad=True)
-    torch.library.opcheck(torch.ops.sp_fast.roi_average_pool_backward.default, (grad, BOXES, count, 4, 5))
+    for channels_last in (False, True):
+        torch.library.opcheck(
+            torch.ops.sp_fast.roi_average_pool_backward.default, (grad, BOXES, count, 4, 5, channels_last)
+        )
+
+
+@needs_extension
+def test_gradient_has_the_layout_of_the_features():
+    for layout in (torch.contiguous_format, torch.channels_last):
+        features = X.contiguous(memory_format=layout).requires_grad_()
+        (grad,) = torch.autograd.grad(roi_average_pool(features, BOXES).sum(), features)
+        assert grad.stride() == features.stride()
+        assert_near(grad, torch.autograd.grad(reference.roi_average_pool(features, BOXES).sum(), features)[0])
