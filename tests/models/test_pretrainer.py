@@ -1,64 +1,15 @@
 """The pre-trainer: every term of Eq. 10, all sources, images without proposals, what it exports."""
 
+from functools import partial
+
 import pytest
 import torch
-from mmengine.structures import InstanceData
-
-import sp_fast.models  # noqa: F401
-
-# isort: split
-from knet_model import knet_config
-from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
+from families import CHANNELS, KERNELS, STAGES, batch, losses_of
+from families import build as build_family
 
 from sp_fast.models.sources import mean_inside
 
-CHANNELS, KERNELS, STAGES, LAST_STAGE = 16, 6, 2, 32
-
-
-def tiny_knet(num_classes=1):
-    return knet_config(CHANNELS, KERNELS, num_classes, num_stages=STAGES)
-
-
-def build(**options):
-    torch.manual_seed(0)
-    options.setdefault("supervision", dict(seed_channels=LAST_STAGE))
-    model = MODELS.build(dict(type="SaliencyPromptPretrainer", detector=tiny_knet(), **options))
-    model.init_weights()
-    return model
-
-
-def batch(counts, *, seeds=True, size=(64, 96)):
-    """Images of noise, the second half narrower than the padded batch, with `counts` square proposals."""
-    generator = torch.Generator().manual_seed(1)
-    inputs, samples = [], []
-    for position, count in enumerate(counts):
-        height, width = size[0], size[1] - 24 * (position % 2)
-        inputs.append(torch.randint(0, 255, (3, height, width), generator=generator, dtype=torch.uint8))
-        masks = torch.zeros(count, height, width, dtype=torch.uint8)
-        corners = torch.randint(0, 30, (count, 2), generator=generator).tolist()
-        for mask, (y, x) in zip(masks, corners, strict=True):
-            mask[y : y + 24, x : x + 30] = 1
-        boxes = torch.tensor([[x, y, x + 30, y + 24] for y, x in corners], dtype=torch.float32).reshape(-1, 4)
-        instances = InstanceData(
-            bboxes=boxes,
-            labels=torch.zeros(count, dtype=torch.int64),
-            masks=BitmapMasks(masks.numpy(), height, width),
-        )
-        if seeds:
-            instances.seeds = torch.randn(count, LAST_STAGE, generator=generator)
-        sample = DetDataSample(gt_instances=instances)
-        sample.set_metainfo(
-            dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1.0, 1.0))
-        )
-        samples.append(sample)
-    return {"inputs": inputs, "data_samples": samples}
-
-
-def losses_of(model, data):
-    data = model.data_preprocessor(data, training=True)
-    return model.loss(data["inputs"], data["data_samples"])
+build = partial(build_family, "knet")
 
 
 @pytest.mark.parametrize("inject", ["init", "proposal"])
@@ -81,19 +32,6 @@ def test_prompts_reach_the_kernels_and_the_pyramid():
     with_prompts = losses_of(build(), data)
     without = losses_of(build(prompts=dict(strategy="none")), batch([2, 3]))
     assert with_prompts["loss_rpn_mask"] != without["loss_rpn_mask"]
-
-
-@pytest.mark.parametrize("inject", ["init", "proposal"])
-def test_trains_under_autocast(inject):
-    model = build(prompts=dict(inject=inject))
-    data = batch([2, 0, 3])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = losses_of(model, data)
-    expected = losses_of(model, batch([2, 0, 3]))
-    total, reference = (model.parse_losses(parts)[0] for parts in (losses, expected))
-    assert total.item() == pytest.approx(reference.item(), rel=0.1)
-    total.backward()
-    assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
 
 
 @pytest.mark.parametrize("counts", [[0], [0, 0], [2, 0, 1], [KERNELS + 4, 1]])
@@ -142,18 +80,6 @@ def test_mean_inside_is_the_mean_of_the_covered_cells():
     assert torch.allclose(seeds[0, 0], features[0, :, 1:3, 2:4].mean((1, 2)), atol=1e-6)
     assert torch.allclose(seeds[0, 1], features[0].mean((1, 2)), atol=1e-6)
     assert not seeds[0, 2].any()
-
-
-def test_export_loads_into_the_plain_detector_but_for_its_class_heads():
-    model = build()
-    plain = MODELS.build(tiny_knet(num_classes=7))
-    result = plain.load_state_dict(model.export(), strict=False)
-    assert not result.unexpected_keys
-    assert {name.rsplit(".", 1)[0] for name in result.missing_keys} == {
-        "rpn_head.conv_seg",
-        *(f"roi_head.mask_head.{i}.fc_cls" for i in range(STAGES)),
-    }
-    assert torch.equal(plain.rpn_head.init_kernels.weight, model.detector.rpn_head.init_kernels.weight)
 
 
 def test_kernel_loss_pairs_each_proposal_with_the_kernel_matched_to_it():
