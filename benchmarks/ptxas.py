@@ -9,7 +9,10 @@ Needs nvcc and cuobjdump (of the CUDA toolkit, or of Triton's package), and no G
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import hashlib
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -22,6 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "csrc"
+# What was compiled before, by the hash of all that went in.
+CACHE = ROOT / "build" / "ptxas"
 RESULT = ROOT / "benchmarks" / "results" / "ptxas.md"
 TRITON = ROOT / "benchmarks" / "triton_resources.py"
 TRITON_HEADING = "## Triton"
@@ -119,7 +124,7 @@ def short_name(demangled: str) -> str:
         if character == "(" and depth == 0:
             name = name[:place]
             break
-    return re.sub(r"\((?:int|bool|unsigned int|long|unsigned long)\)", "", name).strip()
+    return re.sub(r"\((?:[A-Za-z_][\w ]*)\)(?=-?\d)", "", name).strip()
 
 
 def parse_resources(text: str) -> dict[tuple[str, str], dict[str, int]]:
@@ -201,14 +206,37 @@ def compile_source(source: Path, folder: Path) -> list[Kernel]:
     return sorted(kernels, key=lambda k: (k.name, k.architecture))
 
 
+def fingerprint(source: Path) -> str:
+    """Hash of a source, of every header beside it, of the tools and their options."""
+    digest = hashlib.sha256(f"{nvcc_version(find_nvcc())} {FLAGS} {find_cuobjdump()}".encode())
+    headers = [p for p in source.parent.iterdir() if p.suffix in (".h", ".cuh")]
+    for path in [source, *sorted(headers), Path(__file__)]:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def compile_once(source: Path) -> list[Kernel]:
+    """`compile_source`, or what it gave for the same files before."""
+    kept = CACHE / f"{source.stem}-{fingerprint(source)}.json"
+    if kept.exists():
+        return [Kernel(**kernel) for kernel in json.loads(kept.read_text())]
+    with tempfile.TemporaryDirectory(prefix="sp_fast_ptxas_") as folder:
+        kernels = compile_source(source, Path(folder))
+    CACHE.mkdir(parents=True, exist_ok=True)
+    for old in CACHE.glob(f"{source.stem}-*.json"):
+        if len(old.stem) == len(kept.stem):
+            old.unlink(missing_ok=True)
+    beside = kept.with_suffix(f".{os.getpid()}.partial")
+    beside.write_text(json.dumps([dataclasses.asdict(kernel) for kernel in kernels]))
+    beside.replace(kept)
+    return kernels
+
+
 def compile_all(sources: list[Path] | None = None) -> list[Kernel]:
     """The kernels of all sources, in a stable order."""
     sources = sorted(SOURCES.glob("*.cu")) if sources is None else sources
-    with (
-        tempfile.TemporaryDirectory(prefix="sp_fast_ptxas_") as folder,
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-    ):
-        return [k for of in threads.map(lambda s: compile_source(s, Path(folder)), sources) for k in of]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        return [kernel for of in threads.map(compile_once, sources) for kernel in of]
 
 
 def _dotted(architecture: str) -> str:
@@ -253,7 +281,23 @@ def triton_part() -> str:
     done = subprocess.run([sys.executable, str(TRITON)], capture_output=True, text=True)
     if done.returncode:
         raise CompilerError(f"{TRITON.name}:\n{done.stderr}")
-    return f"\n{TRITON_HEADING}\n\n{done.stdout.strip()}\n"
+    return triton_table([line.split("\t") for line in done.stdout.strip().splitlines()])
+
+
+def triton_table(rows: list[list[str]]) -> str:
+    """The rows as a table: kernel, architecture, registers, bytes spilled and shared, warps, programs."""
+    lines = [
+        TRITON_HEADING,
+        "",
+        "A training step's launches; bytes spilled are of a thread, shared of a program.",
+        "",
+        "| kernel | for | registers | spilled | shared | warps | programs |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for name, architecture, *numbers in rows:
+        cells = " | ".join([_dotted(architecture.removeprefix("sm_")), *numbers])
+        lines.append(f"| {name} | {cells} |")
+    return "\n" + "\n".join(lines) + "\n"
 
 
 def cuda_part(text: str) -> str:

@@ -1,5 +1,6 @@
 """The CUDA sources as the compiler sees them: no warnings, no spills, wide accesses. No GPU is needed."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -8,10 +9,20 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import ptxas
 
-# Kernels whose design counts on 16-byte accesses, and which: every instance of them has some.
+# Kernels (a name, or a pattern of whole names) whose design counts on 16-byte accesses, and which: every
+# instance of them has some.
 WIDE = {
     "pack_aligned": {"loads"},
     "unpack_aligned": {"stores"},
+    "boxes_kernel": {"stores"},
+    "copy_cells_kernel": {"stores"},
+    "pool_cells": {"copies"},
+    "pool_planes": {"copies"},
+    "pool_cells_kernel<.*Wide<.*": {"loads", "stores"},
+    "cell_factors_kernel<.*Wide<.*": {"loads"},
+    "spread_cells<(__half|__nv_bfloat16), 8>": {"stores"},
+    "spread_cells<float, 4>": {"stores"},
+    "take_kernel<uint4>": {"loads", "stores"},
 }
 
 
@@ -41,7 +52,7 @@ def test_no_kernel_spills(kernels):
 
 @pytest.mark.parametrize("name", WIDE)
 def test_accesses_of_16_bytes(kernels, name):
-    instances = [k for k in kernels if k.name.split("<")[0] == name]
+    instances = [k for k in kernels if k.name.split("<")[0] == name or re.fullmatch(name, k.name)]
     assert instances, f"no kernel is called {name}"
     for kernel in instances:
         for kind in WIDE[name]:
@@ -108,6 +119,7 @@ ptxas info    : Used 12 registers
         ),
         ("void sp_fast::(anonymous namespace)::pool<(bool)1, (int)8>(sp_fast::Boxes<float>)", "pool<1, 8>"),
         ("areas(int const*, long)", "areas"),
+        ("void sp_fast::cuda::keep<(sp_fast::cuda::Source)2, (unsigned int)4>(int)", "keep<2, 4>"),
     ],
 )
 def test_short_names(demangled, short):

@@ -1,4 +1,4 @@
-"""The README's table of times on a GPU, taken from the results: `python -m gpu_report.readme`, in benchmarks/."""
+"""The README's table of times on a GPU, from the results: `python -m gpu_report.readme` in benchmarks/."""
 
 from __future__ import annotations
 
