@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(32 * kPlaneWarps, 4)
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int64_t image = blockIdx.x / shape.blocks;
     const int task = static_cast<int>(blockIdx.x % shape.blocks) * kPlaneWarps + warp;
-    float* values = reinterpret_cast<float*>(shared + warp * shape.warp_bytes);  // [kSegments, 33]
-    float* shares = values + kSegments * 33;                                     // [kShares, 32]
+    float* values = reinterpret_cast<float*>(shared + warp * shape.warp_bytes);  // [kSegments, kValuePitch]
+    float* shares = values + kSegments * kValuePitch;                            // [kShares, 32]
     unsigned char* segment = reinterpret_cast<unsigned char*>(shares + kShares * 32);
     Cells* cells = reinterpret_cast<Cells*>(shared + kPlaneWarps * shape.warp_bytes);
     const int real = read_cells(boxes, image, cells);
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(32 * kPlaneWarps, 4)
                 const int cut = boxes_at(cells, real, first, y, x, limit, [&](int l) {
                     sum += l < kShares ? shares[l * 32 + lane] : share_of(l);
                 });
-                values[number * 33 + lane] = sum;
+                values[number * kValuePitch + lane] = sum;
 #pragma unroll 1
                 for (int i = x + lane; i < cut; i += 32) {
                     segment[i - left] = static_cast<unsigned char>(number);
@@ -252,7 +252,7 @@ void launch_planes(const Task<T>& task) {
     const int64_t parts = task.multiprocessors * int64_t(24) / (task.batch * shape.groups);
     shape.parts = static_cast<int>(std::clamp<int64_t>(parts, 1, task.boxes.height));
     shape.blocks = static_cast<int>(ceil_div(int64_t(shape.groups) * shape.parts, kPlaneWarps));
-    shape.warp_bytes = (kSegments * 33 + kShares * 32) * static_cast<int>(sizeof(float)) + 32 * N;
+    shape.warp_bytes = (kSegments * kValuePitch + kShares * 32) * static_cast<int>(sizeof(float)) + 32 * N;
     SP_FAST_LAUNCH((spread_planes<T, N>), static_cast<unsigned>(task.batch * shape.blocks), 32 * kPlaneWarps,
                    kPlaneWarps * shape.warp_bytes + task.cells_bytes(), task.stream, task.grad, task.boxes,
                    task.channels, shape, task.out);
