@@ -261,14 +261,15 @@ __global__ void __launch_bounds__(32 * most_warps(kSource), 1) keep_masks(const 
         }
         __syncthreads();
 
-        // Every warp alike. Bits of candidates before a row's own were never written.
-        const unsigned later = overlapped[lane] & (~1u << lane);
+        // Every warp alike. Bits of candidates that are decided already, or are none, change nothing: some
+        // were never written.
+        const unsigned mine_overlaps = overlapped[lane];
         unsigned undecided = group == 32 ? ~0u : (1u << group) - 1, chosen = 0;
         int fresh = 0, mine = 0;  // number of the chosen; the lane-th of them
         const int room = static_cast<int>(min(of.max_masks - kept, int64_t(kGroup)));
         while (undecided != 0 && fresh < room) {
             const int first = __ffs(static_cast<int>(undecided)) - 1;
-            undecided &= ~(__shfl_sync(kAllLanes, later, first) | 1u << first);
+            undecided &= ~(__shfl_sync(kAllLanes, mine_overlaps, first) | 1u << first);
             chosen |= 1u << first;
             if (lane == fresh) mine = first;
             ++fresh;

@@ -64,7 +64,12 @@ __global__ void __launch_bounds__(kSortThreads) prepare(const Arguments of) {
 // common / all rounded as a division is, for whole numbers with common <= all, 1 <= all <= 2^24: a division's
 // own steps without its branch for numbers out of range.
 __device__ __forceinline__ float ratio(float common, float all) {
-    float inverse = __fdividef(1.0f, all);
+#ifdef SP_FAST_CUDA_ON_CPU
+    float inverse = 1 / all;
+#else
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(all));
+#endif
     inverse = fmaf(fmaf(-all, inverse, 1.0f), inverse, inverse);
     float quotient = common * inverse;
     quotient = fmaf(fmaf(-all, quotient, common), inverse, quotient);
@@ -72,22 +77,24 @@ __device__ __forceinline__ float ratio(float common, float all) {
 }
 
 // Copies `here` words of masks into rows of shared memory; `mask` of lane k is the k-th row's.
+template <int kRows>
 __device__ __forceinline__ void copy_rows(unsigned* to, int stride, const unsigned* words, int size, int mask,
-                                          int rows, int here) {
+                                          int here) {
     const int lane = threadIdx.x % 32;
     // A few words past a multiple of 32 are one copy for all rows rather than one for each.
     const int tail = here % 32 <= 4 ? here % 32 : 0;
-    for (int i = lane; i < here - tail + lane; i += 32) {
-        const unsigned* const from = words + i;
-        const bool inside = i < here - tail;
+#pragma unroll 1
+    for (int word = lane; word < here - tail + lane; word += 32) {
+        const bool inside = word < here - tail;
 #pragma unroll 8
-        for (int row = 0; row < rows; ++row) {
+        for (int row = 0; row < kRows; ++row) {
             const int64_t mask_of_row = __shfl_sync(kAllLanes, mask, row);
-            if (inside) copy_4(to + row * stride + i, from + mask_of_row * size);
+            if (inside) copy_4(to + row * stride + word, words + mask_of_row * size + word);
         }
     }
-    for (int i = here - tail; i < here; ++i) {
-        if (lane < rows) copy_4(to + lane * stride + i, words + int64_t(mask) * size + i);
+#pragma unroll 1
+    for (int word = here - tail; word < here; ++word) {
+        if (lane < kRows) copy_4(to + lane * stride + word, words + int64_t(mask) * size + word);
     }
 }
 
@@ -142,12 +149,12 @@ __global__ void __launch_bounds__(32 * kWarps, 2) compare(const Arguments of) {
                     __syncthreads();
                     const int from = warp * (kTile / kWarps);
                     const int mask = order[min(first + from + lane % (kTile / kWarps), number - 1)];
-                    copy_rows(held_columns + from * stride, stride, words + word, of.size, mask,
-                              kTile / kWarps, here);
+                    copy_rows<kTile / kWarps>(held_columns + from * stride, stride, words + word, of.size,
+                                              mask, here);
                 } else {
                     __syncwarp();
                 }
-                if (!idle) copy_rows(held_rows, stride, words + word, of.size, mine, kTile, here);
+                if (!idle) copy_rows<kTile>(held_rows, stride, words + word, of.size, mine, here);
                 copy_commit();
                 copy_wait<0>();
                 if (with_columns) {

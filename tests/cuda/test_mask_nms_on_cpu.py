@@ -1,5 +1,7 @@
 """The CUDA kernels of mask NMS, run on the CPU, against the definition."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -70,6 +72,18 @@ def test_all_are_kept(ops):
     score = torch.rand(1, 140, generator=generator(0))
     kept = check(ops, PackedMasks.pack(cells), score, min_area=0, max_masks=150)
     assert (kept[0] >= 0).sum() == 140
+
+
+@pytest.mark.parametrize("whole", [10, 23, 2900])
+def test_iou_at_the_threshold(ops, whole):
+    """IoUs p / q against the closest numbers: decided in fp64, as the definition has it."""
+    for part in range(1, whole, max(whole // 12, 1)):
+        cells = torch.arange(whole) < torch.tensor([whole, part])[None, :, None]
+        masks, score = PackedMasks.pack(cells[:, :, None]), torch.tensor([[1.0, 0.5]])
+        iou = part / whole
+        assert check(ops, masks, score, iou, 1, 2).tolist() == [[0, 1]]
+        below = math.nextafter(iou, 0)
+        assert check(ops, masks, score, below, 1, 2).tolist() == [[0, -1]]
 
 
 # Lists of one or several runs of the sort; what is past the end of the last run stays there.
