@@ -1,5 +1,6 @@
 """The Triton kernels compiled on a GPU, and in Triton's interpreter on the CPU."""
 
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -39,6 +40,22 @@ def interpreted_kernels(patch: pytest.MonkeyPatch):
     return package
 
 
+@contextlib.contextmanager
+def triton_put_back():
+    """What the interpreter sets in Triton's language, and leaves set, is put back: kernels compile again."""
+    from triton import language as tl
+
+    places = (tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base)
+    before = [dict(vars(place)) for place in places]
+    yield
+    for place, kept in zip(places, before, strict=True):
+        for name, value in list(vars(place).items()):
+            if name in kept and value is not kept[name]:
+                setattr(place, name, kept[name])
+            elif name not in kept and isinstance(place, type):  # a module keeps what the interpreter looks up
+                delattr(place, name)
+
+
 def rounded(builder, source, to):
     """fp32 to bf16 as GPUs do it, to the nearest; the interpreter cuts bits off."""
     from triton import language as tl
@@ -65,7 +82,7 @@ def kernels(device):
 
         yield sp_fast.kernels
     else:
-        with pytest.MonkeyPatch.context() as patch:
+        with triton_put_back(), pytest.MonkeyPatch.context() as patch:
             yield interpreted_kernels(patch)
 
 
