@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 # 2.15 and later are untested. The released wheels with CUDA also serve machines without a GPU.
 TORCH ?= torch>=2.11,<2.15
-CSRC := $(wildcard csrc/*) setup.py
+CSRC := $(wildcard csrc/* csrc/cuda/*) setup.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MAX_JOBS := $(JOBS)

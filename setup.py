@@ -101,27 +101,33 @@ def link_with(module, name: str) -> None:
     module.libraries.append(name)
 
 
+def files(pattern: str) -> list[str]:
+    """Sources, relative to the project."""
+    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
+
+
 def extension():
     """The extension module."""
     libraries = found_at_run_time(cpp_extension.library_paths())
     cxx_flags = ["-O3", "-g0", "-Wall", "-Wextra", *system_includes(cpp_extension.include_paths())]
-    sources = sorted(
-        str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cpp") if not p.stem.endswith("_cuda")
-    )
+    sources = files("csrc/*.cpp")
     if TOOLKIT is None:
         return cpp_extension.CppExtension(
             "sp_fast._C", sources, extra_compile_args={"cxx": cxx_flags}, extra_link_args=libraries
         )
 
-    sources += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.cu"))
+    sources += files("csrc/cuda/*.cpp") + files("csrc/cuda/*.cu")
     nvcc_flags = ["-O3", *system_includes(cpp_extension.include_paths())]
     if not (Path(TOOLKIT) / "include" / "cusparse.h").exists():
         # ATen's CUDA headers include those of the libraries, which a bare toolkit lacks.
-        nvcc_flags += system_includes([str(p / "include") for p in nvidia_packages()])
+        of_libraries = system_includes([str(p / "include") for p in nvidia_packages()])
+        nvcc_flags += of_libraries
+        cxx_flags += of_libraries
     module = cpp_extension.CUDAExtension(
         "sp_fast._C",
         sources,
         define_macros=[("SP_FAST_WITH_CUDA", None)],
+        include_dirs=[str(ROOT / "csrc")],
         extra_compile_args={"cxx": cxx_flags, "nvcc": nvcc_flags},
         extra_link_args=libraries,
     )

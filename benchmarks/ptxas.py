@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ROOT / "csrc"
+SOURCES = ROOT / "csrc" / "cuda"
 # What was compiled before, by the hash of all that went in.
 CACHE = ROOT / "build" / "ptxas"
 RESULT = ROOT / "benchmarks" / "results" / "ptxas.md"
@@ -270,7 +270,7 @@ def render(kernels: list[Kernel], version: str) -> str:
                 cells = " | ".join(str(n) for n in numbers)
                 lines.append(f"| `{k.name}` | {_dotted(k.architecture)} | {cells} |")
     if not kernels:
-        lines += ["", "There are no kernels in `csrc/` yet."]
+        lines += ["", "There are no kernels in `csrc/cuda/` yet."]
     return "\n".join(lines) + "\n"
 
 

@@ -27,7 +27,7 @@ def _define(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def on_cpu():
-    """`on_cpu(source)` loads csrc/`source`.cu and returns its ops, `torch.ops.sp_fast_on_cpu`."""
+    """`on_cpu(source)` loads csrc/cuda/`source`.cu and returns its ops, `torch.ops.sp_fast_on_cpu`."""
 
     def load(source: str):
         import sp_fast.ops  # noqa: F401  (the schemas)

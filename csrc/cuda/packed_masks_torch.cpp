@@ -1,7 +1,7 @@
 #include <ATen/ops/empty.h>
 
 #include "checks.h"
-#include "cuda_host.h"
+#include "host.h"
 #include "mask_shapes.h"
 #include "packed_masks.cuh"
 

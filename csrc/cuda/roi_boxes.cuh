@@ -1,7 +1,7 @@
 // Boxes of the RoI ops as their kernels see them.
 #pragma once
 
-#include "cuda_device.h"
+#include "device.h"
 
 namespace sp_fast::cuda {
 

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "checks.h"
-#include "cuda_host.h"
+#include "host.h"
 #include "roi_boxes.cuh"
 
 namespace sp_fast::cuda {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "cuda_device.h"
+#include "device.h"
 
 namespace sp_fast::cuda {
 

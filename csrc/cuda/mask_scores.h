@@ -4,7 +4,7 @@
 #include <ATen/ops/sort.h>
 
 #include "checks.h"
-#include "cuda_host.h"
+#include "host.h"
 
 namespace sp_fast::cuda {
 

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "cuda_device.h"
+#include "device.h"
 
 namespace sp_fast::cuda {
 namespace {

@@ -1,7 +1,7 @@
 // Features by one access a lane; for .cu files alone.
 #pragma once
 
-#include "cuda_device.h"
+#include "device.h"
 
 namespace sp_fast::cuda {
 

@@ -1,4 +1,4 @@
-#include "cuda_host.h"
+#include "host.h"
 #include "proposal_tables.h"
 #include "take_proposals.cuh"
 

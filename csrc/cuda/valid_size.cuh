@@ -1,7 +1,7 @@
 // The part of each feature map that is image, read on the device.
 #pragma once
 
-#include "cuda_device.h"
+#include "device.h"
 
 namespace sp_fast::cuda {
 

@@ -4,7 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
-#include "cuda_device.h"
+#include "device.h"
 
 #ifdef SP_FAST_CUDA_ON_CPU
 #define SP_FAST_CUDA_OPS(m) TORCH_LIBRARY_IMPL(sp_fast_on_cpu, CPU, m)

@@ -2,7 +2,7 @@
 // the order of masks by score.
 #pragma once
 
-#include "cuda_device.h"
+#include "device.h"
 
 namespace sp_fast::cuda {
 
