@@ -11,6 +11,7 @@ from sp_fast.commands.random_boxes import EXAMPLES as RANDOM_BOXES_EXAMPLES
 from sp_fast.commands.random_boxes import random_boxes
 from sp_fast.commands.score import EXAMPLES as SCORE_EXAMPLES
 from sp_fast.commands.score import score
+from sp_fast.commands.study import app as study
 from sp_fast.commands.train import PASSED_ON, train
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("score", epilog=SCORE_EXAMPLES)(score)
 app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
 app.command("demo")(demo)
+app.add_typer(study, name="study")
 
 
 def main() -> None:

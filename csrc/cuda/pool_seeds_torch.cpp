@@ -20,6 +20,8 @@ at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
         TORCH_CHECK_VALUE(fits(grid[g], features.size(2)) && fits(grid[g + 1], features.size(3)),
                           "grid: expected sizes of at least 1, below 2^31 times that of the map, got ", grid);
         number += grid[g] * grid[g + 1];
+        TORCH_CHECK_VALUE(number <= std::numeric_limits<int32_t>::max(),
+                          "grid: expected fewer than 2^31 windows, got ", grid);
     }
     const OnDevice on(features);
     const at::Tensor sizes = checked_valid(valid, features);

@@ -99,15 +99,15 @@ __global__ void __launch_bounds__(kThreads)
 // The cells lane, lane + 32, ... of a map.
 template <bool kPadded>
 struct Walk {
-    const int height, width, map_width, cells;
-    int cell, row = 0, column = 0;
+    const int height, width, map_width;
+    int cell, left, row = 0, column = 0;
 
     __device__ __forceinline__ Walk(const Similarities& rows, int64_t image, int lane)
         : height(kPadded ? valid_extent(rows.valid, image, 0, rows.height) : rows.height),
           width(kPadded ? valid_extent(rows.valid, image, 1, rows.width) : rows.width),
           map_width(rows.width),
-          cells(rows.height * rows.width),
-          cell(lane) {
+          cell(lane),
+          left(rows.height * rows.width - lane) {
         if (kPadded) {
             row = cell / map_width;
             column = cell - row * map_width;
@@ -115,11 +115,12 @@ struct Walk {
     }
 
     __device__ __forceinline__ bool inside() const {
-        return kPadded ? row < height && column < width : cell < cells;
+        return kPadded ? row < height && column < width : left > 0;
     }
 
     __device__ __forceinline__ void step(int rows_down, int columns_on) {
         cell += 32;
+        left -= 32;
         if (kPadded) {
             row += rows_down;
             column += columns_on;
@@ -169,8 +170,9 @@ __device__ float smallest_inside(float threshold, float span) {
 // Sums of y - low over the cells inside, scaled by a power of two so that they stay finite.
 class Inside {
   public:
-    __device__ __forceinline__ Inside(const Extent& extent, float threshold)
-        : low_(extent.low), span_(extent.high - extent.low), least_(smallest_inside(threshold, span_)) {
+    // least: of y - low; nothing is inside where it is NaN.
+    __device__ __forceinline__ Inside(float low, float span, float least)
+        : low_(low), span_(span), least_(least) {
         const int exponent = static_cast<int>(__float_as_uint(span_) >> 23);
         scale_ = __uint_as_float(static_cast<unsigned>(max(254 - exponent, 1)) << 23);
     }
@@ -179,7 +181,8 @@ class Inside {
     __device__ __forceinline__ bool add(float y) {
         const float a = y - low_;
         const bool is = a >= least_;
-        if (is) sum_ += a * scale_;
+        // A selection rather than a branch: the comparison's result need not be kept.
+        sum_ = fmaf(is ? a : 0.0f, scale_, sum_);
         return is;
     }
 
@@ -201,9 +204,11 @@ template <int kWords, bool kPadded, bool kFactors>
 __global__ void __launch_bounds__(kThreads)
     threshold_rows_kernel(const __grid_constant__ Similarities rows, int words, float threshold,
                           int32_t* __restrict__ out, float* __restrict__ score) {
-    const int64_t index = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+    // Warps past the last row do that again without a result: ballots are cheap where no thread returned.
+    const int64_t task = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+    const int64_t index = min(task, rows.batch * rows.number - 1);
+    const bool writes = task == index;
     const int lane = threadIdx.x % 32;
-    if (index >= rows.batch * rows.number) return;
     const int64_t image = kPadded || kFactors ? index / rows.number : 0;
     const float* from = rows.data + index * rows.pitch;
     const float* factors = kFactors ? rows.factors + image * rows.pitch : nullptr;
@@ -236,12 +241,8 @@ __global__ void __launch_bounds__(kThreads)
     }
     extent.join_lanes();
     const float span = extent.high - extent.low;
-    if (extent.numbers != real || !(span > 0) || !isfinite(span)) {
-        for (int j = lane; j < words; j += 32) to[j] = 0;
-        if (lane == 0) score[index] = 0;
-        return;
-    }
-    Inside inside(extent, threshold);
+    const bool usable = extent.numbers == real && span > 0 && isfinite(span);
+    Inside inside(extent.low, span, usable ? smallest_inside(threshold, span) : padding);
     int area = 0;
     if constexpr (kWords > 0) {
         unsigned mine[(kWords + 31) / 32] = {};
@@ -252,7 +253,7 @@ __global__ void __launch_bounds__(kThreads)
         }
 #pragma unroll
         for (int k = 0; k < (kWords + 31) / 32; ++k) {
-            if (32 * k + lane < words) to[32 * k + lane] = static_cast<int32_t>(mine[k]);
+            if (writes && 32 * k + lane < words) to[32 * k + lane] = static_cast<int32_t>(mine[k]);
             area += __popc(mine[k]);
         }
     } else {
@@ -268,13 +269,13 @@ __global__ void __launch_bounds__(kThreads)
             if ((first + kLoads) % 32 != 0 && first + kLoads < words) continue;
             const int at = first / 32 * 32 + lane;
             if (at < words) {
-                to[at] = static_cast<int32_t>(mine);
+                if (writes) to[at] = static_cast<int32_t>(mine);
                 area += __popc(mine);
             }
         }
     }
     const float mean = inside.mean(area);
-    if (lane == 0) score[index] = mean;
+    if (writes && lane == 0) score[index] = mean;
 }
 
 template <int kWords, bool kPadded>

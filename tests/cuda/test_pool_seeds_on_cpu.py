@@ -112,6 +112,7 @@ def test_large_halves_do_not_overflow(pool):
         ({"grid": [2]}, ValueError, "grid: expected pairs"),
         ({"grid": [2, 0]}, ValueError, "grid: expected sizes of at least 1"),
         ({"grid": [2, 2**30]}, ValueError, "grid: expected sizes"),
+        ({"grid": [2**16, 2**16]}, ValueError, "grid: expected fewer than"),
         ({"features": torch.zeros(1, 2, 3)}, ValueError, "features: expected shape"),
         ({"features": torch.zeros(1, 2, 0, 3)}, ValueError, "features: expected height and width"),
         ({"features": torch.zeros(1, 2, 3, 3).double()}, TypeError, "features: expected dtype"),

@@ -1,0 +1,164 @@
+"""The study's results as a fragment of markdown, put between two markers of a page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sp_fast.report.study_table import value
+from sp_fast.study.pieces import PERCENTS
+from sp_fast.study.variants import VARIANTS
+
+BEGIN = "<!-- results of sp-fast study: begin; written by the command, not by hand -->"
+END = "<!-- results of sp-fast study: end -->"
+
+
+def markdown(results: dict[str, Any], picture: str | None = None) -> str:
+    """Everything measured: the command, the device, AP by variant, differences, proposals, speed."""
+    options = results["options"]
+    lines = [
+        f"{results['title']}; {options['size']} pixels; {options['images']:,} images of pre-training; "
+        f"{options['finetune_steps']} steps of fine-tuning; seeds {', '.join(map(str, results['seeds']))}; "
+        f"on {' and '.join(results['devices']) or 'no device yet'}; PyTorch {results['torch']}.",
+        "",
+        "```",
+        results["command"],
+        "```",
+        "",
+    ]
+    if results["missing"]:
+        lines += [f"Not complete: {len(results['missing'])} runs are left.", ""]
+    lines += _precision(results)
+    lines += _differences(results)
+    lines += _proposals(results)
+    lines += _speed(results)
+    if picture:
+        lines += [f"![Learning curves]({picture})", ""]
+    return "\n".join(lines)
+
+
+def _precision(results: dict[str, Any]) -> list[str]:
+    head = ["pre-training"]
+    for percent in PERCENTS:
+        head += [f"{percent} %, objects", "AP50", f"{percent} %, 80 classes", "AP50"]
+    lines = [
+        "Mask AP on val, 0 to 100, mean and standard deviation over seeds; objects: class-agnostic.",
+        "",
+        *_head(head),
+    ]
+    for variant in results["variants"]:
+        own = results["summary"].get(variant, {})
+        cells = [VARIANTS[variant].title]
+        for percent in PERCENTS:
+            entry = own.get(str(percent), {})
+            cells += [value(entry.get(name)) for name in _COLUMNS]
+        lines.append(_row(cells))
+    return [*lines, ""]
+
+
+_COLUMNS = ("class_agnostic", "class_agnostic_50", "classes", "classes_50")
+
+
+def _differences(results: dict[str, Any]) -> list[str]:
+    if not results["differences"]:
+        return []
+    head = ["the paper", "here", "labels", "difference of class-agnostic AP", "seeds", "says"]
+    lines = ["What the paper lets expect, and what came, seed by seed:", "", *_head(head, left=(0, 1, 5))]
+    for one in results["differences"]:
+        spread = "" if one["spread"] is None else f" ± {one['spread']:.1f}"
+        lines.append(
+            _row(
+                [
+                    one["claim"],
+                    f"{one['first']} - {one['second']}",
+                    f"{one['percent']} %",
+                    f"{one['mean']:+.1f}{spread}",
+                    str(one["seeds"]),
+                    one["verdict"],
+                ]
+            )
+        )
+    return [*lines, ""]
+
+
+def _proposals(results: dict[str, Any]) -> list[str]:
+    if not results["proposals"]:
+        return []
+    head = [
+        "pseudo labels",
+        "images",
+        "masks an image",
+        "mean best IoU",
+        "above 0.5",
+        "the same, large objects",
+    ]
+    lines = ["How well the pseudo labels cover the annotated objects:", "", *_head(head)]
+    for preset, splits in results["proposals"].items():
+        for split, quality in splits.items():
+            every, large = quality["by_size"]["all"], quality["by_size"]["large"]
+            lines.append(
+                _row(
+                    [
+                        f"{preset}, {split}",
+                        str(quality["images"]),
+                        f"{quality['masks_per_image']:.1f}",
+                        _number(every["mean_best_iou"], ".3f"),
+                        _number(every["above_half"], ".1%"),
+                        f"{_number(large['mean_best_iou'], '.3f')}, {_number(large['above_half'], '.1%')}",
+                    ]
+                )
+            )
+    return [*lines, ""]
+
+
+def _speed(results: dict[str, Any]) -> list[str]:
+    runs = [run for kinds in results["runs"].values() for run in kinds.get("pretrain", {}).values()]
+    tunings = [
+        run
+        for kinds in results["runs"].values()
+        for percent in PERCENTS
+        for run in kinds.get(f"finetune-{percent}", {}).values()
+    ]
+    if not runs or not tunings:
+        return []
+    rates = [run["images_per_second"] for run in runs]
+    total = sum(run["wall_seconds"] for run in [*runs, *tunings])
+    return [
+        f"Pre-training saw {min(rates):.1f} to {max(rates):.1f} images a second; all "
+        f"{len(runs) + len(tunings)} runs together took {total / 60:.0f} minutes, evaluation included.",
+        "",
+    ]
+
+
+def _number(number: float | None, form: str) -> str:
+    return "-" if number is None else format(number, form)
+
+
+def _head(cells: list[str], left: tuple[int, ...] = (0,)) -> list[str]:
+    return [_row(cells), _row(["---" if i in left else "---:" for i in range(len(cells))])]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def write_fragment(path: Path, fragment: str) -> None:
+    """Puts the fragment between the markers of a page; a page without them gets both at its end.
+
+    Raises:
+        ValueError: one marker is there without the other, or they are in the wrong order.
+    """
+    page = path.read_text() if path.is_file() else ""
+    begin, end = page.find(BEGIN), page.find(END)
+    if (begin < 0) != (end < 0) or end < begin:
+        raise ValueError(f"{path}: expected both markers in order, {BEGIN} and {END}; mend or remove them")
+    block = f"{BEGIN}\n\n{fragment.strip()}\n\n{END}"
+    if begin >= 0:
+        page = page[:begin] + block + page[end + len(END) :]
+    else:
+        page = f"{page.rstrip()}\n\n{block}\n".lstrip()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(page)
+    os.replace(partial, path)

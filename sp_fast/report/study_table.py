@@ -1,0 +1,67 @@
+"""The study's table on the terminal, 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sp_fast.study.pieces import PERCENTS
+from sp_fast.study.variants import VARIANTS
+
+
+def value(entry: dict[str, Any] | None) -> str:
+    """Mean and spread of a number, or a dash where there is none."""
+    if entry is None:
+        return "-"
+    spread = "" if entry["spread"] is None else f" ± {entry['spread']:.1f}"
+    return f"{entry['mean']:.1f}{spread}"
+
+
+def print_table(results: dict[str, Any], console: Console) -> None:
+    """AP of every variant that is finished, what it says of the paper's claims, and what is left."""
+    counts = {percent: _labelled(results, percent) for percent in PERCENTS}
+    table = Table(
+        title=f"Mask AP on val, {results['title']}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("pre-training", no_wrap=True)
+    for percent in PERCENTS:
+        for what in ("objects", "80 cl."):
+            table.add_column(f"{percent} %\n{what}", justify="right", no_wrap=True)
+    table.add_column("seeds", justify="right")
+    for variant in results["variants"]:
+        own = results["summary"].get(variant, {})
+        cells = []
+        for percent in PERCENTS:
+            entry = own.get(str(percent), {})
+            cells += [value(entry.get("class_agnostic")), value(entry.get("classes"))]
+        seeds = [len(entry["class_agnostic"]["values"]) for entry in own.values()]
+        table.add_row(VARIANTS[variant].title, *cells, str(max(seeds, default=0)))
+    console.print(table)
+    labels = ", ".join(f"{percent} %: {count} images" for percent, count in counts.items() if count)
+    if labels:
+        console.print(
+            f"objects: class-agnostic; 80 cl.: over all classes; labels of {labels}", highlight=False
+        )
+    for one in results["differences"]:
+        spread = "" if one["spread"] is None else f" ± {one['spread']:.1f}"
+        console.print(
+            f"{one['first']} - {one['second']}, {one['percent']} %: {one['mean']:+.1f}{spread} "
+            f"({one['verdict']})",
+            highlight=False,
+        )
+    if results["missing"]:
+        console.print(f"{len(results['missing'])} runs are left; the same command goes on", highlight=False)
+
+
+def _labelled(results: dict[str, Any], percent: int) -> int | None:
+    for kinds in results["runs"].values():
+        for run in kinds.get(f"finetune-{percent}", {}).values():
+            return run["labelled"]["images"]
+    return None

@@ -1,0 +1,124 @@
+"""COCO mask AP on the validation images, over classes and class-agnostic."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from sp_fast.models.knet.prediction import masks_at_image_size, select_top
+from sp_fast.study.batches import make_batch
+from sp_fast.study.memory import Images
+from sp_fast.study.models import Normalizer
+
+BATCH_SIZE = 16
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+
+
+@torch.no_grad()
+def evaluate(
+    detector: Any, normalize: Normalizer, images: Images, coco: dict[str, Any], class_ids: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """`classes` and `class_agnostic`: COCO's AP, AP50, AP75 and AP by size, in points of 0 to 100.
+
+    Class-agnostic, each kernel counts once, with the score of its best class. A value without objects is -1.
+
+    Args:
+        detector: a K-Net; left in eval mode.
+        normalize: for its images.
+        images: in the order of `coco["images"]`.
+        coco: annotations in the pixels of the originals.
+        class_ids: category id of each label.
+    """
+    detector.eval()
+    over_classes: list[dict] = []
+    agnostic: list[dict] = []
+    for position, kernels, labels, scores, best, masks in predictions(detector, normalize, images, coco):
+        image_id = coco["images"][position]["id"]
+        for kernel, label, score in zip(kernels, labels, scores, strict=True):
+            over_classes.append(_detection(image_id, class_ids[label], score, masks[kernel]))
+        agnostic += [_detection(image_id, 1, score, masks[kernel]) for kernel, score in enumerate(best)]
+    one_class = dict(
+        coco,
+        categories=[{"id": 1, "name": "object"}],
+        annotations=[dict(one, category_id=1) for one in coco["annotations"]],
+    )
+    return {
+        "classes": average_precision(coco, over_classes),
+        "class_agnostic": average_precision(one_class, agnostic),
+    }
+
+
+def predictions(
+    detector: Any, normalize: Normalizer, images: Images, coco: dict[str, Any]
+) -> Iterator[tuple[int, list, list, list, list, list]]:
+    """Image by image: its position, the kernels, labels and scores of the best pairs, and of all kernels the
+    score of the best class and the mask's run lengths at the original's size.
+    """
+    tall = images.sizes[:, 0] > images.sizes[:, 1]
+    device = images.pixels.device
+    for group in (np.flatnonzero(~tall), np.flatnonzero(tall)):
+        for start in range(0, len(group), BATCH_SIZE):
+            index = group[start : start + BATCH_SIZE]
+            batch = make_batch(images, None, index, np.zeros(len(index), bool))
+            inputs = normalize(batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                cls_logits, mask_logits = detector(inputs, mode="tensor")
+            pairs = [part.tolist() for part in select_top(cls_logits, detector.max_per_img)]
+            best = cls_logits.float().sigmoid().amax(2).tolist()
+            for i, position in enumerate(index.tolist()):
+                info = coco["images"][position]
+                masks = masks_at_image_size(
+                    mask_logits[i],
+                    (inputs.shape[-2], inputs.shape[-1]),
+                    tuple(images.sizes[position].tolist()),
+                    (info["height"], info["width"]),
+                )
+                scores, labels, kernels = (part[i] for part in pairs)
+                yield position, kernels, labels, scores, best[i], run_lengths(masks > detector.mask_thr)
+
+
+def _detection(image_id: Any, category: int, score: float, mask: dict[str, Any]) -> dict[str, Any]:
+    return {"image_id": image_id, "category_id": category, "score": score, "segmentation": mask}
+
+
+def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
+    """COCO's compressed run lengths of bool masks `[M, H, W]`; only where they change leaves the device."""
+    count, height, width = masks.shape
+    flat = masks.transpose(1, 2).reshape(count, height * width)
+    change = torch.cat([flat[:, :1], flat[:, 1:] != flat[:, :-1]], 1)
+    mask, place = change.nonzero().cpu().numpy().T
+    ends: list[int] = np.searchsorted(mask, np.arange(count + 1)).tolist()
+    uncompressed = []
+    for first, last in itertools.pairwise(ends):
+        counts = np.diff(place[first:last], prepend=0, append=height * width)
+        uncompressed.append({"size": [height, width], "counts": counts.tolist()})
+    return coco_mask.frPyObjects(uncompressed, height, width) if uncompressed else []
+
+
+def average_precision(coco: dict[str, Any], detections: list[dict]) -> dict[str, float]:
+    """COCO's mask AP of detections, in points of 0 to 100; -1 where there are no objects."""
+    if not detections:
+        return dict.fromkeys(NAMES, 0.0)
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        truth = COCO()
+        truth.dataset = coco
+        truth.createIndex()
+        metric = COCOeval(truth, truth.loadRes([dict(one) for one in detections]), "segm")
+        metric.params.imgIds = [image["id"] for image in coco["images"]]
+        metric.evaluate()
+        metric.accumulate()
+        metric.summarize()
+    return {
+        name: 100 * float(value) if value >= 0 else -1.0
+        for name, value in zip(NAMES, metric.stats[:6], strict=True)
+    }

@@ -1,0 +1,100 @@
+"""One call of `sp-fast study mini-coco`: the study as far as the time allows, then its results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+from rich.console import Console
+
+import sp_fast.models  # noqa: F401  (gives mmdet the ops it imports)
+
+# isort: split
+from sp_fast.report.study_figure import write_figure
+from sp_fast.report.study_markdown import markdown, write_fragment
+from sp_fast.report.study_table import print_table
+from sp_fast.study.proposals import QUALITY
+from sp_fast.study.results import collect
+from sp_fast.study.run import Study, StudyOptions
+from sp_fast.study.source import open_data
+from sp_fast.study.training import Budget, OutOfTimeError, write_json
+
+__all__ = ["QUICK", "QUICK_VARIANTS", "StudyOptions", "run_study"]
+
+# The way in 15 minutes on two cores.
+QUICK: dict[str, Any] = dict(
+    images=960, size=128, proposal_size=320, finetune_steps=30, evaluations=1, limit=80
+)
+QUICK_VARIANTS = ("none", "labels", "cosine")
+
+
+def run_study(
+    data: Path,
+    out: Path,
+    options: StudyOptions,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    device: torch.device,
+    minutes: float | None,
+    workers: int,
+    console: Console,
+    command: str,
+    docs: Path | None = None,
+) -> bool:
+    """Runs what is left, and writes the results of all that is finished.
+
+    Args:
+        data: folder of the images, or a pack.
+        out: folder of everything that is made.
+        options: what the numbers depend on.
+        variants: names, in the order of the table.
+        seeds: of weights and order.
+        device: where the models are.
+        minutes: when to stop, or None.
+        workers: threads that read images.
+        console: for progress and the table.
+        command: as it was given, for the report.
+        docs: page to put the results into.
+
+    Returns:
+        Whether everything is finished.
+    """
+    MMLogger.get_current_instance().setLevel("WARNING")  # a line for each parameter otherwise
+    budget = Budget(minutes)
+    study = Study(
+        open_data(data, options.size),
+        out,
+        options,
+        variants,
+        seeds,
+        device=device,
+        budget=budget,
+        console=console,
+        workers=workers,
+    )
+    try:
+        study.run()
+    except OutOfTimeError:
+        console.print(f"the {minutes:g} minutes are over; the same command goes on", highlight=False)
+    settings = {name: dict(study.settings[name]) for name in ("pretrain", "finetune", "proposals")}
+    quality = {
+        path.parent.name: json.loads(path.read_text())
+        for path in sorted((out / "proposals").glob(f"*/{QUALITY}"))
+    }
+    results = collect({**asdict(options), **settings}, study.settings.title, command, study.pieces, quality)
+    write_json(results, out / "results.json")
+    write_figure(out / "curves.png", results)
+    (out / "results.md").write_text(markdown(results, "curves.png"))
+    if docs is not None:
+        picture = docs.with_suffix(".png")
+        write_fragment(docs, markdown(results, picture.name))
+        picture.write_bytes((out / "curves.png").read_bytes())
+    print_table(results, console)
+    console.print(f"results: {out / 'results.json'}, {out / 'curves.png'}", highlight=False, soft_wrap=True)
+    return bool(results["complete"])
