@@ -97,7 +97,7 @@ def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
     flat = masks.transpose(1, 2).reshape(count, height * width)
     change = torch.cat([flat[:, :1], flat[:, 1:] != flat[:, :-1]], 1)
     mask, place = change.nonzero().cpu().numpy().T
-    ends: list[int] = np.searchsorted(mask, np.arange(count + 1)).tolist()
+    ends = [int(end) for end in np.atleast_1d(np.searchsorted(mask, np.arange(count + 1)))]
     uncompressed = []
     for first, last in itertools.pairwise(ends):
         counts = np.diff(place[first:last], prepend=0, append=height * width)

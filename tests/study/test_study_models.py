@@ -106,6 +106,19 @@ def test_without_stored_seeds_the_kernel_loss_takes_the_features_inside_the_mask
     assert inside["s2_loss_dice"] == stored["s2_loss_dice"]
 
 
+@pytest.mark.parametrize("name", ["cosine", "official", "boxes-cosine"])
+def test_under_bf16_autocast_losses_and_gradients_are_finite(settings, start, name):
+    model = build_pretrainer(settings, VARIANTS[name], start, 1).train()
+    one = batch(None if name == "boxes-cosine" else 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = model.loss(Normalizer(PIXELS)(one), one)
+    sum(terms.values()).backward()
+    assert all(torch.isfinite(value) for value in terms.values())
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
 def test_official_prompts_are_detached_and_the_papers_not(settings, start):
     assert build_pretrainer(settings, VARIANTS["official"], start, 1).generator.detach
     assert build_pretrainer(settings, VARIANTS["official"], start, 1).injector.drop_rate == 0.1
