@@ -152,7 +152,10 @@ class Study:
             left = seconds_left(self.pieces)
             about = "" if left is None else f"; about {clock(left)} left in all"
             self.console.print(
-                f"[{number}/{len(self.pieces)}] {piece.name}{about}", highlight=False, markup=False
+                f"[{number}/{len(self.pieces)}] {piece.name}{about}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )
             started = time.monotonic()
             result = self._pretrain(piece) if piece.kind == "pretrain" else self._finetune(piece)

@@ -1,11 +1,14 @@
 """The command: errors that say how to mend them, the pack, and proposals of resized copies."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from rich.console import Console
 from typer.testing import CliRunner
 
 pytest.importorskip("mmdet")
@@ -16,8 +19,9 @@ from sp_fast.cli import app
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import image_size, list_images
 from sp_fast.study.memory import canvas_size, load_images
-from sp_fast.study.proposals import at_original_size
+from sp_fast.study.proposals import at_original_size, make_proposals
 from sp_fast.study.source import PACK, annotated, open_data
+from sp_fast.study.training import Budget, OutOfTimeError
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +127,41 @@ def test_proposals_of_resized_copies_are_scored_on_the_originals():
         "annotations": [],
         "categories": proposals["categories"],
     }
+
+
+def test_proposals_of_a_pack_go_on_when_the_time_was_over(packed, tmp_path):
+    class Short(Budget):
+        left = 0.0
+
+    def make(budget):
+        return make_proposals(
+            open_data(packed, 64),
+            {"backbone": "random"},
+            "paper",
+            tmp_path,
+            size=64,
+            device=torch.device("cpu"),
+            workers=1,
+            budget=budget,
+            console=Console(file=io.StringIO()),
+        )
+
+    with pytest.raises(OutOfTimeError):
+        make(Short())
+    assert list(tmp_path.glob("train.json.partial/*"))
+    quality = make(Budget())
+    assert quality["train"]["images"] == 12
+    assert quality["val"]["images"] == 4
+    assert 0 < quality["train"]["by_size"]["all"]["mean_best_iou"] < 1
+    assert quality["train"]["by_size"]["all"]["objects"] > 12
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == [
+        "bsds500.json",
+        "quality.json",
+        "train.json",
+        "unlabeled.json",
+        "val.json",
+    ]
+    assert make(Short()) == quality  # made once
 
 
 def test_images_of_a_split_are_read_as_they_are(data):

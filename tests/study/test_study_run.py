@@ -13,7 +13,7 @@ pytest.importorskip("mmdet")
 from study_data import make_data, write_config
 
 from sp_fast.study import training
-from sp_fast.study.main import run_study
+from sp_fast.study.main import alone_in, run_study
 from sp_fast.study.pieces import RESULT
 from sp_fast.study.run import Study, StudyOptions
 from sp_fast.study.source import open_data
@@ -146,6 +146,14 @@ def test_other_options_for_the_same_folder_are_an_error(tiny, whole):
     other = StudyOptions(options.backbone, 48, 64, 64, options.finetune_steps, options.evaluations)
     with pytest.raises(ValueError, match=r"holds a study with images 24, now it is 48; .*another --out"):
         study((data, other), whole[0], [0])
+
+
+def test_two_calls_do_not_work_in_one_folder(tmp_path):
+    busy = pytest.raises(BlockingIOError, match="another process works in")
+    with alone_in(tmp_path), busy, alone_in(tmp_path):
+        pass
+    with alone_in(tmp_path):
+        pass
 
 
 def test_weights_of_another_run_of_training_load_into_sp_fast_train(whole):
