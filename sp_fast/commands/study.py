@@ -21,7 +21,7 @@ Examples:
     sp-fast study mini-coco DATA --out runs/r50 --backbone resnet50 \\
       --variants labels,cosine --seeds 0
   The way in 15 minutes on a CPU; too short for the effect:
-    sp-fast study mini-coco DATA --out runs/quick --quick
+    OMP_NUM_THREADS=1 sp-fast study mini-coco DATA --out runs/quick --quick
 
 DATA has coco_mini/, bsds500/ and weights/, or is what `sp-fast study pack` wrote.
 """

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sp_fast.report.study_table import value
+from sp_fast.report.study_table import change, labelled_images, value
 from sp_fast.study.pieces import PERCENTS
 from sp_fast.study.variants import VARIANTS
 
@@ -43,7 +43,8 @@ def _precision(results: dict[str, Any]) -> list[str]:
     for percent in PERCENTS:
         head += [f"{percent} %, objects", "AP50", f"{percent} %, 80 classes", "AP50"]
     lines = [
-        "Mask AP on val, 0 to 100, mean and standard deviation over seeds; objects: class-agnostic.",
+        "Mask AP on val, 0 to 100, mean and standard deviation over seeds; objects: class-agnostic. Labels: "
+        f"{labelled_images(results) or 'none yet'}.",
         "",
         *_head(head),
     ]
@@ -66,14 +67,13 @@ def _differences(results: dict[str, Any]) -> list[str]:
     head = ["the paper", "here", "labels", "difference of class-agnostic AP", "seeds", "says"]
     lines = ["What the paper lets expect, and what came, seed by seed:", "", *_head(head, left=(0, 1, 5))]
     for one in results["differences"]:
-        spread = "" if one["spread"] is None else f" ± {one['spread']:.1f}"
         lines.append(
             _row(
                 [
                     one["claim"],
                     f"{one['first']} - {one['second']}",
                     f"{one['percent']} %",
-                    f"{one['mean']:+.1f}{spread}",
+                    change(one),
                     str(one["seeds"]),
                     one["verdict"],
                 ]

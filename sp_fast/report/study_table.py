@@ -20,9 +20,20 @@ def value(entry: dict[str, Any] | None) -> str:
     return f"{entry['mean']:.1f}{spread}"
 
 
+def change(entry: dict[str, Any]) -> str:
+    """Mean and spread of a difference, with its sign."""
+    spread = "" if entry["spread"] is None else f" ± {entry['spread']:.1f}"
+    return f"{round(entry['mean'], 1) + 0.0:+.1f}{spread}"  # no -0.0
+
+
+def labelled_images(results: dict[str, Any]) -> str:
+    """How many images each fine-tuning has, as far as is known."""
+    counts = {percent: _labelled(results, percent) for percent in PERCENTS}
+    return ", ".join(f"{percent} %: {count} images" for percent, count in counts.items() if count)
+
+
 def print_table(results: dict[str, Any], console: Console) -> None:
     """AP of every variant that is finished, what it says of the paper's claims, and what is left."""
-    counts = {percent: _labelled(results, percent) for percent in PERCENTS}
     table = Table(
         title=f"Mask AP on val, {results['title']}",
         title_justify="left",
@@ -44,16 +55,12 @@ def print_table(results: dict[str, Any], console: Console) -> None:
         seeds = [len(entry["class_agnostic"]["values"]) for entry in own.values()]
         table.add_row(VARIANTS[variant].title, *cells, str(max(seeds, default=0)))
     console.print(table)
-    labels = ", ".join(f"{percent} %: {count} images" for percent, count in counts.items() if count)
+    labels = labelled_images(results)
     if labels:
-        console.print(
-            f"objects: class-agnostic; 80 cl.: over all classes; labels of {labels}", highlight=False
-        )
+        console.print(f"objects: class-agnostic; 80 cl.: over all classes; {labels}", highlight=False)
     for one in results["differences"]:
-        spread = "" if one["spread"] is None else f" ± {one['spread']:.1f}"
         console.print(
-            f"{one['first']} - {one['second']}, {one['percent']} %: {one['mean']:+.1f}{spread} "
-            f"({one['verdict']})",
+            f"{one['first']} - {one['second']}, {one['percent']} %: {change(one)} ({one['verdict']})",
             highlight=False,
         )
     if results["missing"]:

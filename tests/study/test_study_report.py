@@ -108,6 +108,7 @@ def test_markdown_has_what_was_measured_and_no_more(tmp_path):
     assert "by 1.8 AP in the paper | cosine - labels | 10 % | +2.0 ± 0.0 | 3 | higher |" in text
     assert "official - cosine" not in text
     assert "| paper, train | 12 | 17.5 | 0.250 | 12.5% | -, - |" in text
+    assert "10 %: 29 images, 100 %: 29 images." in text
     assert "Pre-training saw 250.0 to 250.0 images a second" in text
     assert "![Learning curves](curves.png)" in text
     empty = markdown(results(tmp_path / "empty", steady, skip=tuple(VARIANTS)))
