@@ -68,10 +68,10 @@ ptxas: setup
 	@$(BIN)/python benchmarks/ptxas.py
 
 lint: setup
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*' 'tests/cpp/*.cpp')
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*' 'tests/cpp/*.cpp' 'tests/cuda/*.h')
 
 format: setup
-	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . ; $(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*.cpp')
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix . ; $(BIN)/clang-format -i $$(git ls-files 'csrc/*' 'tests/cpp/*.cpp' 'tests/cuda/*.h')
 
 clean:
 	@rm -rf build dist *.egg-info sp_fast/_C*.so .pytest_cache .ruff_cache .mypy_cache $(VENV)/.installed

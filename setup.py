@@ -116,7 +116,7 @@ def extension():
             "sp_fast._C", sources, extra_compile_args={"cxx": cxx_flags}, extra_link_args=libraries
         )
 
-    sources += files("csrc/cuda/*.cpp") + files("csrc/cuda/*.cu")
+    sources += files("csrc/cuda/*.cpp") + files("csrc/**/*.cu")
     nvcc_flags = ["-O3", *system_includes(cpp_extension.include_paths())]
     if not (Path(TOOLKIT) / "include" / "cusparse.h").exists():
         # ATen's CUDA headers include those of the libraries, which a bare toolkit lacks.

@@ -44,6 +44,15 @@ def normal(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.fixture(autouse=True)
+def fresh():
+    """Graphs of an earlier build, whose ops may have had other arguments, are not read from disk."""
+    import torch._inductor.config
+
+    with torch._inductor.config.patch(force_disable_caches=True):
+        yield
+
+
 def compiled(function, backend):
     torch._dynamo.reset()
     return torch.compile(function, backend=backend, fullgraph=True)
