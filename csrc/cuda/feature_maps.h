@@ -5,8 +5,8 @@
 #include <optional>
 
 #include "checks.h"
-#include "host.h"
 #include "feature_maps.cuh"
+#include "host.h"
 
 namespace sp_fast::cuda {
 
