@@ -19,20 +19,6 @@ SP_FAST_CLONES int64_t count_common(const uint64_t* a, const uint64_t* b, int64_
 // Masks given to one thread at the least.
 constexpr int64_t kGrain = 64;
 
-// Bytes 0 or 1 to bits; `inside` has 32 bytes for every word.
-void pack_words(const uint8_t* inside, int64_t words, int32_t* out) {
-    for (int64_t j = 0; j < words; ++j) {
-        uint32_t word = 0;
-        for (int64_t k = 0; k < 4; ++k) {
-            uint64_t bytes;
-            std::memcpy(&bytes, inside + 32 * j + 8 * k, sizeof(bytes));
-            // Byte i moves to bit 56 + i.
-            word |= static_cast<uint32_t>((bytes * 0x0102040810204080ULL) >> 56) << (8 * k);
-        }
-        std::memcpy(out + j, &word, sizeof(word));
-    }
-}
-
 struct Box {
     int32_t x0 = INT32_MAX, y0 = INT32_MAX, x1 = 0, y1 = 0;
 };
@@ -58,6 +44,19 @@ Box box_of(const int32_t* words, int64_t number, int64_t width) {
 }
 
 }  // namespace
+
+void pack_words(const uint8_t* inside, int64_t words, int32_t* out) {
+    for (int64_t j = 0; j < words; ++j) {
+        uint32_t word = 0;
+        for (int64_t k = 0; k < 4; ++k) {
+            uint64_t bytes;
+            std::memcpy(&bytes, inside + 32 * j + 8 * k, sizeof(bytes));
+            // Byte i moves to bit 56 + i.
+            word |= static_cast<uint32_t>((bytes * 0x0102040810204080ULL) >> 56) << (8 * k);
+        }
+        std::memcpy(out + j, &word, sizeof(word));
+    }
+}
 
 at::Tensor pack_masks(const at::Tensor& masks) {
     check_cpu("masks", masks);

@@ -24,6 +24,9 @@ inline void check_masks(const at::Tensor& words, const at::Tensor& score) {
     check_shape("score", score, {words.size(0), words.size(1)});
 }
 
+// Bytes 0 or 1 to bits; `inside` has 32 bytes for every word.
+void pack_words(const uint8_t* inside, int64_t words, int32_t* out);
+
 // The masks of one image with every mask padded to whole 64-bit words.
 class ImageMasks {
   public:

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "ops.h"
+#include "packed_masks.h"
 #include "valid_size.h"
 #include "vectors.h"
 
@@ -89,20 +90,6 @@ SP_FAST_CLONES bool threshold_row(float* y, int64_t n, float threshold, uint8_t*
     return true;
 }
 
-// Bytes 0 or 1 to bits.
-void pack(const uint8_t* inside, int64_t words, int32_t* out) {
-    for (int64_t j = 0; j < words; ++j) {
-        uint32_t word = 0;
-        for (int64_t k = 0; k < 4; ++k) {
-            uint64_t bytes;
-            std::memcpy(&bytes, inside + 32 * j + 8 * k, sizeof(bytes));
-            // Byte i moves to bit 56 + i.
-            word |= static_cast<uint32_t>((bytes * 0x0102040810204080ULL) >> 56) << (8 * k);
-        }
-        std::memcpy(out + j, &word, sizeof(word));
-    }
-}
-
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, const at::Tensor& seeds,
@@ -165,7 +152,7 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
                 for (int64_t r = 0; r < rows; ++r) {
                     std::copy_n(inside.data() + r * columns, columns, full.data() + r * width);
                 }
-                pack(full.data(), words, out);
+                pack_words(full.data(), words, out);
             }
         });
     }
