@@ -39,8 +39,8 @@ $(VENV)/.packages: $(VENV)/.python pyproject.toml
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.packages $(CSRC)
-	@echo "==> [3/3] sp_fast and its C++ extension$$(command -v nvcc >/dev/null && echo ', with the CUDA sources') (1 to 3 minutes)"
-	@$(BIN)/python -m pip install -q --no-build-isolation -e ".[mmdet,test,dev]"
+	@echo "==> [3/3] sp_fast and its C++ extension$$(command -v nvcc >/dev/null && echo ', with the CUDA sources') (1 to 5 minutes)"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-build-isolation -e ".[mmdet,test,dev]"
 	@$(BIN)/python -c "from sp_fast import _C; print('    built:', _C.build_info())"
 	@touch $@
 
