@@ -57,7 +57,7 @@ __device__ __forceinline__ Range window(int i, int size, const Divisor& by) {
             static_cast<int>(divide(static_cast<unsigned>((i + 1) * size) + by.number - 1, by))};
 }
 
-// ---- Channels last: a lane owns N channels, a warp a window or, where windows are few, a 16th of one.
+// Channels last: a lane owns N channels, a warp a window or, where windows are few, a 16th of one.
 
 constexpr int kCellWarps = 16;
 constexpr int kCellThreads = 32 * kCellWarps;
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(kCellThreads, 2)
     to[first_channel + mine] = from_float<T>(sum / static_cast<float>(cells));
 }
 
-// ---- Rows of cells: lanes are columns for the sums down a window, then channels for the sums across.
+// Rows of cells: lanes are columns for the sums down a window, then channels for the sums across.
 
 constexpr int kPlanes = 32;  // channels of a block
 constexpr int kPlaneWarps = 8;

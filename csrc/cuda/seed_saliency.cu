@@ -12,7 +12,7 @@ constexpr int kWarps = kThreads / 32;
 // Smallest norm a vector is divided by; COSINE_EPS of reference.py.
 constexpr float kEps = 1e-8f;
 
-// ---- Cells' vectors out of planes, by way of shared memory: reads along cells, writes along channels.
+// Cells' vectors out of planes, by way of shared memory: reads along cells, writes along channels.
 
 constexpr int kTile = 64;  // cells and channels
 
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// ---- A warp a cell.
+// A warp a cell.
 
 template <typename T, typename Load>
 __global__ void __launch_bounds__(kThreads)
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kThreads)
     if (lane == 0) factors[image * pitch + cell] = 1 / (norm < kEps ? kEps : norm);
 }
 
-// ---- A warp a row of similarities; a lane takes every 32nd cell, so that a ballot is a word.
+// A warp a row of similarities; a lane takes every 32nd cell, so that a ballot is a word.
 
 // The cells lane, lane + 32, ... of a map.
 template <bool kPadded>

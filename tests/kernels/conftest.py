@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from op_cases import poisoned_memory
 
 triton = pytest.importorskip("triton")
 
@@ -109,9 +110,5 @@ def kernels(device):
 @pytest.fixture(autouse=True)
 def poisoned():
     """New memory holds NaN or the largest integer, so that what a kernel leaves unwritten shows."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    assert torch.empty(2).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(deterministic)
+    with poisoned_memory():
+        yield
