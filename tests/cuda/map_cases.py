@@ -2,7 +2,7 @@
 
 import torch
 from hypothesis import strategies as st
-from op_cases import HALVES_AND_FLOAT, SEEDS, generator, scattered
+from op_cases import draw_maps, scattered
 from torch import Tensor
 
 LAYOUTS = ["contiguous", "channels_last", "scattered", "shifted", "channels_between", "rows_of_more"]
@@ -35,19 +35,5 @@ def drawn_maps(draw, whole: bool = False) -> tuple[Tensor, Tensor | None]:
 
     The padding holds NaN and infinity.
     """
-    batch, depth = draw(st.integers(0, 3)), draw(st.sampled_from([1, 2, 7, 8, 16, 33, 64]))
-    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 21))
-    random = generator(draw(SEEDS))
-    shape = (batch, depth, height, width)
-    draws = torch.randint(-3, 4, shape, generator=random) if whole else torch.randn(shape, generator=random)
-    features = draws.to(draw(HALVES_AND_FLOAT))
-    valid = None
-    if draw(st.booleans()):
-        valid = torch.stack(
-            [torch.randint(1, n + 1, (batch,), generator=random) for n in (height, width)], dim=1
-        )
-        for image, (rows, columns) in enumerate(valid.tolist()):
-            features[image, :, rows:] = torch.nan
-            features[image, :, :, columns:] = torch.inf
-        valid = valid.to(draw(st.sampled_from([torch.int32, torch.int64])))
+    features, valid, _ = draw_maps(draw, st.sampled_from([1, 2, 7, 8, 16, 33, 64]), whole)
     return laid_out(features, draw(st.sampled_from(LAYOUTS))), valid

@@ -83,3 +83,26 @@ def taken_tables(draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         torch.randint(-1, number + 1, (batch, most), generator=random),
     )
     return tuple(map(scattered, tables)) if draw(st.booleans()) else tables
+
+
+def draw_maps(draw, depths, whole: bool) -> tuple[Tensor, Tensor | None, torch.Generator]:
+    """Features [B, D, H, W], of small whole numbers or normal, the sizes of their valid parts, a generator.
+
+    The padding holds NaN and infinity.
+    """
+    batch, depth = draw(st.integers(0, 3)), draw(depths)
+    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 21))
+    random = generator(draw(SEEDS))
+    shape = (batch, depth, height, width)
+    draws = torch.randint(-3, 4, shape, generator=random) if whole else torch.randn(shape, generator=random)
+    features = draws.to(draw(HALVES_AND_FLOAT))
+    valid = None
+    if draw(st.booleans()):
+        valid = torch.stack(
+            [torch.randint(1, n + 1, (batch,), generator=random) for n in (height, width)], dim=1
+        )
+        for image, (rows, columns) in enumerate(valid.tolist()):
+            features[image, :, rows:] = torch.nan
+            features[image, :, :, columns:] = torch.inf
+        valid = valid.to(draw(st.sampled_from([torch.int32, torch.int64])))
+    return features, valid, random

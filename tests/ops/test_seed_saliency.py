@@ -6,10 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from op_cases import (
-    HALVES_AND_FLOAT,
-    SEEDS,
     assert_near,
-    generator,
+    draw_maps,
     needs_extension,
     scattered,
 )
@@ -24,21 +22,7 @@ def maps(draw, whole):
     whole: of small whole numbers, so that every similarity is exact. Else normal, of two channels or more,
     so that no similarity is constant up to rounding, where the normalisation would blow the rounding up.
     """
-    batch, depth = draw(st.integers(0, 3)), draw(st.integers(1 if whole else 2, 8))
-    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 21))
-    random = generator(draw(SEEDS))
-    shape = (batch, depth, height, width)
-    draws = torch.randint(-3, 4, shape, generator=random) if whole else torch.randn(shape, generator=random)
-    features = draws.to(draw(HALVES_AND_FLOAT))
-    valid = None
-    if draw(st.booleans()):
-        valid = torch.stack(
-            [torch.randint(1, n + 1, (batch,), generator=random) for n in (height, width)], dim=1
-        )
-        for image, (rows, columns) in enumerate(valid.tolist()):
-            features[image, :, rows:] = torch.nan
-            features[image, :, :, columns:] = torch.inf
-        valid = valid.to(draw(st.sampled_from([torch.int32, torch.int64])))
+    features, valid, random = draw_maps(draw, st.integers(1 if whole else 2, 8), whole)
     if draw(st.booleans()):
         features = scattered(features)
     return features, valid, random
