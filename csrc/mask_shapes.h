@@ -35,6 +35,15 @@ inline void check_words(const at::Tensor& words) {
     TORCH_CHECK_VALUE(words.dim() >= 1, "words: expected at least one dimension, got none");
 }
 
+// words [B, M, W32] and score [B, M], on whatever device.
+inline void check_scored_masks(const at::Tensor& words, const at::Tensor& score) {
+    TORCH_CHECK_TYPE(words.scalar_type() == at::kInt, "words: expected dtype int32, got ",
+                     words.scalar_type());
+    check_real("score", score);
+    check_shape("words", words, {-1, -1, -1});
+    check_shape("score", score, {words.size(0), words.size(1)});
+}
+
 inline MaskShape shape_of_masks(const at::Tensor& masks) {
     TORCH_CHECK_TYPE(masks.scalar_type() == at::kBool, "masks: expected dtype bool, got ",
                      masks.scalar_type());

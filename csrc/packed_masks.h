@@ -10,18 +10,14 @@
 #include <numeric>
 #include <vector>
 
-#include "checks.h"
+#include "mask_shapes.h"
 
 namespace sp_fast {
 
 inline void check_masks(const at::Tensor& words, const at::Tensor& score) {
     check_cpu("words", words);
     check_cpu("score", score);
-    TORCH_CHECK_TYPE(words.scalar_type() == at::kInt, "words: expected dtype int32, got ",
-                     words.scalar_type());
-    check_real("score", score);
-    check_shape("words", words, {-1, -1, -1});
-    check_shape("score", score, {words.size(0), words.size(1)});
+    check_scored_masks(words, score);
 }
 
 // Bytes 0 or 1 to bits; `inside` has 32 bytes for every word.

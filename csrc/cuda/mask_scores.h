@@ -3,17 +3,13 @@
 
 #include <ATen/ops/sort.h>
 
-#include "checks.h"
 #include "host.h"
+#include "mask_shapes.h"
 
 namespace sp_fast::cuda {
 
 inline void check_masks(const at::Tensor& words, const at::Tensor& score) {
-    TORCH_CHECK_TYPE(words.scalar_type() == at::kInt, "words: expected dtype int32, got ",
-                     words.scalar_type());
-    check_real("score", score);
-    check_shape("words", words, {-1, -1, -1});
-    check_shape("score", score, {words.size(0), words.size(1)});
+    check_scored_masks(words, score);
     check_device("score", score, words);
     constexpr int64_t kMost = (int64_t(1) << 31) - 1;
     TORCH_CHECK_VALUE(words.size(0) <= kMost && words.size(1) <= kMost && words.size(2) <= kMost,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -219,10 +218,8 @@ def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, **rest
 
 def write_json(value: Any, path: Path) -> None:
     """Writes a file beside its place and then renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1))
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write(json.dumps(value, indent=1).encode())
 
 
 def spaced(steps: int, count: int) -> Sequence[int]:
