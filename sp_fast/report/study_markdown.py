@@ -8,6 +8,7 @@ from typing import Any
 
 from sp_fast.report.study_table import change, labelled_images, value
 from sp_fast.study.pieces import PERCENTS
+from sp_fast.study.results import RUNS
 from sp_fast.study.variants import VARIANTS
 
 BEGIN = "<!-- results of sp-fast study: begin; written by the command, not by hand -->"
@@ -38,47 +39,51 @@ def markdown(results: dict[str, Any], picture: str | None = None) -> str:
     return "\n".join(lines)
 
 
+_COLUMNS = {
+    "class_agnostic": "objects: AP",
+    "class_agnostic_50": "AP50",
+    "class_agnostic_recall": "AR",
+    "class_agnostic_best_iou": "best IoU",
+    "classes": "80 classes: AP",
+    "classes_50": "AP50",
+}
+
+
 def _precision(results: dict[str, Any]) -> list[str]:
-    head = ["pre-training"]
-    for percent in PERCENTS:
-        head += [f"{percent} %, objects", "AP50", f"{percent} %, 80 classes", "AP50"]
     lines = [
-        "Mask AP on val, 0 to 100, mean and standard deviation over seeds; objects: class-agnostic. Labels: "
+        "Masks on val, mean and standard deviation over seeds, all of 0 to 100. AP and AR (at 100 masks) are "
+        "COCO's; objects: class-agnostic; best IoU: of each object with its best mask. Labels: "
         f"{labelled_images(results) or 'none yet'}.",
         "",
-        *_head(head),
     ]
-    for variant in results["variants"]:
-        own = results["summary"].get(variant, {})
-        cells = [VARIANTS[variant].title]
-        for percent in PERCENTS:
-            entry = own.get(str(percent), {})
-            cells += [value(entry.get(name)) for name in _COLUMNS]
-        lines.append(_row(cells))
-    return [*lines, ""]
-
-
-_COLUMNS = ("class_agnostic", "class_agnostic_50", "classes", "classes_50")
+    for percent in RUNS:
+        columns = [name for name in _COLUMNS if percent != "0" or not name.startswith("classes")]
+        rows = []
+        for variant in results["variants"]:
+            entry = results["summary"].get(variant, {}).get(percent)
+            if percent != "0" or entry:
+                cells = [value((entry or {}).get(name)) for name in columns]
+                rows.append(_row([VARIANTS[variant].title, *cells]))
+        if rows:
+            title = "no labels: as pre-trained" if percent == "0" else f"fine-tuned on {percent} %"
+            lines += [*_head([title, *(_COLUMNS[name] for name in columns)]), *rows, ""]
+    return lines
 
 
 def _differences(results: dict[str, Any]) -> list[str]:
     if not results["differences"]:
         return []
-    head = ["the paper", "here", "labels", "difference of class-agnostic AP", "seeds", "says"]
-    lines = ["What the paper lets expect, and what came, seed by seed:", "", *_head(head, left=(0, 1, 5))]
+    head = ["the paper", "here", "labels", "AP of objects", "says", "best IoU", "says", "seeds"]
+    lines = [
+        "What the paper lets expect, and the differences that came, seed by seed (t-test at 5 %):",
+        "",
+        *_head(head, left=(0, 1, 4, 6)),
+    ]
     for one in results["differences"]:
-        lines.append(
-            _row(
-                [
-                    one["claim"],
-                    f"{one['first']} - {one['second']}",
-                    f"{one['percent']} %",
-                    change(one),
-                    str(one["seeds"]),
-                    one["verdict"],
-                ]
-            )
-        )
+        ap, iou = one["ap"], one["best_iou"]
+        cells = [one["claim"], f"{one['first']} - {one['second']}", f"{one['percent']} %"]
+        cells += [change(ap), ap["verdict"], change(iou), iou["verdict"], str(one["seeds"])]
+        lines.append(_row(cells))
     return [*lines, ""]
 
 

@@ -52,7 +52,8 @@ def print_table(results: dict[str, Any], console: Console) -> None:
         for percent in PERCENTS:
             entry = own.get(str(percent), {})
             cells += [value(entry.get("class_agnostic")), value(entry.get("classes"))]
-        seeds = [len(entry["class_agnostic"]["values"]) for entry in own.values()]
+        tuned = [own[str(percent)] for percent in PERCENTS if str(percent) in own]
+        seeds = [len(entry["class_agnostic"]["values"]) for entry in tuned]
         table.add_row(VARIANTS[variant].title, *cells, str(max(seeds, default=0)))
     console.print(table)
     labels = labelled_images(results)
@@ -60,7 +61,8 @@ def print_table(results: dict[str, Any], console: Console) -> None:
         console.print(f"objects: class-agnostic; 80 cl.: over all classes; {labels}", highlight=False)
     for one in results["differences"]:
         console.print(
-            f"{one['first']} - {one['second']}, {one['percent']} %: {change(one)} ({one['verdict']})",
+            f"{one['first']} - {one['second']}, {one['percent']} %: {change(one['ap'])} "
+            f"({one['ap']['verdict']})",
             highlight=False,
         )
     if results["missing"]:

@@ -78,7 +78,13 @@ def flips(seed: int, step: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, 2, step)).random(count) < 0.5
 
 
-def make_batch(images: Images, masks: Masks | None, index: np.ndarray, flip: np.ndarray) -> Batch:
+def make_batch(
+    images: Images,
+    masks: Masks | None,
+    index: np.ndarray,
+    flip: np.ndarray,
+    canvas: tuple[int, int] | None = None,
+) -> Batch:
     """Cuts a batch out of memory.
 
     Args:
@@ -86,10 +92,11 @@ def make_batch(images: Images, masks: Masks | None, index: np.ndarray, flip: np.
         masks: theirs, or None.
         index: int `[B]`, which images.
         flip: bool `[B]`, which of them to flip.
+        canvas: H and W; None for the smallest that hold the images.
     """
     device = images.pixels.device
     sizes = images.sizes[index]
-    height, width = (-(-sizes.max(0) // DIVISOR) * DIVISOR).tolist()
+    height, width = canvas or (-(-sizes.max(0) // DIVISOR) * DIVISOR).tolist()
     batch = len(index)
     counts = np.zeros(batch, np.int64) if masks is None else np.diff(masks.starts)[index]
     most = int(counts.max(initial=0))

@@ -19,43 +19,52 @@ from sp_fast.models.knet.prediction import masks_at_image_size, select_top
 from sp_fast.study.batches import make_batch
 from sp_fast.study.memory import Images
 from sp_fast.study.models import Normalizer
+from sp_fast.study.precision import mixed_precision
 
 BATCH_SIZE = 16
-NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+# Where COCOeval's summary has them; recall is that of 100 detections.
+NAMES = {"ap": 0, "ap50": 1, "ap75": 2, "ap_small": 3, "ap_medium": 4, "ap_large": 5, "ar": 8, "ar_large": 11}
 
 
 @torch.no_grad()
 def evaluate(
-    detector: Any, normalize: Normalizer, images: Images, coco: dict[str, Any], class_ids: Sequence[int]
+    detector: Any,
+    normalize: Normalizer,
+    images: Images,
+    coco: dict[str, Any],
+    class_ids: Sequence[int] | None,
 ) -> dict[str, dict[str, float]]:
-    """`classes` and `class_agnostic`: COCO's AP, AP50, AP75 and AP by size, in points of 0 to 100.
+    """`classes` and `class_agnostic`: COCO's AP and AR and `best_iou`, see :func:`average_precision`.
 
-    Class-agnostic, each kernel counts once, with the score of its best class. A value without objects is -1.
+    Class-agnostic, each kernel counts once, with the score of its best class.
 
     Args:
         detector: a K-Net; left in eval mode.
         normalize: for its images.
         images: in the order of `coco["images"]`.
         coco: annotations in the pixels of the originals.
-        class_ids: category id of each label.
+        class_ids: category id of each label; None for class-agnostic values alone.
     """
     detector.eval()
     over_classes: list[dict] = []
     agnostic: list[dict] = []
     for position, kernels, labels, scores, best, masks in predictions(detector, normalize, images, coco):
         image_id = coco["images"][position]["id"]
-        for kernel, label, score in zip(kernels, labels, scores, strict=True):
-            over_classes.append(_detection(image_id, class_ids[label], score, masks[kernel]))
+        if class_ids is not None:
+            over_classes += [
+                _detection(image_id, class_ids[label], score, masks[kernel])
+                for kernel, label, score in zip(kernels, labels, scores, strict=True)
+            ]
         agnostic += [_detection(image_id, 1, score, masks[kernel]) for kernel, score in enumerate(best)]
     one_class = dict(
         coco,
         categories=[{"id": 1, "name": "object"}],
         annotations=[dict(one, category_id=1) for one in coco["annotations"]],
     )
-    return {
-        "classes": average_precision(coco, over_classes),
-        "class_agnostic": average_precision(one_class, agnostic),
-    }
+    values = {"class_agnostic": average_precision(one_class, agnostic)}
+    if class_ids is not None:
+        values["classes"] = average_precision(coco, over_classes)
+    return values
 
 
 def predictions(
@@ -71,7 +80,7 @@ def predictions(
             index = group[start : start + BATCH_SIZE]
             batch = make_batch(images, None, index, np.zeros(len(index), bool))
             inputs = normalize(batch)
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            with mixed_precision(device):
                 cls_logits, mask_logits = detector(inputs, mode="tensor")
             pairs = [part.tolist() for part in select_top(cls_logits, detector.max_per_img)]
             best = cls_logits.float().sigmoid().amax(2).tolist()
@@ -106,9 +115,12 @@ def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
 
 
 def average_precision(coco: dict[str, Any], detections: list[dict]) -> dict[str, float]:
-    """COCO's mask AP of detections, in points of 0 to 100; -1 where there are no objects."""
+    """COCO's mask AP and AR of detections and the objects' mean best IoU with one, all in points of 0 to 100.
+
+    -1 where there are no objects.
+    """
     if not detections:
-        return dict.fromkeys(NAMES, 0.0)
+        return dict.fromkeys((*NAMES, "best_iou"), 0.0)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         truth = COCO()
         truth.dataset = coco
@@ -118,7 +130,17 @@ def average_precision(coco: dict[str, Any], detections: list[dict]) -> dict[str,
         metric.evaluate()
         metric.accumulate()
         metric.summarize()
-    return {
-        name: 100 * float(value) if value >= 0 else -1.0
-        for name, value in zip(NAMES, metric.stats[:6], strict=True)
-    }
+    values = {name: float(metric.stats[place]) for name, place in NAMES.items()}
+    values["best_iou"] = _mean_best_iou(metric)
+    return {name: 100 * value if value >= 0 else -1.0 for name, value in values.items()}
+
+
+def _mean_best_iou(metric: COCOeval) -> float:
+    """Mean over objects that are no crowds of the best IoU with a detection; -1 without objects."""
+    best = [
+        float(metric.ious[place][:, column].max()) if len(metric.ious[place]) else 0.0
+        for place, objects in list(metric._gts.items())
+        for column, one in enumerate(objects)
+        if not one.get("iscrowd", 0)
+    ]
+    return float(np.mean(best)) if best else -1.0

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ import sp_fast.models  # noqa: F401  (gives mmdet the ops it imports)
 from sp_fast.report.study_figure import write_figure
 from sp_fast.report.study_markdown import markdown, write_fragment
 from sp_fast.report.study_table import print_table
+from sp_fast.study.locks import turn_in
+from sp_fast.study.pieces import all_pieces
 from sp_fast.study.proposals import QUALITY
 from sp_fast.study.results import collect
 from sp_fast.study.run import Study, StudyOptions
@@ -32,27 +33,6 @@ QUICK: dict[str, Any] = dict(
     images=1920, size=128, proposal_size=320, finetune_steps=60, evaluations=1, limit=80
 )
 QUICK_VARIANTS = ("none", "labels", "cosine")
-
-
-@contextlib.contextmanager
-def alone_in(out: Path) -> Iterator[None]:
-    """Keeps a second call from working in the same folder.
-
-    Raises:
-        BlockingIOError: another process does.
-    """
-    with (out / "lock").open("w") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not on Windows
-            pass
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"--out: another process works in {out}; wait for it, or choose another"
-            ) from None
-        yield
 
 
 def run_study(
@@ -101,16 +81,27 @@ def run_study(
         workers=workers,
     )
     try:
-        with alone_in(out):
-            study.run()
+        study.run()
     except OutOfTimeError:
         console.print(f"the {minutes:g} minutes are over; the same command goes on", highlight=False)
+    with turn_in(out):
+        results = _write_results(study, out, command, docs)
+    print_table(results, console)
+    console.print(f"results: {out / 'results.json'}, {out / 'curves.png'}", highlight=False, soft_wrap=True)
+    return all(piece.finished for piece in study.pieces)
+
+
+def _write_results(study: Study, out: Path, command: str, docs: Path | None) -> dict[str, Any]:
+    """Of the asked seeds and of all others in `out`."""
+    seeds = {int(path.name.removeprefix("seed")) for path in out.glob("seed*")} | set(study.seeds)
+    pieces = all_pieces(out, study.variants, sorted(seeds))
     settings = {name: dict(study.settings[name]) for name in ("pretrain", "finetune", "proposals")}
     quality = {
         path.parent.name: json.loads(path.read_text())
         for path in sorted((out / "proposals").glob(f"*/{QUALITY}"))
     }
-    results = collect({**asdict(options), **settings}, study.settings.title, command, study.pieces, quality)
+    options = {**asdict(study.options), **settings}
+    results = collect(options, study.settings.title, command, pieces, quality)
     write_json(results, out / "results.json")
     write_figure(out / "curves.png", results)
     (out / "results.md").write_text(markdown(results, "curves.png"))
@@ -118,6 +109,4 @@ def run_study(
         picture = docs.with_suffix(".png")
         write_fragment(docs, markdown(results, picture.name))
         picture.write_bytes((out / "curves.png").read_bytes())
-    print_table(results, console)
-    console.print(f"results: {out / 'results.json'}, {out / 'curves.png'}", highlight=False, soft_wrap=True)
-    return bool(results["complete"])
+    return results

@@ -26,7 +26,7 @@ from sp_fast.study.batches import Batch
 from sp_fast.study.variants import Variant
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "study"
-BACKBONES = ("resnet50", "mobilenet_v2")
+BACKBONES = ("resnet50", "mobilenet_v2", "mobilenet_v2_64")
 
 
 def load_settings(backbone: str) -> Config:

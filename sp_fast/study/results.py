@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,13 @@ from sp_fast.study.variants import EXPECTED, VARIANTS
 METRICS = {
     "class_agnostic": ("class_agnostic", "ap"),
     "class_agnostic_50": ("class_agnostic", "ap50"),
+    "class_agnostic_recall": ("class_agnostic", "ar"),
+    "class_agnostic_best_iou": ("class_agnostic", "best_iou"),
     "classes": ("classes", "ap"),
     "classes_50": ("classes", "ap50"),
 }
+# The run that each share of the labels, in percent, is measured after.
+RUNS = {"0": "pretrain", **{str(percent): f"finetune-{percent}" for percent in PERCENTS}}
 
 
 def device_name(device: torch.device) -> str:
@@ -58,13 +62,7 @@ def collect(
         runs.setdefault(piece.variant, {}).setdefault(piece.kind, {})[str(piece.seed)] = piece.result()
     summary = {}
     for variant, kinds in runs.items():
-        summary[variant] = {
-            f"{percent}": {
-                name: _summary(kinds[f"finetune-{percent}"], *place) for name, place in METRICS.items()
-            }
-            for percent in PERCENTS
-            if f"finetune-{percent}" in kinds
-        }
+        summary[variant] = {percent: _summary(kinds[kind]) for percent, kind in RUNS.items() if kind in kinds}
     return {
         "title": title,
         "command": command,
@@ -76,7 +74,8 @@ def collect(
         "seeds": sorted({piece.seed for piece in pieces}),
         "variants": list(dict.fromkeys(piece.variant for piece in pieces)),
         "devices": sorted({piece.result()["device"] for piece in finished}),
-        "metric": "COCO mask AP on val, 0 to 100; spread: standard deviation over seeds",
+        "metric": "COCO mask AP and AR on val and the objects' mean best IoU, 0 to 100; spread: standard "
+        "deviation over seeds",
         "proposals": proposals,
         "summary": summary,
         "differences": differences(summary),
@@ -84,41 +83,43 @@ def collect(
     }
 
 
-def _summary(by_seed: dict[str, Any], group: str, name: str) -> dict[str, Any]:
-    values = {seed: run["evaluations"][-1][group][name] for seed, run in by_seed.items()}
-    return {"values": values, "mean": statistics.mean(values.values()), "spread": _spread(values.values())}
+def _summary(by_seed: dict[str, Any]) -> dict[str, Any]:
+    last = {seed: run["evaluations"][-1] for seed, run in by_seed.items()}
+    found = {}
+    for name, (group, metric) in METRICS.items():
+        values = {seed: one[group][metric] for seed, one in last.items() if group in one}
+        if values:
+            found[name] = {"values": values, **_mean_and_spread(values.values())}
+    return found
 
 
-def _spread(values: Any) -> float | None:
+def _mean_and_spread(values: Iterable[float]) -> dict[str, float | None]:
     values = list(values)
-    return statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.mean(values), "spread": statistics.stdev(values) if len(values) > 1 else None}
 
 
 def differences(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Class-agnostic AP of one variant less another's, seed by seed, for what the paper lets expect."""
+    """One variant less another, seed by seed, class-agnostic, for what the paper lets expect.
+
+    With `ap` and `best_iou` of each, and what Student's t-test says of them.
+    """
     found = []
     for first, second, claim in EXPECTED:
-        for percent in map(str, PERCENTS):
+        for percent in RUNS:
             sides = [summary.get(name, {}).get(percent) for name in (first, second)]
             if None in sides:
                 continue
-            values = [side["class_agnostic"]["values"] for side in sides]
-            common = sorted(values[0].keys() & values[1].keys())
-            if not common:
-                continue
-            each = [values[0][seed] - values[1][seed] for seed in common]
-            found.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "percent": percent,
-                    "claim": claim,
-                    "seeds": len(each),
-                    "mean": statistics.mean(each),
-                    "spread": _spread(each),
-                    "verdict": verdict(each),
-                }
-            )
+            entry: dict[str, Any] = {"first": first, "second": second, "percent": percent, "claim": claim}
+            for name, metric in (("ap", "class_agnostic"), ("best_iou", "class_agnostic_best_iou")):
+                values = [side[metric]["values"] for side in sides]
+                each = [
+                    values[0][seed] - values[1][seed] for seed in sorted(values[0].keys() & values[1].keys())
+                ]
+                if each:
+                    entry["seeds"] = len(each)
+                    entry[name] = {**_mean_and_spread(each), "verdict": verdict(each)}
+            if "seeds" in entry:
+                found.append(entry)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import time
@@ -16,8 +17,10 @@ from torch import nn
 
 from sp_fast.models.hooks import EXPORTED_NAME, write_weights
 from sp_fast.proposals.progress import RunProgress, clock
-from sp_fast.study.batches import Order, flips, make_batch
+from sp_fast.study.batches import Batch, Order, flips, make_batch
 from sp_fast.study.evaluation import evaluate
+from sp_fast.study.features import StoredFeatures, is_frozen, store_features
+from sp_fast.study.locks import alone_in, turn_in
 from sp_fast.study.memory import Images, Masks, load_images, pack_masks
 from sp_fast.study.models import (
     Normalizer,
@@ -105,6 +108,7 @@ class Study:
         self.pieces = all_pieces(out, self.variants, self.seeds)
         self._evaluation_seconds = 0.0
         self._masks: dict[str, Masks] = {}
+        self._features: dict[tuple[str, int], StoredFeatures | None] = {}
         self._check_same()
 
     def _check_same(self) -> None:
@@ -134,17 +138,24 @@ class Study:
         """
         wanted = {VARIANTS[name].proposals for name in self.variants} - {None}
         for preset in sorted(filter(None, wanted)):
-            make_proposals(
-                self.data,
-                dict(self.settings.proposals),
-                preset,
-                self._proposals(preset),
-                size=self.options.proposal_size,
-                device=self.device,
-                workers=self.workers,
-                budget=self.budget,
-                console=self.console,
-            )
+            with turn_in(self._proposals(preset)):
+                make_proposals(
+                    self.data,
+                    dict(self.settings.proposals),
+                    preset,
+                    self._proposals(preset),
+                    size=self.options.proposal_size,
+                    device=self.device,
+                    workers=self.workers,
+                    budget=self.budget,
+                    console=self.console,
+                )
+        with contextlib.ExitStack() as stack:
+            for seed in self.seeds:
+                stack.enter_context(alone_in(self.out / f"seed{seed}"))
+            self._run_pieces()
+
+    def _run_pieces(self) -> None:
         for number, piece in enumerate(self.pieces, start=1):
             if piece.finished:
                 continue
@@ -182,18 +193,25 @@ class Study:
         start = self._start(piece.seed)
         channels = None if masks.seeds is None else masks.seeds.shape[1]
         model = build_pretrainer(self.settings, variant, start, piece.seed, channels).to(self.device).train()
-        order = Order(images.sizes, batch_size, schedule.steps, piece.seed)
+        batch_of = self._batches(
+            "images to pre-train on", piece, schedule, images, masks, model.detector.backbone
+        )
 
         def losses_of(step: int) -> Any:
-            index = order(step)
-            batch = make_batch(images, masks, index, flips(piece.seed, step, len(index)))
+            batch = batch_of(step)
             return model.loss(self.normalize(batch), batch)
 
-        trained = self._train(piece, model, losses_of, schedule)
+        val, val_coco = self._validation
+
+        def measure() -> Any:
+            return self._evaluation(lambda: evaluate(model.detector, self.normalize, val, val_coco, None))
+
+        trained = self._train(piece, model, losses_of, schedule, {schedule.steps: measure})
         write_weights(model.export(), piece.folder / EXPORTED_NAME, iter=schedule.steps)
         seen = schedule.steps * batch_size
-        del trained["after"]
-        return {"images": seen, "images_per_second": seen / trained["seconds"], **trained}
+        evaluations = [{"step": int(step), **one} for step, one in trained.pop("after").items()]
+        rate = seen / trained["seconds"]
+        return {"images": seen, "images_per_second": rate, "evaluations": evaluations, **trained}
 
     def _finetune(self, piece: Piece) -> dict[str, Any]:
         images, coco, masks = self._labelled(piece.percent)
@@ -204,27 +222,29 @@ class Study:
             load_transferable(model, torch.load(path, weights_only=True)["state_dict"])
         model = model.to(self.device).train()
         schedule = self._schedule("finetune", self.options.finetune_steps)
-        order = Order(images.sizes, schedule.batch_size, schedule.steps, piece.seed)
+        batch_of = self._batches(
+            f"{piece.percent} % of train", piece, schedule, images, masks, model.backbone
+        )
 
         def losses_of(step: int) -> Any:
-            index = order(step)
-            batch = make_batch(images, masks, index, flips(piece.seed, step, len(index)))
+            batch = batch_of(step)
             return detector_losses(model, self.normalize(batch), batch)
 
         def measure() -> Any:
-            self.budget.check(1.5 * self._evaluation_seconds)
-            started = time.monotonic()
-            values = evaluate(model, self.normalize, val, val_coco, self._class_ids)
-            self._evaluation_seconds = time.monotonic() - started
-            return {**values, "seconds": self._evaluation_seconds}
+            return self._evaluation(lambda: evaluate(model, self.normalize, val, val_coco, self._class_ids))
 
         steps = spaced(schedule.steps, self.options.evaluations)
-        after = dict.fromkeys(steps, measure)
-        trained = self._train(piece, model, losses_of, schedule, after)
-        kept = trained.pop("after")
-        evaluations = [{"step": step, **kept[str(step)]} for step in steps]
+        trained = self._train(piece, model, losses_of, schedule, dict.fromkeys(steps, measure))
+        evaluations = [{"step": int(step), **one} for step, one in trained.pop("after").items()]
         labelled = {"images": len(coco["images"]), "objects": int(masks.starts[-1])}
         return {"labelled": labelled, "evaluations": evaluations, **trained}
+
+    def _evaluation(self, values_of: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        self.budget.check(1.5 * self._evaluation_seconds)
+        started = time.monotonic()
+        values = values_of()
+        self._evaluation_seconds = time.monotonic() - started
+        return {**values, "seconds": self._evaluation_seconds}
 
     def _train(
         self,
@@ -246,6 +266,40 @@ class Study:
                 after=after,
                 progress=progress,
             )
+
+    def _batches(
+        self,
+        name: str,
+        piece: Piece,
+        schedule: Schedule,
+        images: Images,
+        masks: Masks,
+        backbone: nn.Module,
+    ) -> Callable[[int], Batch]:
+        """The batch of each step; a frozen backbone then gives its maps out of memory, if they fit there."""
+        order = Order(images.sizes, schedule.batch_size, schedule.steps, piece.seed)
+        stored = self._stored(name, piece.seed, backbone, images) if is_frozen(backbone) else None
+        if stored is not None:
+            stored.attach(backbone)
+
+        def batch_of(step: int) -> Batch:
+            index = order(step)
+            flip = flips(piece.seed, step, len(index))
+            batch = make_batch(images, masks, index, flip)
+            if stored is not None:
+                stored.take(index, flip, batch)
+            return batch
+
+        return batch_of
+
+    def _stored(self, name: str, seed: int, backbone: nn.Module, images: Images) -> StoredFeatures | None:
+        # Of one seed at a time: without weights the backbone differs from seed to seed.
+        if (name, seed) not in self._features:
+            self._features = {key: one for key, one in self._features.items() if key[1] == seed}
+            self.console.print(f"features of {name}", highlight=False)
+            with RunProgress("images", self.console) as progress:
+                self._features[name, seed] = store_features(backbone, self.normalize, images, progress)
+        return self._features[name, seed]
 
     def _pseudo_labels(self, preset: str) -> Masks:
         if preset not in self._masks:

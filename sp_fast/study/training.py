@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sp_fast.models.checkpoint import replacing
 from sp_fast.models.hooks import NonFiniteLossError
+from sp_fast.study.precision import mixed_precision
 
 CHECKPOINT = "checkpoint.pt"
 SAVE_SECONDS = 60.0
@@ -165,7 +166,7 @@ def train(
         torch.manual_seed(seed * 1_000_003 + step)
         for group in optimizer.param_groups:
             group["lr"] = schedule.lr * group["share"] * schedule.factor(step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with mixed_precision(device):
             losses = losses_of(step)
         total = torch.stack([value.float() for value in losses.values()]).sum()
         optimizer.zero_grad(set_to_none=True)

@@ -80,7 +80,31 @@ def test_ap_is_that_of_the_packages_metric(validation):
 
 
 def test_nothing_found_is_zero(validation):
-    assert average_precision(load_coco(validation[0]), [])["ap"] == 0
+    coco = load_coco(validation[0])
+    assert set(average_precision(coco, []).values()) == {0.0}
+    assert average_precision(coco, []).keys() == average_precision(coco, shifted(coco, 0)).keys()
+
+
+def test_best_iou_is_the_mean_over_objects_but_crowds():
+    def box(y, height):
+        mask = np.zeros((16, 16), np.uint8, order="F")
+        mask[y : y + height] = 1
+        return coco_mask.encode(mask)
+
+    def one(image, mask, **rest):
+        area = float(coco_mask.area(mask))
+        return {"id": 0, "image_id": image, "category_id": 1, "segmentation": mask, "area": area, **rest}
+
+    truth = [one(1, box(0, 4), iscrowd=0), one(1, box(0, 16), iscrowd=1), one(2, box(8, 4), iscrowd=0)]
+    for number, each in enumerate(truth, start=1):
+        each.update(id=number, bbox=coco_mask.toBbox(each["segmentation"]).tolist())
+    coco = {
+        "images": [{"id": i, "height": 16, "width": 16} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "object"}],
+        "annotations": truth,
+    }
+    found = [one(1, box(0, 8), score=0.1), one(1, box(0, 3), score=0.9)]  # IoU 1/2 and 3/4; none on image 2
+    assert average_precision(coco, found)["best_iou"] == pytest.approx(100 * (0.75 + 0.0) / 2)
 
 
 def test_an_image_alone_and_among_others_has_the_same_ap(validation, tmp_path):

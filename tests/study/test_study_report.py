@@ -10,6 +10,7 @@ pytest.importorskip("mmdet")
 from sp_fast.report.study_figure import write_figure
 from sp_fast.report.study_markdown import BEGIN, END, markdown, write_fragment
 from sp_fast.report.study_table import print_table
+from sp_fast.study.evaluation import NAMES
 from sp_fast.study.pieces import RESULT, all_pieces, seconds_left
 from sp_fast.study.results import collect, verdict
 from sp_fast.study.training import write_json
@@ -30,7 +31,7 @@ QUALITY = {
 
 
 def precision(value):
-    return dict.fromkeys(("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"), value)
+    return dict.fromkeys((*NAMES, "best_iou"), value)
 
 
 def finish(piece, value):
@@ -39,6 +40,7 @@ def finish(piece, value):
     result["log"] = [{"step": 1, "loss": 9.0, "s2_loss_mask": 2.0}, {"step": 2, "loss": 8.0}]
     if piece.kind == "pretrain":
         result |= {"images": 64, "images_per_second": 250.0}
+        result["evaluations"] = [{"step": 2, "class_agnostic": precision(value / 8)}]
     else:
         ends = {"classes": precision(value / 4), "class_agnostic": precision(value)}
         starts = {"classes": precision(0.0), "class_agnostic": precision(value / 2)}
@@ -68,8 +70,11 @@ def test_means_spreads_and_differences(tmp_path):
     assert found["summary"]["cosine"]["100"]["classes"]["mean"] == 3.25
     pairs = {(one["first"], one["second"], one["percent"]): one for one in found["differences"]}
     gain = pairs["cosine", "labels", "10"]
-    assert (gain["mean"], gain["spread"], gain["seeds"], gain["verdict"]) == (2.0, 0.0, 3, "higher")
-    assert pairs["boxes-cosine", "boxes", "100"]["verdict"] == "within the noise"
+    assert gain["seeds"] == 3
+    assert gain["ap"] == gain["best_iou"] == {"mean": 2.0, "spread": 0.0, "verdict": "higher"}
+    assert pairs["cosine", "labels", "0"]["ap"]["mean"] == 0.25
+    assert pairs["boxes-cosine", "boxes", "100"]["ap"]["verdict"] == "within the noise"
+    assert ("boxes", "none", "0") not in pairs  # there is nothing before pre-training
 
 
 def test_verdict_asks_for_three_seeds_and_a_t_test():
@@ -103,9 +108,16 @@ def test_markdown_has_what_was_measured_and_no_more(tmp_path):
     text = markdown(results(tmp_path, steady, skip=("official",)), "curves.png")
     assert "```\nsp-fast study mini-coco DATA\n```" in text
     assert "on a device;" in text
-    assert "| prompts by cosine | 13.0 ± 1.0 | 13.0 ± 1.0 | 3.2 ± 0.2 | 3.2 ± 0.2 | 13.0 ± 1.0 |" in text
-    assert "| the official preset | - | - | - | - | - | - | - | - |" in text
-    assert "by 1.8 AP in the paper | cosine - labels | 10 % | +2.0 ± 0.0 | 3 | higher |" in text
+    assert "| no labels: as pre-trained | objects: AP | AP50 | AR | best IoU |\n" in text
+    assert "| prompts by cosine | 1.6 ± 0.1 | 1.6 ± 0.1 | 1.6 ± 0.1 | 1.6 ± 0.1 |\n" in text
+    assert text.count("| no pre-training |") == 2
+    assert (
+        "| prompts by cosine | 13.0 ± 1.0 | 13.0 ± 1.0 | 13.0 ± 1.0 | 13.0 ± 1.0 | 3.2 ± 0.2 | 3.2 ± 0.2 |"
+        in text
+    )
+    assert "| the official preset | - | - | - | - | - | - |" in text
+    gain = "by 1.8 AP in the paper | cosine - labels | 10 % | +2.0 ± 0.0 | higher | +2.0 ± 0.0 | higher | 3 |"
+    assert gain in text
     assert "official - cosine" not in text
     assert "| paper, train | 12 | 17.5 | 0.250 | 12.5% | -, - |" in text
     assert "10 %: 29 images, 100 %: 29 images." in text

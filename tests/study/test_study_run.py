@@ -13,7 +13,8 @@ pytest.importorskip("mmdet")
 from study_data import make_data, write_config
 
 from sp_fast.study import training
-from sp_fast.study.main import alone_in, run_study
+from sp_fast.study.locks import alone_in
+from sp_fast.study.main import run_study
 from sp_fast.study.pieces import RESULT
 from sp_fast.study.run import Study, StudyOptions
 from sp_fast.study.source import open_data
@@ -58,25 +59,30 @@ def study(tiny, out, seeds, budget=None):
     )
 
 
-@pytest.fixture(scope="module")
-def whole(tiny, tmp_path_factory):
-    out = tmp_path_factory.mktemp("whole")
+def run(tiny, out, seeds, console):
     data, options = tiny
-    printed = io.StringIO()
-    complete = run_study(
+    return run_study(
         data.root,
         out,
         options,
         VARIANTS,
-        [0, 1],
+        seeds,
         device=torch.device("cpu"),
         minutes=None,
         workers=1,
-        console=Console(file=printed, width=80),
+        console=console,
         command="sp-fast study mini-coco ...",
         docs=out / "docs" / "page.md",
     )
-    assert complete
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, tmp_path_factory):
+    """Two seeds, each by a call of its own."""
+    out = tmp_path_factory.mktemp("whole")
+    printed = io.StringIO()
+    for seed in (0, 1):
+        assert run(tiny, out, [seed], Console(file=printed, width=80))
     return out, printed.getvalue()
 
 
@@ -148,12 +154,12 @@ def test_other_options_for_the_same_folder_are_an_error(tiny, whole):
         study((data, other), whole[0], [0])
 
 
-def test_two_calls_do_not_work_in_one_folder(tmp_path):
-    busy = pytest.raises(BlockingIOError, match="another process works in")
-    with alone_in(tmp_path), busy, alone_in(tmp_path):
-        pass
-    with alone_in(tmp_path):
-        pass
+def test_two_calls_do_not_work_at_one_seed(tiny, whole):
+    with alone_in(whole[0] / "seed1"), pytest.raises(BlockingIOError, match="--seeds: another process works"):
+        study(tiny, whole[0], [0, 1]).run()
+    with alone_in(whole[0] / "seed1"):
+        study(tiny, whole[0], [0]).run()
+    study(tiny, whole[0], [0, 1]).run()
 
 
 def test_weights_of_another_run_of_training_load_into_sp_fast_train(whole):

@@ -1,0 +1,97 @@
+"""A frozen backbone runs once for each image and its mirror image; then its maps come out of memory."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sp_fast.study.batches import Batch, make_batch
+from sp_fast.study.memory import Images, Progress
+from sp_fast.study.precision import mixed_precision
+
+BATCH_SIZE = 16
+
+
+def is_frozen(backbone: nn.Module) -> bool:
+    """Whether a backbone gives the same maps at every step: nothing is trained, no statistics are kept."""
+    normalised = [one for one in backbone.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    return not any(one.requires_grad for one in backbone.parameters()) and not any(
+        one.training for one in normalised
+    )
+
+
+class StoredFeatures:
+    """The maps of a frozen backbone.
+
+    They are those of the whole canvas, of which a batch takes the part that it needs.
+
+    Args:
+        stages: of each stage `[n, 2, C, h, w]`: of the image, and of its mirror image.
+        size: side of the canvas in pixels.
+    """
+
+    def __init__(self, stages: list[Tensor], size: int) -> None:
+        self.stages, self.size = stages, size
+        self._taken: tuple[Tensor, ...] = ()
+
+    def take(self, index: np.ndarray, flip: np.ndarray, batch: Batch) -> None:
+        """Chooses whose maps come next, at the height and width of `batch`."""
+        device = self.stages[0].device
+        which, flipped = (torch.from_numpy(one.astype(np.int64)).to(device) for one in (index, flip))
+        height, width = batch.images.shape[-2:]
+        self._taken = tuple(
+            stage[..., : stage.shape[-2] * height // self.size, : stage.shape[-1] * width // self.size][
+                which, flipped
+            ]
+            for stage in self.stages
+        )
+
+    def attach(self, backbone: nn.Module) -> None:
+        """From now on `backbone(images)` gives what was taken, once, and else runs."""
+
+        def forward(images: Tensor) -> tuple[Tensor, ...]:
+            taken, self._taken = self._taken, ()
+            return taken or type(backbone).forward(backbone, images)
+
+        backbone.forward = forward  # type: ignore[method-assign]
+
+
+@torch.no_grad()
+def store_features(
+    backbone: nn.Module, normalize: nn.Module, images: Images, progress: Progress
+) -> StoredFeatures | None:
+    """Runs a frozen backbone over all images, both ways; None if the maps would take half the free memory.
+
+    Args:
+        backbone: in the mode in which it is trained with.
+        normalize: for its images.
+        images: on its device.
+        progress: called with (images done, images in all).
+    """
+    device, size = images.pixels.device, images.pixels.shape[-1]
+    total = len(images.sizes)
+    stages: list[Tensor] = []
+    for start in range(0, total, BATCH_SIZE):
+        index = np.arange(start, min(start + BATCH_SIZE, total))
+        for way in (False, True):
+            batch = make_batch(images, None, index, np.full(len(index), way), (size, size))
+            with mixed_precision(device):
+                maps = backbone(normalize(batch))
+            if not stages:
+                cell = sum(one[0].numel() * one.element_size() for one in maps)
+                if 2 * total * cell > _free_memory(device) / 2:
+                    return None
+                stages = [one.new_empty(total, 2, *one.shape[1:]) for one in maps]
+            for stage, one in zip(stages, maps, strict=True):
+                stage[start : start + len(index), int(way)] = one
+        progress(start + len(index), total)
+    return StoredFeatures(stages, size)
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
