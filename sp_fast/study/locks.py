@@ -1,4 +1,4 @@
-"""Several processes in one folder: each seed belongs to one; what all need one makes while others wait."""
+"""Several processes in one folder: they divide the variants; what all need one makes while others wait."""
 
 from __future__ import annotations
 
@@ -15,22 +15,17 @@ LOCK = "lock"
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other processes from working in a folder, which is made.
-
-    Raises:
-        BlockingIOError: another process does.
-    """
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether a folder, which is made, is this process's own until the end of the block."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
-        if fcntl is not None:
-            try:
+        try:
+            if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BlockingIOError(
-                    f"--seeds: another process works in {folder}; wait for it, or choose other seeds"
-                ) from None
-        yield
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @contextlib.contextmanager

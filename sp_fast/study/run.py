@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from sp_fast.proposals.progress import RunProgress, clock
 from sp_fast.study.batches import Batch, Order, flips, make_batch
 from sp_fast.study.evaluation import evaluate
 from sp_fast.study.features import StoredFeatures, is_frozen, store_features
-from sp_fast.study.locks import alone_in, turn_in
+from sp_fast.study.locks import claimed, turn_in
 from sp_fast.study.memory import Images, Masks, load_images, pack_masks
 from sp_fast.study.models import (
     Normalizer,
@@ -131,7 +131,7 @@ class Study:
         return {name: dict(self.settings[name]) for name in ("pretrain", "finetune", "proposals")}
 
     def run(self) -> None:
-        """Makes all that is not there yet.
+        """Makes all that is not there yet and that no other process is making.
 
         Raises:
             OutOfTimeError: the time is up; the same call goes on.
@@ -150,32 +150,34 @@ class Study:
                     budget=self.budget,
                     console=self.console,
                 )
-        with contextlib.ExitStack() as stack:
-            for seed in self.seeds:
-                stack.enter_context(alone_in(self.out / f"seed{seed}"))
-            self._run_pieces()
-
-    def _run_pieces(self) -> None:
-        for number, piece in enumerate(self.pieces, start=1):
-            if piece.finished:
+        for _, group in itertools.groupby(self.pieces, key=lambda piece: piece.folder.parent):
+            pieces = list(group)
+            if all(piece.finished for piece in pieces):
                 continue
-            self.budget.check()
-            left = seconds_left(self.pieces)
-            about = "" if left is None else f"; about {clock(left)} left in all"
-            self.console.print(
-                f"[{number}/{len(self.pieces)}] {piece.name}{about}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
-            started = time.monotonic()
-            result = self._pretrain(piece) if piece.kind == "pretrain" else self._finetune(piece)
-            result["wall_seconds"] = result["seconds"] + sum(
-                one["seconds"] for one in result.get("evaluations", [])
-            )
-            write_json({**result, "device": device_name(self.device)}, piece.folder / RESULT)
-            (piece.folder / CHECKPOINT).unlink(missing_ok=True)
-            self.console.print(f"    done in {clock(time.monotonic() - started)}", highlight=False)
+            with claimed(pieces[0].folder.parent) as mine:
+                for piece in pieces:
+                    if mine and not piece.finished:
+                        self._make(piece)
+
+    def _make(self, piece: Piece) -> None:
+        self.budget.check()
+        left = seconds_left(self.pieces)
+        about = "" if left is None else f"; about {clock(left)} left in all"
+        number = self.pieces.index(piece) + 1
+        self.console.print(
+            f"[{number}/{len(self.pieces)}] {piece.name}{about}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        started = time.monotonic()
+        result = self._pretrain(piece) if piece.kind == "pretrain" else self._finetune(piece)
+        result["wall_seconds"] = result["seconds"] + sum(
+            one["seconds"] for one in result.get("evaluations", [])
+        )
+        write_json({**result, "device": device_name(self.device)}, piece.folder / RESULT)
+        (piece.folder / CHECKPOINT).unlink(missing_ok=True)
+        self.console.print(f"    done in {clock(time.monotonic() - started)}", highlight=False)
 
     def _proposals(self, preset: str) -> Path:
         return self.out / "proposals" / preset

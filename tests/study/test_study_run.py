@@ -13,7 +13,7 @@ pytest.importorskip("mmdet")
 from study_data import make_data, write_config
 
 from sp_fast.study import training
-from sp_fast.study.locks import alone_in
+from sp_fast.study.locks import claimed
 from sp_fast.study.main import run_study
 from sp_fast.study.pieces import RESULT
 from sp_fast.study.run import Study, StudyOptions
@@ -154,12 +154,15 @@ def test_other_options_for_the_same_folder_are_an_error(tiny, whole):
         study((data, other), whole[0], [0])
 
 
-def test_two_calls_do_not_work_at_one_seed(tiny, whole):
-    with alone_in(whole[0] / "seed1"), pytest.raises(BlockingIOError, match="--seeds: another process works"):
-        study(tiny, whole[0], [0, 1]).run()
-    with alone_in(whole[0] / "seed1"):
-        study(tiny, whole[0], [0]).run()
-    study(tiny, whole[0], [0, 1]).run()
+def test_two_calls_divide_the_variants(tiny, whole, tmp_path):
+    first = study(tiny, tmp_path, [1])
+    with claimed(tmp_path / "seed1" / "cosine"):
+        first.run()
+    assert [piece.variant for piece in first.pieces if piece.finished] == ["none"] * 2
+    with claimed(tmp_path / "seed1" / "none"):
+        study(tiny, tmp_path, [1]).run()
+    assert all(piece.finished for piece in first.pieces)
+    assert measured(tmp_path, 1) == measured(whole[0], 1)
 
 
 def test_weights_of_another_run_of_training_load_into_sp_fast_train(whole):

@@ -17,3 +17,5 @@ model = dict(
     ),
     roi_head=dict(mask_head=dict(in_channels=64, feedforward_channels=256)),
 )
+pretrain = dict(batch_size=16, lr=5e-4)
+finetune = dict(lr=5e-4)
