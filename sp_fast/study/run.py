@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from torch import nn
 
 from sp_fast.models.hooks import EXPORTED_NAME, write_weights
 from sp_fast.proposals.progress import RunProgress, clock
-from sp_fast.study.batches import Batch, Order, flips, make_batch
+from sp_fast.study.batches import Order
 from sp_fast.study.evaluation import evaluate
-from sp_fast.study.features import StoredFeatures, is_frozen, store_features
+from sp_fast.study.inputs import Inputs
 from sp_fast.study.locks import claimed, turn_in
-from sp_fast.study.memory import Images, Masks, load_images, pack_masks
 from sp_fast.study.models import (
     Normalizer,
     build_detector,
@@ -31,9 +29,9 @@ from sp_fast.study.models import (
     load_transferable,
 )
 from sp_fast.study.pieces import RESULT, Piece, all_pieces, seconds_left
-from sp_fast.study.proposals import load_proposals, make_proposals
+from sp_fast.study.proposals import make_proposals
 from sp_fast.study.results import device_name
-from sp_fast.study.source import UNLABELLED, StudyData, annotated, image_paths, labelled_ids
+from sp_fast.study.source import StudyData
 from sp_fast.study.training import CHECKPOINT, Budget, Schedule, spaced, train, write_json
 from sp_fast.study.variants import VARIANTS
 
@@ -106,9 +104,10 @@ class Study:
         self.settings = load_settings(options.backbone)
         self.normalize = Normalizer(self.settings.model.data_preprocessor).to(device)
         self.pieces = all_pieces(out, self.variants, self.seeds)
+        self.inputs = Inputs(
+            data, options.size, options.limit, self.normalize, device=device, workers=workers, console=console
+        )
         self._evaluation_seconds = 0.0
-        self._masks: dict[str, Masks] = {}
-        self._features: dict[tuple[str, int], StoredFeatures | None] = {}
         self._check_same()
 
     def _check_same(self) -> None:
@@ -190,61 +189,56 @@ class Study:
         assert variant.proposals is not None
         batch_size = self.settings.pretrain.batch_size
         schedule = self._schedule("pretrain", max(1, self.options.images // batch_size))
-        images, _ = self._unlabelled
-        masks = self._pseudo_labels(variant.proposals)
-        start = self._start(piece.seed)
+        images, masks = self.inputs.pseudo_labelled(self._proposals(variant.proposals))
         channels = None if masks.seeds is None else masks.seeds.shape[1]
-        model = build_pretrainer(self.settings, variant, start, piece.seed, channels).to(self.device).train()
-        batch_of = self._batches(
-            "images to pre-train on", piece, schedule, images, masks, model.detector.backbone
+        model = build_pretrainer(self.settings, variant, self._start(piece.seed), piece.seed, channels)
+        model = model.to(self.device).train()
+        order = Order(images.sizes, batch_size, schedule.steps, piece.seed)
+        batch_of = self.inputs.batches(
+            images, masks, order, model.detector.backbone, "images to pre-train on"
         )
 
         def losses_of(step: int) -> Any:
             batch = batch_of(step)
             return model.loss(self.normalize(batch), batch)
 
-        val, val_coco = self._validation
-
-        def measure() -> Any:
-            return self._evaluation(lambda: evaluate(model.detector, self.normalize, val, val_coco, None))
-
-        trained = self._train(piece, model, losses_of, schedule, {schedule.steps: measure})
+        evaluations = {schedule.steps: lambda: self._evaluate(model.detector, None)}
+        trained = self._train(piece, model, losses_of, schedule, evaluations)
         write_weights(model.export(), piece.folder / EXPORTED_NAME, iter=schedule.steps)
         seen = schedule.steps * batch_size
-        evaluations = [{"step": int(step), **one} for step, one in trained.pop("after").items()]
-        rate = seen / trained["seconds"]
-        return {"images": seen, "images_per_second": rate, "evaluations": evaluations, **trained}
+        return {"images": seen, "images_per_second": seen / trained["seconds"], **trained}
 
     def _finetune(self, piece: Piece) -> dict[str, Any]:
-        images, coco, masks = self._labelled(piece.percent)
-        val, val_coco = self._validation
+        images, coco, masks = self.inputs.labelled(piece.percent)
         model = self._start(piece.seed)
         if VARIANTS[piece.variant].proposals is not None:
             path = piece.folder.parent / "pretrain" / EXPORTED_NAME
             load_transferable(model, torch.load(path, weights_only=True)["state_dict"])
         model = model.to(self.device).train()
         schedule = self._schedule("finetune", self.options.finetune_steps)
-        batch_of = self._batches(
-            f"{piece.percent} % of train", piece, schedule, images, masks, model.backbone
-        )
+        order = Order(images.sizes, schedule.batch_size, schedule.steps, piece.seed)
+        batch_of = self.inputs.batches(images, masks, order, model.backbone, f"{piece.percent} % of train")
 
         def losses_of(step: int) -> Any:
             batch = batch_of(step)
             return detector_losses(model, self.normalize(batch), batch)
 
-        def measure() -> Any:
-            return self._evaluation(lambda: evaluate(model, self.normalize, val, val_coco, self._class_ids))
-
         steps = spaced(schedule.steps, self.options.evaluations)
-        trained = self._train(piece, model, losses_of, schedule, dict.fromkeys(steps, measure))
-        evaluations = [{"step": int(step), **one} for step, one in trained.pop("after").items()]
+        evaluations = dict.fromkeys(steps, lambda: self._evaluate(model, self.inputs.class_ids))
+        trained = self._train(piece, model, losses_of, schedule, evaluations)
         labelled = {"images": len(coco["images"]), "objects": int(masks.starts[-1])}
-        return {"labelled": labelled, "evaluations": evaluations, **trained}
+        return {"labelled": labelled, **trained}
 
-    def _evaluation(self, values_of: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def _start(self, seed: int) -> nn.Module:
+        """The plain detector as all variants of a seed begin."""
+        weights = self.data.weights(self.settings.proposals.get("weights"))
+        return build_detector(self.settings, len(self.inputs.class_ids), seed, weights)
+
+    def _evaluate(self, detector: nn.Module, class_ids: list[int] | None) -> dict[str, Any]:
         self.budget.check(1.5 * self._evaluation_seconds)
+        images, coco = self.inputs.validation
         started = time.monotonic()
-        values = values_of()
+        values = evaluate(detector, self.normalize, images, coco, class_ids)
         self._evaluation_seconds = time.monotonic() - started
         return {**values, "seconds": self._evaluation_seconds}
 
@@ -254,122 +248,19 @@ class Study:
         model: nn.Module,
         losses_of: Callable[[int], Any],
         schedule: Schedule,
-        after: dict[int, Callable[[], Any]] | None = None,
+        evaluations: Mapping[int, Callable[[], Any]],
     ) -> dict[str, Any]:
         piece.folder.mkdir(parents=True, exist_ok=True)
         with RunProgress("steps", self.console) as progress:
-            return train(
+            trained = train(
                 model,
                 losses_of,
                 schedule,
                 piece.folder,
                 piece.seed,
                 self.budget,
-                after=after,
+                after=evaluations,
                 progress=progress,
             )
-
-    def _batches(
-        self,
-        name: str,
-        piece: Piece,
-        schedule: Schedule,
-        images: Images,
-        masks: Masks,
-        backbone: nn.Module,
-    ) -> Callable[[int], Batch]:
-        """The batch of each step; a frozen backbone then gives its maps out of memory, if they fit there."""
-        order = Order(images.sizes, schedule.batch_size, schedule.steps, piece.seed)
-        stored = self._stored(name, piece.seed, backbone, images) if is_frozen(backbone) else None
-        if stored is not None:
-            stored.attach(backbone)
-
-        def batch_of(step: int) -> Batch:
-            index = order(step)
-            flip = flips(piece.seed, step, len(index))
-            batch = make_batch(images, masks, index, flip)
-            if stored is not None:
-                stored.take(index, flip, batch)
-            return batch
-
-        return batch_of
-
-    def _stored(self, name: str, seed: int, backbone: nn.Module, images: Images) -> StoredFeatures | None:
-        # Of one seed at a time: without weights the backbone differs from seed to seed.
-        if (name, seed) not in self._features:
-            self._features = {key: one for key, one in self._features.items() if key[1] == seed}
-            self.console.print(f"features of {name}", highlight=False)
-            with RunProgress("images", self.console) as progress:
-                self._features[name, seed] = store_features(backbone, self.normalize, images, progress)
-        return self._features[name, seed]
-
-    def _pseudo_labels(self, preset: str) -> Masks:
-        if preset not in self._masks:
-            images, names = self._unlabelled
-            masks = load_proposals(self._proposals(preset), names, images, self.workers)
-            self._masks[preset] = masks.to(self.device)
-        return self._masks[preset]
-
-    def _start(self, seed: int) -> nn.Module:
-        """The plain detector as all variants of a seed begin."""
-        weights = self.data.weights(self.settings.proposals.get("weights"))
-        return build_detector(self.settings, len(self._class_ids), seed, weights)
-
-    @functools.cached_property
-    def _class_ids(self) -> list[int]:
-        return sorted(category["id"] for category in self._train_coco["categories"])
-
-    @functools.cached_property
-    def _train_coco(self) -> dict[str, Any]:
-        return annotated(self.data, "train")
-
-    @functools.cached_property
-    def _unlabelled(self) -> tuple[Images, dict[str, list[str]]]:
-        """Images to pre-train on, on the device, and their names by split."""
-        paths, names, shapes = [], {}, []
-        known = {
-            image["file_name"]: (image["height"], image["width"]) for image in self._train_coco["images"]
-        }
-        for split in UNLABELLED:
-            own = image_paths(self.data, split, self.options.limit)
-            names[split] = [path.relative_to(self.data.images(split)).as_posix() for path in own]
-            shapes += [known.get(name) if split == "train" else None for name in names[split]]
-            paths += own
-        images = self._load(paths, "images to pre-train on", shapes)
-        return images.to(self.device), names
-
-    @functools.cached_property
-    def _validation(self) -> tuple[Images, dict[str, Any]]:
-        coco = annotated(self.data, "val", self.options.limit)
-        return self._load_annotated(coco, "val").to(self.device), coco
-
-    @functools.cached_property
-    def _train_images(self) -> tuple[Images, dict[str, Any]]:
-        coco = annotated(self.data, "train", self.options.limit)
-        return self._load_annotated(coco, "train"), coco
-
-    def _labelled(self, percent: int) -> tuple[Images, dict[str, Any], Masks]:
-        images, coco = self._train_images
-        chosen = set(labelled_ids(coco, percent))
-        rows = [i for i, image in enumerate(coco["images"]) if image["id"] in chosen]
-        images = replace(images, pixels=images.pixels[rows], sizes=images.sizes[rows])
-        infos = [coco["images"][i] for i in rows]
-        of_image: dict[Any, list[dict]] = {image["id"]: [] for image in infos}
-        for one in coco["annotations"]:
-            if one["image_id"] in of_image:
-                of_image[one["image_id"]].append(one)
-        labels = {category: label for label, category in enumerate(self._class_ids)}
-        shapes = [(image["height"], image["width"]) for image in infos]
-        masks = pack_masks(
-            images, [of_image[image["id"]] for image in infos], shapes, labels, workers=self.workers
-        )
-        return images.to(self.device), {**coco, "images": infos}, masks.to(self.device)
-
-    def _load_annotated(self, coco: dict[str, Any], split: str) -> Images:
-        paths = [self.data.images(split) / image["file_name"] for image in coco["images"]]
-        shapes = [(image["height"], image["width"]) for image in coco["images"]]
-        return self._load(paths, f"{split} images", shapes)
-
-    def _load(self, paths: Sequence[Path], what: str, shapes: Sequence[tuple[int, int] | None]) -> Images:
-        with RunProgress(what, self.console) as progress:
-            return load_images(paths, self.options.size, shapes, self.workers, progress)
+        after = trained.pop("after")
+        return {"evaluations": [{"step": int(step), **one} for step, one in after.items()], **trained}
