@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from sp_fast.data.coco import load_coco
 from sp_fast.data.synthetic import SetOptions, best_overlaps, make_set
+from sp_fast.files import write_json
 from sp_fast.jobs import Job, available_cores, run_jobs
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.progress import RunProgress
@@ -91,7 +91,7 @@ def run_demo(
         run_jobs(jobs, view, cores)
     curves = {seed: {arm: curve(job.work_dir) for arm, job in of_seed[seed].items()} for seed in seeds}
     results = collect(asdict(options), proposals, curves)
-    _write_json(results, out / "results.json")
+    write_json(results, out / "results.json")
     first = out / f"seed{seeds[0]}"
     write_figure(out / "report.png", first, {arm: of_seed[seeds[0]][arm].work_dir for arm in ARMS}, results)
     print_results(results, console)
@@ -130,7 +130,7 @@ def _make_data(folder: Path, seed: int, options: DemoOptions, console: Console) 
             overwrite=True,
             progress=progress,
         )
-    _write_json(wanted, stamp)
+    write_json(wanted, stamp)
 
 
 def _score_proposals(folder: Path, count: int) -> dict[str, float]:
@@ -201,9 +201,3 @@ def _schedule(steps: int) -> list[str]:
         f"param_scheduler.1.end={steps}",
         f"param_scheduler.1.T_max={max(steps - warm_up, 1)}",
     ]
-
-
-def _write_json(value: Any, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1))
-    os.replace(partial, path)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sp_fast.files import write_json
+
 
 class JobFailedError(RuntimeError):
     """A training run ended with an error; the message ends with the end of its output."""
@@ -111,9 +113,7 @@ class Job:
                 f"{self.name} failed with exit status {status}. The end of {self.output}:\n{end}"
             )
         self.finished, self.step = True, self.steps
-        partial = self.work_dir / "finished.json.partial"
-        partial.write_text(json.dumps(self._identity()))
-        os.replace(partial, self.work_dir / "finished.json")
+        write_json(self._identity(), self.work_dir / "finished.json")
 
     def stop(self) -> None:
         """Ends the process, if there is one."""

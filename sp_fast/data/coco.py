@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sp_fast.files import write_text
+
 from .rle import rle_pixels, to_rle
 
 _KEYS = {
@@ -63,14 +65,7 @@ def load_coco(path: str | os.PathLike[str], images: str | os.PathLike[str] | Non
 
 def save_coco(coco: dict[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a COCO-format dict as JSON: to a file beside `path`, which then takes its place."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(coco, default=_plain, separators=(",", ":")))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(json.dumps(coco, default=_plain, separators=(",", ":")), Path(path))
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from sp_fast.files import write_json
+
 from .coco import save_coco
 from .rle import to_rle
 
@@ -99,9 +101,7 @@ def make_set(
         if split != "unlabelled":
             save_coco(coco, folder / f"{split}.json")
     # Last, so that a set that was interrupted is made again.
-    partial = stamp.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(options)))
-    os.replace(partial, stamp)
+    write_json(asdict(options), stamp)
     return folder
 
 

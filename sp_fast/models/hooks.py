@@ -12,7 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from sp_fast.models.checkpoint import replacing
+from sp_fast.files import replacing
 from sp_fast.models.pretrainer import SaliencyPromptPretrainer
 
 EXPORTED_NAME = "pretrained.pth"

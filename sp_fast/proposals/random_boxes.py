@@ -11,6 +11,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sp_fast.data.images import BrokenImageError, BrokenImages, image_size, list_images
+from sp_fast.files import replacing
 
 LEAST_SIDE = 8
 
@@ -78,20 +79,14 @@ def write_random_boxes(
         name = path.relative_to(folder).as_posix()
         records.append({"id": index + 1, "file_name": name, "height": height, "width": width})
     broken.check(len(paths))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f"{out.name}.draft")
-    try:
-        with draft.open("w") as file:
-            info = {"description": "random boxes", "count": count, "seed": seed}
-            file.write(f'{{"info":{json.dumps(info)},"categories":[{{"id":1,"name":"object"}}],')
-            file.write(f'"images":{json.dumps(records)},"annotations":[')
-            for number, record in enumerate(records):
-                boxes = _annotations(record, count, seed, first=number * count + 1)
-                file.write(("," if number else "") + ",\n".join(map(json.dumps, boxes)))
-            file.write("]}\n")
-        os.replace(draft, out)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(out) as file:
+        info = {"description": "random boxes", "count": count, "seed": seed}
+        file.write(f'{{"info":{json.dumps(info)},"categories":[{{"id":1,"name":"object"}}],'.encode())
+        file.write(f'"images":{json.dumps(records)},"annotations":['.encode())
+        for number, record in enumerate(records):
+            boxes = _annotations(record, count, seed, first=number * count + 1)
+            file.write((("," if number else "") + ",\n".join(map(json.dumps, boxes))).encode())
+        file.write(b"]}\n")
     return len(records), broken
 
 

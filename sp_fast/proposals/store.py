@@ -8,9 +8,7 @@ line is cut off at the next start. The two final files are written beside their 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from sp_fast.files import replacing, write_text
 
 _FORMAT = 1
 _SEED_BYTES = 2
@@ -95,7 +95,7 @@ class ProposalStore:
         if path.exists():
             _check_same(json.loads(path.read_text()), manifest, self.partial)
         else:
-            _write_beside(path, json.dumps(manifest).encode())
+            write_text(json.dumps(manifest), path)
         self._records = _open(self.partial / "records.jsonl")
         _lock(self._records, out)
         self._seeds = _open(self.partial / "seeds.bin")
@@ -164,9 +164,9 @@ class ProposalStore:
             The number of masks.
         """
         seeds = seeds_path(self.out)
-        with _beside(seeds) as file:
+        with replacing(seeds) as file:
             self._write_seeds(file)
-        with _beside(self.out) as file:
+        with replacing(self.out) as file:
             count = self._write_json(file, skipped)
         self.close()
         shutil.rmtree(self.partial)
@@ -296,22 +296,3 @@ def _lock(file: BinaryIO, out: Path) -> None:
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
-
-
-@contextlib.contextmanager
-def _beside(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when all is written."""
-    draft = path.with_name(f"{path.name}.draft")
-    try:
-        with open(draft, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _write_beside(path: Path, content: bytes) -> None:
-    with _beside(path) as file:
-        file.write(content)

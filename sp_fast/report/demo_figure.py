@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pycocotools import mask as coco_mask
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import read_image
 from sp_fast.data.rle import to_rle
+from sp_fast.files import replacing
 from sp_fast.report.demo_results import ARMS, SHORT, conclusion
 
 COLOURS = {"scratch": "#8a8f98", "pseudo_labels": "#2f7fd0", "prompts": "#e0672f"}
@@ -53,9 +53,8 @@ def write_figure(path: Path, folder: Path, work_dirs: dict[str, Path], results: 
     box = words.get_position(figure)
     text = "\n".join(textwrap.wrap(conclusion(results), 78))
     figure.text(box.x0 - 0.03, box.y1 + 0.005, text, fontsize=12, va="top", ha="left", linespacing=1.4)
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
 
 
 def overlay(image: np.ndarray, masks: Sequence[np.ndarray], scale: int = 3) -> np.ndarray:

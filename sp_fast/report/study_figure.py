@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from sp_fast.files import replacing
 from sp_fast.study.pieces import PERCENTS
 from sp_fast.study.variants import VARIANTS
 
@@ -64,9 +64,8 @@ def write_figure(path: Path, results: dict[str, Any]) -> None:
     if handles:
         figure.legend(handles, labels, loc="lower center", ncols=5, frameon=False, fontsize=11)
     figure.tight_layout(rect=(0, 0.07, 1, 0.97))
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png")
 
 
 def _lines(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
+from sp_fast.files import write_text
 from sp_fast.report.study_table import change, labelled_images, value
 from sp_fast.study.pieces import PERCENTS
 from sp_fast.study.results import RUNS
@@ -163,7 +163,4 @@ def write_fragment(path: Path, fragment: str) -> None:
         page = page[:begin] + block + page[end + len(END) :]
     else:
         page = f"{page.rstrip()}\n\n{block}\n".lstrip()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(page)
-    os.replace(partial, path)
+    write_text(page, path)

@@ -15,6 +15,7 @@ from rich.console import Console
 import sp_fast.models  # noqa: F401  (gives mmdet the ops it imports)
 
 # isort: split
+from sp_fast.files import write_json, write_text
 from sp_fast.report.study_figure import write_figure
 from sp_fast.report.study_markdown import markdown, write_fragment
 from sp_fast.report.study_table import print_table
@@ -24,7 +25,7 @@ from sp_fast.study.proposals import QUALITY
 from sp_fast.study.results import collect
 from sp_fast.study.run import Study, StudyOptions
 from sp_fast.study.source import open_data
-from sp_fast.study.training import Budget, OutOfTimeError, write_json
+from sp_fast.study.training import Budget, OutOfTimeError
 
 __all__ = ["QUICK", "QUICK_VARIANTS", "StudyOptions", "run_study"]
 
@@ -104,7 +105,7 @@ def _write_results(study: Study, out: Path, command: str, docs: Path | None) -> 
     results = collect(options, study.settings.title, command, pieces, quality)
     write_json(results, out / "results.json")
     write_figure(out / "curves.png", results)
-    (out / "results.md").write_text(markdown(results, "curves.png"))
+    write_text(markdown(results, "curves.png"), out / "results.md")
     if docs is not None:
         picture = docs.with_suffix(".png")
         write_fragment(docs, markdown(results, picture.name))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sp_fast.data.coco import load_coco, save_coco
 from sp_fast.data.rle import to_rle
+from sp_fast.files import write_json
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.progress import RunProgress
 from sp_fast.proposals.random_boxes import write_random_boxes
@@ -25,7 +26,7 @@ from sp_fast.proposals.scores import score_proposals
 from sp_fast.proposals.store import seeds_path
 from sp_fast.study.memory import Images, Masks, pack_masks
 from sp_fast.study.source import FOLDERS, LABELLED, UNLABELLED, StudyData
-from sp_fast.study.training import Budget, write_json
+from sp_fast.study.training import Budget
 from sp_fast.study.variants import RANDOM_BOXES
 
 QUALITY = "quality.json"

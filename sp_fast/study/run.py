@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from sp_fast.files import write_json
 from sp_fast.models.hooks import EXPORTED_NAME, write_weights
 from sp_fast.proposals.progress import RunProgress, clock
 from sp_fast.study.batches import Order
@@ -32,7 +33,7 @@ from sp_fast.study.pieces import RESULT, Piece, all_pieces, seconds_left
 from sp_fast.study.proposals import make_proposals
 from sp_fast.study.results import device_name
 from sp_fast.study.source import StudyData
-from sp_fast.study.training import CHECKPOINT, Budget, Schedule, spaced, train, write_json
+from sp_fast.study.training import CHECKPOINT, Budget, Schedule, spaced, train
 from sp_fast.study.variants import VARIANTS
 
 STUDY = "study.json"

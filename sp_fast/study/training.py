@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sp_fast.models.checkpoint import replacing
+from sp_fast.files import replacing
 from sp_fast.models.hooks import NonFiniteLossError
 from sp_fast.study.precision import mixed_precision
 
@@ -215,12 +214,6 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> d
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, **rest: Any) -> None:
     with replacing(path) as file:
         torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), **rest}, file)
-
-
-def write_json(value: Any, path: Path) -> None:
-    """Writes a file beside its place and then renames it."""
-    with replacing(path) as file:
-        file.write(json.dumps(value, indent=1).encode())
 
 
 def spaced(steps: int, count: int) -> Sequence[int]:

@@ -7,13 +7,13 @@ from rich.console import Console
 
 pytest.importorskip("mmdet")
 
+from sp_fast.files import write_json
 from sp_fast.report.study_figure import write_figure
 from sp_fast.report.study_markdown import BEGIN, END, markdown, write_fragment
 from sp_fast.report.study_table import print_table
 from sp_fast.study.evaluation import NAMES
 from sp_fast.study.pieces import RESULT, all_pieces, seconds_left
 from sp_fast.study.results import collect, verdict
-from sp_fast.study.training import write_json
 from sp_fast.study.variants import VARIANTS
 
 OPTIONS = dict(
