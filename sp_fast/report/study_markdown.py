@@ -8,7 +8,7 @@ from typing import Any
 from sp_fast.files import write_text
 from sp_fast.report.study_table import change, labelled_images, value
 from sp_fast.study.pieces import PERCENTS
-from sp_fast.study.results import RUNS
+from sp_fast.study.results import COMPARED, RUNS
 from sp_fast.study.variants import VARIANTS
 
 BEGIN = "<!-- results of sp-fast study: begin; written by the command, not by hand -->"
@@ -73,17 +73,16 @@ def _precision(results: dict[str, Any]) -> list[str]:
 def _differences(results: dict[str, Any]) -> list[str]:
     if not results["differences"]:
         return []
-    head = ["the paper", "here", "labels", "AP of objects", "says", "best IoU", "says", "seeds"]
+    head = ["the paper", "here", "labels", "AP", "says", "AR", "says", "best IoU", "says", "seeds"]
     lines = [
-        "What the paper lets expect, and the differences that came, seed by seed (t-test at 5 %):",
+        "What the paper lets expect, and the differences that came for objects, by seed (t-test at 5 %):",
         "",
-        *_head(head, left=(0, 1, 4, 6)),
+        *_head(head, left=(0, 1, 4, 6, 8)),
     ]
     for one in results["differences"]:
-        ap, iou = one["ap"], one["best_iou"]
         cells = [one["claim"], f"{one['first']} - {one['second']}", f"{one['percent']} %"]
-        cells += [change(ap), ap["verdict"], change(iou), iou["verdict"], str(one["seeds"])]
-        lines.append(_row(cells))
+        cells += [cell for name in COMPARED for cell in (change(one[name]), one[name]["verdict"])]
+        lines.append(_row([*cells, str(one["seeds"])]))
     return [*lines, ""]
 
 

@@ -13,17 +13,23 @@ from sp_fast.study.variants import VARIANTS
 
 
 def value(entry: dict[str, Any] | None) -> str:
-    """Mean and spread of a number, or a dash where there is none."""
+    """Mean and spread of a number, to three figures, or a dash where there is none."""
     if entry is None:
         return "-"
-    spread = "" if entry["spread"] is None else f" ± {entry['spread']:.1f}"
-    return f"{entry['mean']:.1f}{spread}"
+    digits = _digits(entry)
+    spread = "" if entry["spread"] is None else f" ± {entry['spread']:.{digits}f}"
+    return f"{entry['mean']:.{digits}f}{spread}"
 
 
 def change(entry: dict[str, Any]) -> str:
     """Mean and spread of a difference, with its sign."""
-    spread = "" if entry["spread"] is None else f" ± {entry['spread']:.1f}"
-    return f"{round(entry['mean'], 1) + 0.0:+.1f}{spread}"  # no -0.0
+    digits = _digits(entry)
+    spread = "" if entry["spread"] is None else f" ± {entry['spread']:.{digits}f}"
+    return f"{round(entry['mean'], digits) + 0.0:+.{digits}f}{spread}"  # no -0.0
+
+
+def _digits(entry: dict[str, Any]) -> int:
+    return 2 if abs(entry["mean"]) < 10 else 1
 
 
 def labelled_images(results: dict[str, Any]) -> str:

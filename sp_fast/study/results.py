@@ -23,6 +23,8 @@ METRICS = {
     "classes": ("classes", "ap"),
     "classes_50": ("classes", "ap50"),
 }
+# What variants are compared by.
+COMPARED = {"ap": "class_agnostic", "ar": "class_agnostic_recall", "best_iou": "class_agnostic_best_iou"}
 # The run that each share of the labels, in percent, is measured after.
 RUNS = {"0": "pretrain", **{str(percent): f"finetune-{percent}" for percent in PERCENTS}}
 
@@ -101,7 +103,7 @@ def _mean_and_spread(values: Iterable[float]) -> dict[str, float | None]:
 def differences(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """One variant less another, seed by seed, class-agnostic, for what the paper lets expect.
 
-    With `ap` and `best_iou` of each, and what Student's t-test says of them.
+    By each name of COMPARED the mean, the spread and what Student's t-test says.
     """
     found = []
     for first, second, claim in EXPECTED:
@@ -110,7 +112,7 @@ def differences(summary: dict[str, Any]) -> list[dict[str, Any]]:
             if None in sides:
                 continue
             entry: dict[str, Any] = {"first": first, "second": second, "percent": percent, "claim": claim}
-            for name, metric in (("ap", "class_agnostic"), ("best_iou", "class_agnostic_best_iou")):
+            for name, metric in COMPARED.items():
                 values = [side[metric]["values"] for side in sides]
                 each = [
                     values[0][seed] - values[1][seed] for seed in sorted(values[0].keys() & values[1].keys())
