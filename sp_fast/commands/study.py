@@ -20,6 +20,14 @@ Examples:
   Two variants, one seed, ResNet-50:
     sp-fast study mini-coco DATA --out runs/r50 --backbone resnet50 \\
       --variants labels,cosine --seeds 0
+  Three seeds on four GPUs; the processes divide the variants:
+    for gpu in 0 1 2 3; do
+      CUDA_VISIBLE_DEVICES=$gpu sp-fast study mini-coco DATA --out runs/study \\
+        --seeds 0,1,2 &
+    done; wait
+  On a CPU, 50 minutes a seed on one core:
+    OMP_NUM_THREADS=1 sp-fast study mini-coco DATA --out runs/cpu --size 160 \\
+      --backbone mobilenet_v2_64 --images 9600 --finetune-steps 240
   The way in 15 minutes on a CPU; too short for the effect:
     OMP_NUM_THREADS=1 sp-fast study mini-coco DATA --out runs/quick --quick
 
@@ -47,7 +55,7 @@ def mini_coco(
     variants: Annotated[str, typer.Option(help="Ways of pre-training, with commas; all: every one.")] = "all",
     seeds: Annotated[str, typer.Option(help="Seeds of weights and order, with commas.")] = "0",
     backbone: Annotated[
-        str, typer.Option(help="mobilenet_v2, resnet50, or a config file like theirs.")
+        str, typer.Option(help="mobilenet_v2, mobilenet_v2_64 (for a CPU), resnet50, or a config file.")
     ] = "mobilenet_v2",
     images: Annotated[
         int | None, typer.Option(help="Images of each pre-training [50000].", show_default=False)
@@ -80,7 +88,8 @@ def mini_coco(
 ) -> None:
     """Pre-train in several ways, fine-tune each on 10 % and on all labels, compare mask AP.
 
-    Stopped or killed, the same command goes on where it was. Writes results.json, curves.png and results.md.
+    Stopped or killed, the same command goes on where it was; given several times at once, the calls
+    divide the work. Writes results.json, curves.png and results.md.
     """
     try:
         import mmdet  # noqa: F401  (before minutes are spent on what comes first)

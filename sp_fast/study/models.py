@@ -38,7 +38,7 @@ def load_settings(backbone: str) -> Config:
     path = CONFIGS / f"{backbone}.py" if backbone in BACKBONES else Path(backbone)
     if not path.is_file():
         raise ValueError(
-            f"--backbone: expected {' or '.join(BACKBONES)}, or a config file such as "
+            f"--backbone: expected {', '.join(BACKBONES)}, or a config file such as "
             f"{CONFIGS / 'mobilenet_v2.py'}, got {backbone}"
         )
     return Config.fromfile(path)

@@ -42,7 +42,7 @@ def test_errors_name_the_option_and_the_way_out(data, tmp_path):
     fails([*ready, "--size", "100"], ValueError, "--size: expected a multiple of 32")
     fails([*ready, "--images", "0"], ValueError, "--images: expected at least 1, got 0")
     fails([*ready, "--minutes", "0"], ValueError, "--minutes: expected a number above 0")
-    fails([*ready, "--backbone", "vgg"], ValueError, "--backbone: expected resnet50 or mobilenet_v2")
+    fails([*ready, "--backbone", "vgg"], ValueError, "--backbone: expected resnet50, mobilenet_v2")
     wrong = ["mini-coco", data / "coco_mini", "--out", tmp_path / "out"]
     fails(wrong, FileNotFoundError, "DATA: expected the train images in")
     fails([*ready, "--variants", "labels", "--size", "64"], FileNotFoundError, "weights in")

@@ -189,5 +189,5 @@ def test_unknown_names_are_errors_that_list_the_known():
         choose_variants(["cosine", "cosin"])
     assert choose_variants(["cosine", "none", "cosine"]) == ["none", "cosine"]
     assert {name for pair in EXPECTED for name in pair[:2]} <= VARIANTS.keys()
-    with pytest.raises(ValueError, match="--backbone: expected resnet50 or mobilenet_v2"):
+    with pytest.raises(ValueError, match="--backbone: expected resnet50, mobilenet_v2"):
         load_settings("resnet51")
