@@ -25,7 +25,7 @@ from sp_fast.proposals.run import propose_folder
 from sp_fast.proposals.scores import score_proposals
 from sp_fast.proposals.store import seeds_path
 from sp_fast.study.memory import Images, Masks, pack_masks
-from sp_fast.study.source import FOLDERS, LABELLED, UNLABELLED, StudyData
+from sp_fast.study.source import FOLDERS, LABELLED, StudyData
 from sp_fast.study.training import Budget
 from sp_fast.study.variants import RANDOM_BOXES
 
@@ -154,18 +154,18 @@ def at_original_size(proposals: dict[str, Any], annotated: dict[str, Any]) -> di
 
 
 def load_proposals(folder: Path, names: dict[str, list[str]], images: Images, workers: int = 4) -> Masks:
-    """The proposals of the images to pre-train on.
+    """The proposals of images.
 
     Args:
         folder: of :func:`make_proposals`.
-        names: of each split, its images' names in the order of `images`.
+        names: of each split that is wanted, its images' names in the order of `images`.
         images: all of them, split after split.
         workers: threads.
     """
     annotations: list[list[dict]] = []
     shapes: list[tuple[int, int]] = []
     seeds: list[Tensor] = []
-    for split in UNLABELLED:
+    for split in names:
         path = folder / f"{split}.json"
         coco = load_coco(path)
         before = sum(len(part) for part in seeds)

@@ -1,0 +1,166 @@
+"""What prompts do in the models that `sp-fast study mini-coco` has pre-trained, on val.
+
+python benchmarks/study_prompts.py DATA runs/study --seeds 0,1,2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import MMLogger
+from rich.console import Console
+from torch import Tensor, nn
+
+from sp_fast.models.hooks import EXPORTED_NAME
+from sp_fast.study.batches import Batch, make_batch
+from sp_fast.study.evaluation import evaluate
+from sp_fast.study.inputs import Inputs
+from sp_fast.study.memory import Images, Masks
+from sp_fast.study.models import (
+    Normalizer,
+    build_detector,
+    build_pretrainer,
+    load_settings,
+    load_transferable,
+)
+from sp_fast.study.proposals import load_proposals
+from sp_fast.study.run import STUDY
+from sp_fast.study.source import open_data
+from sp_fast.study.variants import SALIENCY, VARIANTS
+
+COMPARED = ("random", "sequential", "cosine", "cosine-no-kernel-loss")
+BATCH_SIZE = 16
+COLUMNS = {
+    "norm": "norm of prompt / kernel",
+    "taken": "prompts taken",
+    "explained": "variance the kernel explains",
+    "ar_without": "AR, no prompts",
+    "ar_with": "AR, prompts",
+    "iou_without": "best IoU, no prompts",
+    "iou_with": "best IoU, prompts",
+}
+
+
+class Prompted(nn.Module):
+    """A pre-trained K-Net whose K^0 takes the prompts of the proposals, as in pre-training.
+
+    Args:
+        model: the pre-trainer.
+        batches: in the order in which they are asked for.
+        normalize: of the model.
+    """
+
+    def __init__(self, model: Any, batches: Iterator[Batch], normalize: nn.Module) -> None:
+        super().__init__()
+        self.model, self.batches, self.normalize = model, batches, normalize
+        self.max_per_img, self.mask_thr = model.detector.max_per_img, model.detector.mask_thr
+
+    def forward(self, inputs: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+        """The last stage's class and mask logits."""
+        batch = next(self.batches)
+        assert torch.equal(self.normalize(batch), inputs), "not the images whose proposals these are"
+        detector = self.model.detector
+        pyramid = detector.extract_feat(inputs)
+        prompts = self.model.generator(pyramid, batch.boxes, batch.count, inputs.shape[-2:])
+        first = detector.rpn_head(
+            pyramid, lambda kernels: self.model.injector(kernels, prompts, batch.count)[0]
+        )
+        last = detector.roi_head(first)[-1]
+        return last.cls_logits, last.mask_logits
+
+
+def batches(images: Images, masks: Masks) -> Iterator[Batch]:
+    """All images once, as `evaluate` takes them."""
+    tall = images.sizes[:, 0] > images.sizes[:, 1]
+    for group in (np.flatnonzero(~tall), np.flatnonzero(tall)):
+        for start in range(0, len(group), BATCH_SIZE):
+            index = group[start : start + BATCH_SIZE]
+            yield make_batch(images, masks, index, np.zeros(len(index), bool))
+
+
+@torch.no_grad()
+def use(model: Any, images: Images, masks: Masks, normalize: nn.Module) -> dict[str, float]:
+    """How large prompts are beside kernels, how many are taken, and how alike those of one kernel are."""
+    kernels = model.detector.rpn_head.init_kernels.weight.flatten(1)  # [N, C]
+    taken, of_kernel, norms = [], [], []
+    numbers = torch.arange(len(kernels))
+    for batch in batches(images, masks):
+        inputs = normalize(batch)
+        prompts = model.generator(model.extract_feat(inputs), batch.boxes, batch.count, inputs.shape[-2:])
+        index = model.injector(kernels, prompts, batch.count)[1]  # [B, N]
+        for own, chosen, count in zip(prompts, index, batch.count.tolist(), strict=True):
+            if count:
+                norms += own[:count].norm(dim=1).tolist()
+                taken.append(len(chosen.unique()) / count)
+                of_kernel.append(own[chosen])  # [N, C]
+    each = torch.stack(of_kernel)  # [images, N, C]
+    total = (each - each.mean((0, 1))).square().sum()
+    within = (each - each.mean(0)).square().sum()
+    # Less what as many kernels would explain by chance.
+    images_seen = len(each)
+    chance = (len(numbers) - 1) / (images_seen * len(numbers) - 1)
+    return {
+        "norm": statistics.mean(norms) / kernels.norm(dim=1).mean().item(),
+        "taken": statistics.mean(taken),
+        "explained": (1 - (within / total).item() - chance) / (1 - chance),
+    }
+
+
+def measure(inputs: Inputs, settings: Any, out: Path, variant: str, seed: int) -> dict[str, float]:
+    """All columns of one run."""
+    images, coco = inputs.validation
+    names = {"val": [image["file_name"] for image in coco["images"]]}
+    masks = load_proposals(out / "proposals" / SALIENCY, names, images)
+    start = build_detector(settings, len(inputs.class_ids), seed, None)
+    model = build_pretrainer(settings, VARIANTS[variant], start, seed, masks.seeds.shape[1])
+    weights = torch.load(out / f"seed{seed}" / variant / "pretrain" / EXPORTED_NAME, weights_only=True)
+    load_transferable(model.detector, weights["state_dict"])
+    model.eval()
+    torch.manual_seed(seed)
+    found = use(model, images, masks, inputs.normalize)
+    prompted = Prompted(model, batches(images, masks), inputs.normalize)
+    # The class heads are not kept, but AR at 100 masks is that of all 40 kernels, in any order.
+    for name, detector in (("without", model.detector), ("with", prompted)):
+        values = evaluate(detector, inputs.normalize, images, coco, None)["class_agnostic"]
+        found[f"ar_{name}"], found[f"iou_{name}"] = values["ar"], values["best_iou"]
+    return found
+
+
+def main() -> None:
+    """Prints a table in markdown, means over seeds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study")
+    parser.add_argument("--seeds", default="0", help="with commas")
+    given = parser.parse_args()
+    MMLogger.get_current_instance().setLevel("WARNING")
+    options = json.loads((given.out / STUDY).read_text())
+    settings = load_settings(options["backbone"])
+    inputs = Inputs(
+        open_data(given.data, options["size"]),
+        options["size"],
+        options["limit"],
+        Normalizer(settings.model.data_preprocessor),
+        device=torch.device("cpu"),
+        workers=2,
+        console=Console(stderr=True),
+    )
+    print(f"| prompts | {' | '.join(COLUMNS.values())} |\n|---|{'---:|' * len(COLUMNS)}")
+    for variant in COMPARED:
+        runs = [measure(inputs, settings, given.out, variant, int(seed)) for seed in given.seeds.split(",")]
+        means = {name: statistics.mean(run[name] for run in runs) for name in COLUMNS}
+        cells = [f"{means[name]:.2f}" for name in COLUMNS]
+        print(f"| {VARIANTS[variant].title} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
