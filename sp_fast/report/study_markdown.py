@@ -63,10 +63,11 @@ def _precision(results: dict[str, Any]) -> list[str]:
             entry = results["summary"].get(variant, {}).get(percent)
             if percent != "0" or entry:
                 cells = [value((entry or {}).get(name)) for name in columns]
-                rows.append(_row([VARIANTS[variant].title, *cells]))
+                seeds = len(entry["class_agnostic"]["values"]) if entry else 0
+                rows.append(_row([VARIANTS[variant].title, *cells, str(seeds)]))
         if rows:
             title = "no labels: as pre-trained" if percent == "0" else f"fine-tuned on {percent} %"
-            lines += [*_head([title, *(_COLUMNS[name] for name in columns)]), *rows, ""]
+            lines += [*_head([title, *(_COLUMNS[name] for name in columns), "seeds"]), *rows, ""]
     return lines
 
 

@@ -93,9 +93,12 @@ def run_study(
 
 
 def _write_results(study: Study, out: Path, command: str, docs: Path | None) -> dict[str, Any]:
-    """Of the asked seeds and of all others in `out`."""
-    seeds = {int(path.name.removeprefix("seed")) for path in out.glob("seed*")} | set(study.seeds)
-    pieces = all_pieces(out, study.variants, sorted(seeds))
+    """Of what was asked for, and of all other seeds in `out` what is finished."""
+    others = {int(path.name.removeprefix("seed")) for path in out.glob("seed*")} - set(study.seeds)
+    pieces = [
+        *study.pieces,
+        *(piece for piece in all_pieces(out, study.variants, sorted(others)) if piece.finished),
+    ]
     settings = {name: dict(study.settings[name]) for name in ("pretrain", "finetune", "proposals")}
     quality = {
         path.parent.name: json.loads(path.read_text())

@@ -78,7 +78,7 @@ def run(tiny, out, seeds, console):
 
 @pytest.fixture(scope="module")
 def whole(tiny, tmp_path_factory):
-    """Two seeds, each by a call of its own."""
+    """Two seeds, each by a call of its own; the second reports on both."""
     out = tmp_path_factory.mktemp("whole")
     printed = io.StringIO()
     for seed in (0, 1):
