@@ -28,6 +28,10 @@ def change(entry: dict[str, Any]) -> str:
     return f"{round(entry['mean'], digits) + 0.0:+.{digits}f}{spread}"  # no -0.0
 
 
+def _narrow(text: str) -> str:
+    return text.replace(" ", "")
+
+
 def _digits(entry: dict[str, Any]) -> int:
     return 2 if abs(entry["mean"]) < 10 else 1
 
@@ -57,7 +61,7 @@ def print_table(results: dict[str, Any], console: Console) -> None:
         cells = []
         for percent in PERCENTS:
             entry = own.get(str(percent), {})
-            cells += [value(entry.get("class_agnostic")), value(entry.get("classes"))]
+            cells += [_narrow(value(entry.get(name))) for name in ("class_agnostic", "classes")]
         tuned = [own[str(percent)] for percent in PERCENTS if str(percent) in own]
         seeds = [len(entry["class_agnostic"]["values"]) for entry in tuned]
         table.add_row(VARIANTS[variant].title, *cells, str(max(seeds, default=0)))
@@ -67,12 +71,14 @@ def print_table(results: dict[str, Any], console: Console) -> None:
         console.print(f"objects: class-agnostic; 80 cl.: over all classes; {labels}", highlight=False)
     for one in results["differences"]:
         console.print(
-            f"{one['first']} - {one['second']}, {one['percent']} %: {change(one['ap'])} "
+            f"{one['first']} - {one['second']}, {one['percent']} %: {_narrow(change(one['ap']))} "
             f"({one['ap']['verdict']})",
             highlight=False,
         )
     if results["missing"]:
-        console.print(f"{len(results['missing'])} runs are left; the same command goes on", highlight=False)
+        count = len(results["missing"])
+        left = "1 run is" if count == 1 else f"{count} runs are"
+        console.print(f"{left} left; the same command goes on", highlight=False)
 
 
 def _labelled(results: dict[str, Any], percent: int) -> int | None:
