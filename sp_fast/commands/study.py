@@ -83,7 +83,9 @@ def mini_coco(
     workers: Annotated[int, typer.Option(min=1, help="Threads that read images.")] = 4,
     docs: Annotated[
         Path | None,
-        typer.Option(help="Page to put the results into, with the picture beside it.", show_default=False),
+        typer.Option(
+            help="Page to put the results into; picture and numbers go beside it.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Pre-train in several ways, fine-tune each on 10 % and on all labels, compare mask AP.

@@ -113,4 +113,6 @@ def _write_results(study: Study, out: Path, command: str, docs: Path | None) -> 
         picture = docs.with_suffix(".png")
         write_fragment(docs, markdown(results, picture.name))
         picture.write_bytes((out / "curves.png").read_bytes())
+        seed_by_seed = {name: one for name, one in results.items() if name != "runs"}
+        write_json(seed_by_seed, docs.with_suffix(".json"))
     return results

@@ -135,6 +135,8 @@ def test_everything_is_measured_and_written(whole):
     assert results["proposals"]["paper"]["train"]["images"] == 12
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "docs" / "page.png").is_file()
+    beside = json.loads((out / "docs" / "page.json").read_text())
+    assert beside["summary"] == results["summary"]
     assert "sp-fast study mini-coco ..." in (out / "docs" / "page.md").read_text()
     assert "no pre-training" in printed
     assert "cosine - labels" not in printed
