@@ -1,6 +1,5 @@
 """The loop: schedule, resuming after a crash, and a stop at losses that are not finite."""
 
-import json
 
 import pytest
 import torch
@@ -83,9 +82,3 @@ def test_losses_that_are_not_finite_stop_the_run_before_the_checkpoint(tmp_path,
 def test_evaluations_at_equal_distances():
     assert list(spaced(600, 3)) == [200, 400, 600]
     assert list(spaced(2, 5)) == [1, 2]
-
-
-def test_json_is_written_whole(tmp_path):
-    training.write_json({"a": 1}, tmp_path / "b" / "c.json")
-    assert json.loads((tmp_path / "b" / "c.json").read_text()) == {"a": 1}
-    assert [path.name for path in (tmp_path / "b").iterdir()] == ["c.json"]
