@@ -1,6 +1,5 @@
 """The loop: schedule, resuming after a crash, and a stop at losses that are not finite."""
 
-
 import pytest
 import torch
 from torch import nn
