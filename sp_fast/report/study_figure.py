@@ -21,6 +21,7 @@ _STYLES = {
     "sequential": ("#009e73", "-"),
     "cosine": ("#d55e00", "-"),
     "cosine-no-kernel-loss": ("#cc79a7", "-"),
+    "cosine-after-head": ("#56b4e9", "-"),
     "boxes": ("#0072b2", "--"),
     "boxes-cosine": ("#d55e00", "--"),
     "official": ("#000000", "-"),

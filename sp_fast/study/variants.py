@@ -43,6 +43,7 @@ VARIANTS = {
     "sequential": Variant("prompts in sequence", prompts=_prompts("sequential")),
     "cosine": Variant("prompts by cosine", prompts=_prompts("cosine")),
     "cosine-no-kernel-loss": Variant("cosine, no kernel loss", prompts=_prompts("cosine"), kernel_loss=False),
+    "cosine-after-head": Variant("cosine after first head", prompts=_prompts("cosine", inject="proposal")),
     "boxes": Variant(
         "random boxes, no prompts", proposals=RANDOM_BOXES, prompts=_prompts("none"), kernel_loss=False
     ),
@@ -62,6 +63,7 @@ EXPECTED = (
     ("cosine", "sequential", "cosine beats sequential"),
     ("sequential", "random", "sequential beats random"),
     ("cosine", "cosine-no-kernel-loss", "the kernel loss adds 0.4 AP in the paper"),
+    ("cosine-after-head", "cosine", "the released code decorates after the first head"),
     ("boxes", "none", "random boxes ruin a model without prompts"),
     ("boxes-cosine", "boxes", "but not one with prompts"),
     ("official", "cosine", "both presets work"),

@@ -96,8 +96,9 @@ def test_variants_differ_in_their_options_and_in_nothing_else(settings, start):
     # Prompts at the start change the first masks; those after the first head do not.
     first = "loss_rpn_dice"
     assert len({of[name][first] for name in ("labels", "random", "sequential", "cosine")}) == 4
-    assert of["official"][first] == of["labels"][first]
-    assert of["official"]["s0_loss_dice"] != of["labels"]["s0_loss_dice"]
+    for name in ("cosine-after-head", "official"):
+        assert of[name][first] == of["labels"][first]
+        assert of[name]["s0_loss_dice"] != of["labels"]["s0_loss_dice"]
 
 
 def test_without_stored_seeds_the_kernel_loss_takes_the_features_inside_the_masks(settings, start):
