@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def measure(inputs: Inputs, settings: Any, out: Path, variant: str, seed: int) -
     return found
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table in markdown, means over seeds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -141,7 +141,10 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study")
     parser.add_argument("--seeds", default="0", help="with commas")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--variants", nargs="+", choices=COMPARED, default=COMPARED, help="all whose prompts decorate K^0"
+    )
+    given = parser.parse_args(arguments)
     MMLogger.get_current_instance().setLevel("WARNING")
     options = json.loads((given.out / STUDY).read_text())
     settings = load_settings(options["backbone"])
@@ -155,7 +158,7 @@ def main() -> None:
         console=Console(stderr=True),
     )
     print(f"| prompts | {' | '.join(COLUMNS.values())} |\n|---|{'---:|' * len(COLUMNS)}")
-    for variant in COMPARED:
+    for variant in given.variants:
         runs = [measure(inputs, settings, given.out, variant, int(seed)) for seed in given.seeds.split(",")]
         means = {name: statistics.mean(run[name] for run in runs) for name in COLUMNS}
         cells = [f"{means[name]:.2f}" for name in COLUMNS]

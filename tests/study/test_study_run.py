@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -173,3 +174,21 @@ def test_weights_of_another_run_of_training_load_into_sp_fast_train(whole):
     state = load_checkpoint_file(whole[0] / "seed0" / "cosine" / "pretrain" / "pretrained.pth")["state_dict"]
     assert "rpn_head.init_kernels.weight" in state
     assert not [name for name in state if "fc_cls" in name or "conv_seg" in name or "supervision" in name]
+
+
+def test_what_prompts_do_is_measured_in_the_models_that_were_pre_trained(tiny, whole, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
+    import study_prompts
+
+    torch.manual_seed(0)
+    study_prompts.main([str(tiny[0].root), str(whole[0]), "--seeds", "0,1", "--variants", "cosine"])
+    head, _, row = capsys.readouterr().out.splitlines()
+    assert head.startswith("| prompts | norm of prompt / kernel |")
+    title, *cells = [cell.strip() for cell in row.strip("|").split("|")]
+    found = dict(zip(study_prompts.COLUMNS, map(float, cells), strict=True))
+    assert title == "prompts by cosine"
+    assert found["norm"] > 0
+    assert 0 < found["taken"] <= 1
+    assert found["explained"] <= 1
+    assert 0 < found["iou_without"] <= 100
+    assert found["iou_with"] != found["iou_without"]
