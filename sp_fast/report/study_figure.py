@@ -29,10 +29,10 @@ _STYLES = {
 
 
 def write_figure(path: Path, results: dict[str, Any]) -> None:
-    """Writes the losses and the AP on val over steps as a PNG; mean and range over seeds."""
-    figure: Any = Figure(figsize=(15, 9.4), dpi=100, facecolor="white")
+    """Writes the losses, AP and AR on val over steps as a PNG; mean and range over seeds."""
+    figure: Any = Figure(figsize=(19, 9.4), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
+    axes = figure.subplots(2, 4)
     seeds = len(results["seeds"])
     figure.suptitle(
         f"mini-COCO: {results['title']}, {results['options']['size']} pixels, "
@@ -53,9 +53,11 @@ def write_figure(path: Path, results: dict[str, Any]) -> None:
         _lines(axes[row, 1], results, kind, "sum of all losses", 1, ("loss",))
         axes[row, 1].set_title(f"Fine-tuning on {percent} %: loss", loc="left", fontweight="bold")
         axes[row, 1].set_xlabel("step")
-        _precision(axes[row, 2], results, kind)
-        axes[row, 2].set_title(f"Fine-tuning on {percent} %: AP on val", loc="left", fontweight="bold")
-        axes[row, 2].set_xlabel("step")
+        for column, metric in ((2, "ap"), (3, "ar")):
+            _on_val(axes[row, column], results, kind, metric)
+            title = f"Fine-tuning on {percent} %: {metric.upper()} on val"
+            axes[row, column].set_title(title, loc="left", fontweight="bold")
+            axes[row, column].set_xlabel("step")
     for one in axes.flat:
         one.grid(alpha=0.3)
         one.spines[["top", "right"]].set_visible(False)
@@ -81,13 +83,18 @@ def _lines(
             _draw(axes, variant, steps, np.array(curves))
 
 
-def _precision(axes: Any, results: dict[str, Any], kind: str) -> None:
-    axes.set_ylabel("class-agnostic mask AP")
+def _on_val(axes: Any, results: dict[str, Any], kind: str, metric: str) -> None:
+    axes.set_ylabel(f"class-agnostic mask {metric.upper()}")
     for variant in results["variants"]:
-        runs = list(results["runs"].get(variant, {}).get(kind, {}).values())
-        curves = [[entry["class_agnostic"]["ap"] for entry in run["evaluations"]] for run in runs]
+        of_kind = results["runs"].get(variant, {})
+        curves, steps = [], []
+        for seed, run in of_kind.get(kind, {}).items():
+            # A pre-trained model is measured before its first step as well.
+            before = of_kind.get("pretrain", {}).get(seed, {}).get("evaluations", [])
+            entries = [{**one, "step": 0} for one in before[-1:]] + run["evaluations"]
+            steps = [entry["step"] for entry in entries]
+            curves.append([entry["class_agnostic"][metric] for entry in entries])
         if curves:
-            steps = [entry["step"] for entry in runs[0]["evaluations"]]
             _draw(axes, variant, steps, np.array(curves), marker="o")
     axes.set_ylim(bottom=0)
 
