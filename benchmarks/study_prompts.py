@@ -43,8 +43,10 @@ COLUMNS = {
     "explained": "variance the kernel explains",
     "ar_without": "AR, no prompts",
     "ar_with": "AR, prompts",
+    "ar_other": "AR, another image's",
     "iou_without": "best IoU, no prompts",
     "iou_with": "best IoU, prompts",
+    "iou_other": "best IoU, another image's",
 }
 
 
@@ -55,10 +57,12 @@ class Prompted(nn.Module):
         model: the pre-trainer.
         batches: in the order in which they are asked for.
         normalize: of the model.
+        shift: each image takes the prompts of the one so many places on in its batch.
     """
 
-    def __init__(self, model: Any, batches: Iterator[Batch], normalize: nn.Module) -> None:
+    def __init__(self, model: Any, batches: Iterator[Batch], normalize: nn.Module, shift: int = 0) -> None:
         super().__init__()
+        self.shift = shift
         self.model, self.batches, self.normalize = model, batches, normalize
         self.max_per_img, self.mask_thr = model.detector.max_per_img, model.detector.mask_thr
 
@@ -69,9 +73,8 @@ class Prompted(nn.Module):
         detector = self.model.detector
         pyramid = detector.extract_feat(inputs)
         prompts = self.model.generator(pyramid, batch.boxes, batch.count, inputs.shape[-2:])
-        first = detector.rpn_head(
-            pyramid, lambda kernels: self.model.injector(kernels, prompts, batch.count)[0]
-        )
+        prompts, count = prompts.roll(-self.shift, 0), batch.count.roll(-self.shift)
+        first = detector.rpn_head(pyramid, lambda kernels: self.model.injector(kernels, prompts, count)[0])
         last = detector.roi_head(first)[-1]
         return last.cls_logits, last.mask_logits
 
@@ -125,9 +128,12 @@ def measure(inputs: Inputs, settings: Any, out: Path, variant: str, seed: int) -
     model.eval()
     torch.manual_seed(seed)
     found = use(model, images, masks, inputs.normalize)
-    prompted = Prompted(model, batches(images, masks), inputs.normalize)
+    detectors = {"without": model.detector}
+    for name, shift in (("with", 0), ("other", 1)):
+        detectors[name] = Prompted(model, batches(images, masks), inputs.normalize, shift)
     # The class heads are not kept, but AR at 100 masks is that of all 40 kernels, in any order.
-    for name, detector in (("without", model.detector), ("with", prompted)):
+    for name, detector in detectors.items():
+        torch.manual_seed(seed)
         values = evaluate(detector, inputs.normalize, images, coco, None)["class_agnostic"]
         found[f"ar_{name}"], found[f"iou_{name}"] = values["ar"], values["best_iou"]
     return found

@@ -191,4 +191,4 @@ def test_what_prompts_do_is_measured_in_the_models_that_were_pre_trained(tiny, w
     assert 0 < found["taken"] <= 1
     assert found["explained"] <= 1
     assert 0 < found["iou_without"] <= 100
-    assert found["iou_with"] != found["iou_without"]
+    assert len({found[f"iou_{name}"] for name in ("without", "with", "other")}) == 3
