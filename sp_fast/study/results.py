@@ -19,6 +19,7 @@ METRICS = {
     "class_agnostic": ("class_agnostic", "ap"),
     "class_agnostic_50": ("class_agnostic", "ap50"),
     "class_agnostic_recall": ("class_agnostic", "ar"),
+    "class_agnostic_recall_large": ("class_agnostic", "ar_large"),
     "class_agnostic_best_iou": ("class_agnostic", "best_iou"),
     "classes": ("classes", "ap"),
     "classes_50": ("classes", "ap50"),
