@@ -35,10 +35,11 @@ from sp_fast.study.run import STUDY
 from sp_fast.study.source import open_data
 from sp_fast.study.variants import SALIENCY, VARIANTS
 
-COMPARED = ("random", "sequential", "cosine", "cosine-no-kernel-loss")
+COMPARED = ("random", "sequential", "cosine", "cosine-no-kernel-loss", "cosine-p2")
 BATCH_SIZE = 16
 COLUMNS = {
     "norm": "norm of prompt / kernel",
+    "common": "of its square, common to all prompts",
     "taken": "prompts taken",
     "explained": "variance the kernel explains",
     "ar_without": "AR, no prompts",
@@ -90,9 +91,9 @@ def batches(images: Images, masks: Masks) -> Iterator[Batch]:
 
 @torch.no_grad()
 def use(model: Any, images: Images, masks: Masks, normalize: nn.Module) -> dict[str, float]:
-    """How large prompts are beside kernels, how many are taken, and how alike those of one kernel are."""
+    """How large prompts are beside kernels, how alike, how many are taken, how alike those of a kernel."""
     kernels = model.detector.rpn_head.init_kernels.weight.flatten(1)  # [N, C]
-    taken, of_kernel, norms = [], [], []
+    taken, of_kernel, every = [], [], []
     numbers = torch.arange(len(kernels))
     for batch in batches(images, masks):
         inputs = normalize(batch)
@@ -100,9 +101,10 @@ def use(model: Any, images: Images, masks: Masks, normalize: nn.Module) -> dict[
         index = model.injector(kernels, prompts, batch.count)[1]  # [B, N]
         for own, chosen, count in zip(prompts, index, batch.count.tolist(), strict=True):
             if count:
-                norms += own[:count].norm(dim=1).tolist()
+                every.append(own[:count])
                 taken.append(len(chosen.unique()) / count)
                 of_kernel.append(own[chosen])  # [N, C]
+    stacked = torch.cat(every)
     each = torch.stack(of_kernel)  # [images, N, C]
     total = (each - each.mean((0, 1))).square().sum()
     within = (each - each.mean(0)).square().sum()
@@ -110,7 +112,8 @@ def use(model: Any, images: Images, masks: Masks, normalize: nn.Module) -> dict[
     images_seen = len(each)
     chance = (len(numbers) - 1) / (images_seen * len(numbers) - 1)
     return {
-        "norm": statistics.mean(norms) / kernels.norm(dim=1).mean().item(),
+        "norm": (stacked.norm(dim=1).mean() / kernels.norm(dim=1).mean()).item(),
+        "common": (stacked.mean(0).square().sum() / stacked.square().sum(1).mean()).item(),
         "taken": statistics.mean(taken),
         "explained": (1 - (within / total).item() - chance) / (1 - chance),
     }

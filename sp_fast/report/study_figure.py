@@ -22,6 +22,7 @@ _STYLES = {
     "cosine": ("#d55e00", "-"),
     "cosine-no-kernel-loss": ("#cc79a7", "-"),
     "cosine-after-head": ("#56b4e9", "-"),
+    "cosine-p2": ("#8c510a", "-"),
     "boxes": ("#0072b2", "--"),
     "boxes-cosine": ("#d55e00", "--"),
     "official": ("#000000", "-"),

@@ -44,6 +44,7 @@ VARIANTS = {
     "cosine": Variant("prompts by cosine", prompts=_prompts("cosine")),
     "cosine-no-kernel-loss": Variant("cosine, no kernel loss", prompts=_prompts("cosine"), kernel_loss=False),
     "cosine-after-head": Variant("cosine after first head", prompts=_prompts("cosine", inject="proposal")),
+    "cosine-p2": Variant("cosine, prompts from P2", prompts=_prompts("cosine", levels=("P2",))),
     "boxes": Variant(
         "random boxes, no prompts", proposals=RANDOM_BOXES, prompts=_prompts("none"), kernel_loss=False
     ),
@@ -64,6 +65,7 @@ EXPECTED = (
     ("sequential", "random", "sequential beats random"),
     ("cosine", "cosine-no-kernel-loss", "the kernel loss adds 0.4 AP in the paper"),
     ("cosine-after-head", "cosine", "the released code decorates after the first head"),
+    ("cosine-p2", "cosine", "P5 has few cells in small images; P2 is finer"),
     ("boxes", "none", "random boxes ruin a model without prompts"),
     ("boxes-cosine", "boxes", "but not one with prompts"),
     ("official", "cosine", "both presets work"),
