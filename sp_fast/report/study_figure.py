@@ -66,7 +66,7 @@ def write_figure(path: Path, results: dict[str, Any]) -> None:
     if not handles:
         handles, labels = axes[0, 0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="lower center", ncols=5, frameon=False, fontsize=11)
+        figure.legend(handles, labels, loc="lower center", ncols=6, frameon=False, fontsize=11)
     figure.tight_layout(rect=(0, 0.07, 1, 0.97))
     with replacing(path) as file:
         figure.savefig(file, format="png")
