@@ -19,8 +19,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from sp_fast.models.hooks import EXPORTED_NAME
-from sp_fast.study.batches import Batch, make_batch
-from sp_fast.study.evaluation import evaluate
+from sp_fast.study.batches import Batch, in_turn, make_batch
+from sp_fast.study.evaluation import BATCH_SIZE, evaluate
 from sp_fast.study.inputs import Inputs
 from sp_fast.study.memory import Images, Masks
 from sp_fast.study.models import (
@@ -36,7 +36,6 @@ from sp_fast.study.source import open_data
 from sp_fast.study.variants import SALIENCY, VARIANTS
 
 COMPARED = ("random", "sequential", "cosine", "cosine-no-kernel-loss", "cosine-p2")
-BATCH_SIZE = 16
 COLUMNS = {
     "norm": "norm of prompt / kernel",
     "common": "of its square, common to all prompts",
@@ -82,11 +81,8 @@ class Prompted(nn.Module):
 
 def batches(images: Images, masks: Masks) -> Iterator[Batch]:
     """All images once, as `evaluate` takes them."""
-    tall = images.sizes[:, 0] > images.sizes[:, 1]
-    for group in (np.flatnonzero(~tall), np.flatnonzero(tall)):
-        for start in range(0, len(group), BATCH_SIZE):
-            index = group[start : start + BATCH_SIZE]
-            yield make_batch(images, masks, index, np.zeros(len(index), bool))
+    for index in in_turn(images.sizes, BATCH_SIZE):
+        yield make_batch(images, masks, index, np.zeros(len(index), bool))
 
 
 @torch.no_grad()
@@ -94,7 +90,6 @@ def use(model: Any, images: Images, masks: Masks, normalize: nn.Module) -> dict[
     """How large prompts are beside kernels, how alike, how many are taken, how alike those of a kernel."""
     kernels = model.detector.rpn_head.init_kernels.weight.flatten(1)  # [N, C]
     taken, of_kernel, every = [], [], []
-    numbers = torch.arange(len(kernels))
     for batch in batches(images, masks):
         inputs = normalize(batch)
         prompts = model.generator(model.extract_feat(inputs), batch.boxes, batch.count, inputs.shape[-2:])
@@ -109,8 +104,7 @@ def use(model: Any, images: Images, masks: Masks, normalize: nn.Module) -> dict[
     total = (each - each.mean((0, 1))).square().sum()
     within = (each - each.mean(0)).square().sum()
     # Less what as many kernels would explain by chance.
-    images_seen = len(each)
-    chance = (len(numbers) - 1) / (images_seen * len(numbers) - 1)
+    chance = (len(kernels) - 1) / (len(each) * len(kernels) - 1)
     return {
         "norm": (stacked.norm(dim=1).mean() / kernels.norm(dim=1).mean()).item(),
         "common": (stacked.mean(0).square().sum() / stacked.square().sum(1).mean()).item(),
@@ -119,11 +113,11 @@ def use(model: Any, images: Images, masks: Masks, normalize: nn.Module) -> dict[
     }
 
 
-def measure(inputs: Inputs, settings: Any, out: Path, variant: str, seed: int) -> dict[str, float]:
-    """All columns of one run."""
+def measure(
+    inputs: Inputs, masks: Masks, settings: Any, out: Path, variant: str, seed: int
+) -> dict[str, float]:
+    """All columns of one run; the masks are the proposals of val."""
     images, coco = inputs.validation
-    names = {"val": [image["file_name"] for image in coco["images"]]}
-    masks = load_proposals(out / "proposals" / SALIENCY, names, images)
     start = build_detector(settings, len(inputs.class_ids), seed, None)
     model = build_pretrainer(settings, VARIANTS[variant], start, seed, masks.seeds.shape[1])
     weights = torch.load(out / f"seed{seed}" / variant / "pretrain" / EXPORTED_NAME, weights_only=True)
@@ -166,9 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         workers=2,
         console=Console(stderr=True),
     )
+    images, coco = inputs.validation
+    names = {"val": [image["file_name"] for image in coco["images"]]}
+    masks = load_proposals(given.out / "proposals" / SALIENCY, names, images)
+    seeds = [int(seed) for seed in given.seeds.split(",")]
     print(f"| prompts | {' | '.join(COLUMNS.values())} |\n|---|{'---:|' * len(COLUMNS)}")
     for variant in given.variants:
-        runs = [measure(inputs, settings, given.out, variant, int(seed)) for seed in given.seeds.split(",")]
+        runs = [measure(inputs, masks, settings, given.out, variant, seed) for seed in seeds]
         means = {name: statistics.mean(run[name] for run in runs) for name in COLUMNS}
         cells = [f"{means[name]:.2f}" for name in COLUMNS]
         print(f"| {VARIANTS[variant].title} | {' | '.join(cells)} |", flush=True)

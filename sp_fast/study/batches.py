@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,23 @@ class Batch:
     count: Tensor
 
 
+def by_orientation(sizes: np.ndarray) -> list[np.ndarray]:
+    """Which images are wide or square and which tall, each if there are any, to pad little in a batch.
+
+    Args:
+        sizes: int `[n, 2]`, height and width of the images.
+    """
+    tall = sizes[:, 0] > sizes[:, 1]
+    return [group for group in (np.flatnonzero(~tall), np.flatnonzero(tall)) if len(group)]
+
+
+def in_turn(sizes: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+    """All images once, in batches of one orientation."""
+    for group in by_orientation(sizes):
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size]
+
+
 class Order:
     """Which images each step sees: all equally often, in batches of one orientation to pad little.
 
@@ -51,9 +69,7 @@ class Order:
     """
 
     def __init__(self, sizes: np.ndarray, batch_size: int, steps: int, seed: int) -> None:
-        tall = sizes[:, 0] > sizes[:, 1]
-        groups = [np.flatnonzero(~tall), np.flatnonzero(tall)]
-        self.groups = [group for group in groups if len(group)]
+        self.groups = by_orientation(sizes)
         self.batch_size, self.seed = batch_size, seed
         shares = np.cumsum([len(group) for group in self.groups]) / len(sizes)
         drawn = np.random.default_rng((seed, 0)).random(steps)

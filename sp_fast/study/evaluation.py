@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from sp_fast.models.knet.prediction import masks_at_image_size, select_top
-from sp_fast.study.batches import make_batch
+from sp_fast.study.batches import in_turn, make_batch
 from sp_fast.study.memory import Images
 from sp_fast.study.models import Normalizer
 from sp_fast.study.precision import mixed_precision
@@ -73,27 +73,24 @@ def predictions(
     """Image by image: its position, the kernels, labels and scores of the best pairs, and of all kernels the
     score of the best class and the mask's run lengths at the original's size.
     """
-    tall = images.sizes[:, 0] > images.sizes[:, 1]
     device = images.pixels.device
-    for group in (np.flatnonzero(~tall), np.flatnonzero(tall)):
-        for start in range(0, len(group), BATCH_SIZE):
-            index = group[start : start + BATCH_SIZE]
-            batch = make_batch(images, None, index, np.zeros(len(index), bool))
-            inputs = normalize(batch)
-            with mixed_precision(device):
-                cls_logits, mask_logits = detector(inputs, mode="tensor")
-            pairs = [part.tolist() for part in select_top(cls_logits, detector.max_per_img)]
-            best = cls_logits.float().sigmoid().amax(2).tolist()
-            for i, position in enumerate(index.tolist()):
-                info = coco["images"][position]
-                masks = masks_at_image_size(
-                    mask_logits[i],
-                    (inputs.shape[-2], inputs.shape[-1]),
-                    tuple(images.sizes[position].tolist()),
-                    (info["height"], info["width"]),
-                )
-                scores, labels, kernels = (part[i] for part in pairs)
-                yield position, kernels, labels, scores, best[i], run_lengths(masks > detector.mask_thr)
+    for index in in_turn(images.sizes, BATCH_SIZE):
+        batch = make_batch(images, None, index, np.zeros(len(index), bool))
+        inputs = normalize(batch)
+        with mixed_precision(device):
+            cls_logits, mask_logits = detector(inputs, mode="tensor")
+        pairs = [part.tolist() for part in select_top(cls_logits, detector.max_per_img)]
+        best = cls_logits.float().sigmoid().amax(2).tolist()
+        for i, position in enumerate(index.tolist()):
+            info = coco["images"][position]
+            masks = masks_at_image_size(
+                mask_logits[i],
+                (inputs.shape[-2], inputs.shape[-1]),
+                tuple(images.sizes[position].tolist()),
+                (info["height"], info["width"]),
+            )
+            scores, labels, kernels = (part[i] for part in pairs)
+            yield position, kernels, labels, scores, best[i], run_lengths(masks > detector.mask_thr)
 
 
 def _detection(image_id: Any, category: int, score: float, mask: dict[str, Any]) -> dict[str, Any]:

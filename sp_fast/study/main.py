@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 import sp_fast.models  # noqa: F401  (gives mmdet the ops it imports)
 
 # isort: split
-from sp_fast.files import write_json, write_text
+from sp_fast.files import replacing, write_json, write_text
 from sp_fast.report.study_figure import write_figure
 from sp_fast.report.study_markdown import markdown, write_fragment
 from sp_fast.report.study_table import print_table
@@ -99,20 +98,19 @@ def _write_results(study: Study, out: Path, command: str, docs: Path | None) -> 
         *study.pieces,
         *(piece for piece in all_pieces(out, study.variants, sorted(others)) if piece.finished),
     ]
-    settings = {name: dict(study.settings[name]) for name in ("pretrain", "finetune", "proposals")}
     quality = {
         path.parent.name: json.loads(path.read_text())
         for path in sorted((out / "proposals").glob(f"*/{QUALITY}"))
     }
-    options = {**asdict(study.options), **settings}
-    results = collect(options, study.settings.title, command, pieces, quality)
+    results = collect(study.all_options(), study.settings.title, command, pieces, quality)
     write_json(results, out / "results.json")
     write_figure(out / "curves.png", results)
     write_text(markdown(results, "curves.png"), out / "results.md")
     if docs is not None:
         picture = docs.with_suffix(".png")
         write_fragment(docs, markdown(results, picture.name))
-        picture.write_bytes((out / "curves.png").read_bytes())
+        with replacing(picture) as file:
+            file.write((out / "curves.png").read_bytes())
         seed_by_seed = {name: one for name, one in results.items() if name != "runs"}
         write_json(seed_by_seed, docs.with_suffix(".json"))
     return results

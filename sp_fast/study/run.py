@@ -113,7 +113,7 @@ class Study:
 
     def _check_same(self) -> None:
         """Writes down what the numbers in `out` depend on, or compares it with what is written there."""
-        now = json.loads(json.dumps({**asdict(self.options), **self._settings()}))
+        now = json.loads(json.dumps(self.all_options()))
         stamp = self.out / STUDY
         if not stamp.is_file():
             write_json(now, stamp)
@@ -127,8 +127,10 @@ class Study:
                 "give the same options to go on with it, or another --out"
             )
 
-    def _settings(self) -> dict[str, Any]:
-        return {name: dict(self.settings[name]) for name in ("pretrain", "finetune", "proposals")}
+    def all_options(self) -> dict[str, Any]:
+        """What was asked for and what the backbone's config says of training and proposals."""
+        settings = {name: dict(self.settings[name]) for name in ("pretrain", "finetune", "proposals")}
+        return {**asdict(self.options), **settings}
 
     def run(self) -> None:
         """Makes all that is not there yet and that no other process is making.

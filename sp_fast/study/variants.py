@@ -57,7 +57,7 @@ VARIANTS = {
 }
 
 
-# What the paper says of two variants: the first against the second.
+# Of two variants, the first against the second: what the paper says, or why they are compared.
 EXPECTED = (
     ("cosine", "none", "pre-training beats none"),
     ("cosine", "labels", "prompts beat pseudo labels alone, by 1.8 AP in the paper"),

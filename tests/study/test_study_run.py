@@ -180,7 +180,6 @@ def test_what_prompts_do_is_measured_in_the_models_that_were_pre_trained(tiny, w
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
     import study_prompts
 
-    torch.manual_seed(0)
     study_prompts.main([str(tiny[0].root), str(whole[0]), "--seeds", "0,1", "--variants", "cosine"])
     head, _, row = capsys.readouterr().out.splitlines()
     assert head.startswith("| prompts | norm of prompt / kernel |")
