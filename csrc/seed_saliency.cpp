@@ -107,6 +107,8 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
     at::Tensor score = at::empty({batch, number}, features.options().dtype(at::kFloat));
     if (number == 0 || batch == 0) return {packed, score};
 
+    // The products below are fp32 under autocast too.
+    c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
     at::Tensor vectors = seeds.to(at::kFloat);
     if (cosine) {
         vectors = vectors.contiguous();

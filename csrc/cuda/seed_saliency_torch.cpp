@@ -47,6 +47,7 @@ at::Tensor cells_in_place(const at::Tensor& features, bool cosine) {
 // at least HW]
 void multiply(const at::Tensor& seeds, const at::Tensor& cells, const at::Tensor& y) {
 #ifdef SP_FAST_CUDA_ON_CPU
+    c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
     y.narrow(2, 0, cells.size(1)).copy_(at::bmm(seeds.to(at::kFloat), cells.to(at::kFloat).transpose(1, 2)));
 #else
     const bool together = cells.stride(2) == 1;

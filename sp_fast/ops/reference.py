@@ -94,7 +94,8 @@ def normalized_saliency(
     vectors = seeds.float()
     if similarity == "cosine":
         cells, vectors = _unit(cells, dim=1), _unit(vectors)
-    y = vectors @ cells  # [B, M, HW]
+    with torch.autocast(features.device.type, enabled=False):  # 16-bit products would move masks
+        y = vectors @ cells  # [B, M, HW]
     low = torch.where(inside, y, torch.inf).amin(-1, keepdim=True)
     high = torch.where(inside, y, -torch.inf).amax(-1, keepdim=True)
     span = high - low

@@ -106,6 +106,17 @@ def sine_encoding(height, width, feats):
     return encoding
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_over_many_cells_pass_the_updator_under_autocast(generator, dtype):
+    """Gathered features are of the order of the cells, and the updator multiplies them with each other."""
+    updator = KernelUpdator(16)
+    features, kernels = 3e4 * randn(generator, 2, 5, 16), 1e4 * randn(generator, 2, 5, 16)
+    with torch.autocast("cpu", dtype=dtype):
+        updated = updator(features, kernels)
+    assert torch.equal(updated, updator(features, kernels))
+    assert torch.isfinite(updated).all()
+
+
 def test_semantic_fpn(generator):
     fpn = heads()[0].localization_fpn
     maps = pyramid(generator, 2)

@@ -15,6 +15,18 @@ from op_cases import (
 from sp_fast.ops import PackedMasks, reference, seed_saliency
 
 
+@pytest.mark.parametrize("valid", [None, torch.tensor([[5, 4], [7, 6]])])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("saliency", [seed_saliency, reference.seed_saliency])
+def test_autocast_changes_nothing(saliency, dtype, valid):
+    features = torch.randn(2, 64, 7, 6, generator=torch.Generator().manual_seed(0))
+    expected = saliency(features, [(3, 3)], valid=valid)
+    with torch.autocast("cpu", dtype=dtype):
+        got = saliency(features, [(3, 3)], valid=valid)
+    assert torch.equal(got.masks.words, expected.masks.words)
+    assert torch.equal(got.score, expected.score)
+
+
 @st.composite
 def maps(draw, whole):
     """Features and the sizes of their valid parts.

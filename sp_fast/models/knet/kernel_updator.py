@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from mmdet.registry import MODELS
 from torch import Tensor, nn
 
@@ -44,8 +45,13 @@ class KernelUpdator(nn.Module):
             kernels: `[..., C]`.
 
         Returns:
-            `[..., C]`.
+            fp32 `[..., C]`; computed in fp32 under autocast too, since the gathered features are sums over
+            thousands of cells, whose products fp16 cannot hold.
         """
+        with torch.autocast(features.device.type, enabled=False):
+            return self._update(features.float(), kernels.float())
+
+    def _update(self, features: Tensor, kernels: Tensor) -> Tensor:
         param_in, param_out = self.dynamic_layer(features).chunk(2, dim=-1)
         input_in, input_out = self.input_layer(kernels).chunk(2, dim=-1)
         gate = input_in * param_in
