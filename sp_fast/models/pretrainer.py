@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from mmdet.models.detectors.base import BaseDetector
@@ -48,10 +49,12 @@ class SaliencyPromptPretrainer(BaseDetector):
         prompts: `levels`, `detach` (see :class:`sp_fast.prompts.PromptGenerator`), `strategy`, `drop_rate`
             (see :class:`sp_fast.prompts.PromptInjector`) and `inject`: `init` decorates K^0 before the first
             masks, `proposal` the kernels after the first head (see the family's adapter).
-        supervision: `seed_channels`, `loss_weight`, `reduction` (see
-            :class:`sp_fast.prompts.KernelSupervision`), or None for no kernel loss.
+        supervision: `seed_channels`, `loss_weight`, `reduction`, `bias` (see
+            :class:`sp_fast.prompts.KernelSupervision`), or None for no kernel loss. Both presets take the
+            mean over pairs, as the authors' code does: the sum of Eq. 9 grows with batch and proposals, while
+            its weight in Eq. 10 is 1.
         frozen_stages: stages of the backbone, from the stem on, that are not trained; None: as `detector`
-            says.
+            says, or all of them with `official`. (-1 freezes none of a ResNet's, 0 none of a MobileNetV2's.)
     """
 
     def __init__(
@@ -94,6 +97,12 @@ class SaliencyPromptPretrainer(BaseDetector):
         self.source: AnnotatedSource | SharedSource
         if source == "shared":
             self.source = SharedSource(proposer)
+            if any(one.requires_grad for one in self.detector.backbone.parameters()):
+                warnings.warn(
+                    "source='shared': the backbone is trained, so the proposals drift with it; set "
+                    "frozen_stages to all of its stages (4), or source='teacher' for a frozen copy",
+                    stacklevel=2,
+                )
         elif source == "teacher":
             self.source = TeacherSource(self.detector.backbone, proposer)
         else:

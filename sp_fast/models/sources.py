@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sp_fast.models.adapters import Adapter
 from sp_fast.models.targets import TARGET_STRIDE, Targets, padded_masks
-from sp_fast.proposals import SaliencyProposer
+from sp_fast.ops import PackedMasks
+from sp_fast.proposals import Proposals, SaliencyProposer
 
 
 class StepProposals(NamedTuple):
@@ -73,6 +74,9 @@ class SharedSource(nn.Module):
 
     Meant for a frozen backbone: it computes these features anyway.
 
+    As `sp-fast propose` does, it resizes the saliency, here to the stride of the targets, and then applies
+    the threshold. All of it is fp32, under autocast too.
+
     Padding takes part in no proposal, but the backbone has seen it: within its receptive field of a padded
     border the features differ from those of the image alone, and so may masks there.
 
@@ -90,28 +94,46 @@ class SharedSource(nn.Module):
         self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
     ) -> StepProposals:
         """Proposals of the valid part of each image; see :class:`StepProposals`."""
-        height, width = images.shape[-2:]
-        rows, columns = features.shape[-2:]
-        size = torch.tensor([sample.img_shape[:2] for sample in data_samples])  # [B, 2]
-        cells = torch.tensor([rows, columns])
-        valid = (
-            (size * cells / torch.tensor([height, width]))
-            .ceil()
-            .int()
-            .minimum(cells.int())
-            .to(features.device)
+        with torch.autocast(images.device.type, enabled=False):
+            features = features.detach().float()
+            shape, cells = torch.tensor(images.shape[-2:]), torch.tensor(features.shape[-2:])
+            size = torch.tensor([sample.img_shape[:2] for sample in data_samples])  # [B, 2]
+            valid = (size * cells / shape).ceil().int().minimum(cells.int()).to(features.device)
+            found = self.proposer.from_features(features, valid)
+            masks = self._masks(features, found, size.to(features.device), images.shape[-2:])
+        boxes = self.target_stride * PackedMasks.pack(masks).boxes().float()  # [B, K, 4]
+        ends = size.flip(1).repeat(1, 2).to(boxes)  # [B, 4], width and height of the images
+        boxes = boxes.minimum(ends[:, None])
+        # A mask of a cell that is nearly all padding can vanish: those that are left move to the front.
+        there = boxes[..., 2] > 0
+        order = torch.argsort(~there, dim=1, stable=True)
+        masks, boxes, seeds = (_in_order(one, order) for one in (masks, boxes, found.seeds))
+        count = there.sum(1)
+        targets = adapter.targets_from_masks(masks.float(), boxes, count, data_samples)
+        return StepProposals(targets, boxes, seeds, count)
+
+    def _masks(
+        self, features: Tensor, found: Proposals, size: Tensor, image_shape: tuple[int, int] | torch.Size
+    ) -> Tensor:
+        """Where the resized saliency reaches the threshold, bool `[B, K, H / stride, W / stride]`."""
+        saliency = self.proposer.saliency(features, found)  # [B, K, h, w]
+        assert found.valid is not None
+        # Beyond the image its last cells go on, so that its border is not blended with the padding's zeros.
+        row, column = (
+            torch.minimum(torch.arange(side, device=size.device), found.valid[:, axis, None].long() - 1)
+            for axis, side in enumerate(features.shape[-2:])
         )
-        found = self.proposer.from_features(features.detach(), valid)
-        masks = F.interpolate(
-            found.masks.unpack().to(features.dtype),
-            size=(height // self.target_stride, width // self.target_stride),
-            mode="bilinear",
-            align_corners=False,
+        image = torch.arange(len(features), device=size.device)[:, None, None]
+        saliency = saliency.permute(0, 2, 3, 1)[image, row[:, :, None], column[:, None]].permute(0, 3, 1, 2)
+        rows, columns = (side // self.target_stride for side in image_shape)
+        resized = F.interpolate(saliency, size=(rows, columns), mode="bilinear", align_corners=False)
+        y, x = (
+            self.target_stride * torch.arange(side, device=size.device) < size[:, axis, None]
+            for axis, side in enumerate((rows, columns))
         )
-        scale = features.new_tensor([width / columns, height / rows, width / columns, height / rows])
-        boxes = found.masks.boxes().to(features.dtype) * scale
-        targets = adapter.targets_from_masks(masks, boxes, found.count, data_samples)
-        return StepProposals(targets, boxes, found.seeds, found.count)
+        inside = (y[:, :, None] & x[:, None])[:, None]  # [B, 1, H / stride, W / stride]
+        real = torch.arange(saliency.shape[1], device=size.device) < found.count[:, None]
+        return (resized >= self.proposer.options.threshold) & inside & real[..., None, None]
 
 
 class TeacherSource(SharedSource):
@@ -159,14 +181,20 @@ def mean_inside(features: Tensor, masks: Tensor) -> Tensor:
         masks: `[B, L, H, W]` in [0, 1], of any size over the same area.
 
     Returns:
-        `[B, L, D]`; zeros for an empty mask.
+        fp32 `[B, L, D]`; zeros for an empty mask.
     """
     batch, channels, rows, columns = features.shape
     if masks.shape[1] == 0:
-        return features.new_zeros(batch, 0, channels)
-    weight = F.adaptive_avg_pool2d(masks.to(features.dtype), (rows, columns)).flatten(2)  # [B, L, h w]
-    total = weight @ features.detach().flatten(2).transpose(1, 2)  # [B, L, D]
-    return total / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+        return features.new_zeros(batch, 0, channels, dtype=torch.float32)
+    with torch.autocast(features.device.type, enabled=False):
+        weight = F.adaptive_avg_pool2d(masks.float(), (rows, columns)).flatten(2)  # [B, L, h w]
+        total = weight @ features.detach().float().flatten(2).transpose(1, 2)  # [B, L, D]
+        return total / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _in_order(rows: Tensor, order: Tensor) -> Tensor:
+    """Rows `[B, K, ...]` of each image in its `order` `[B, K]`."""
+    return rows.gather(1, order.view(*order.shape, *[1] * (rows.dim() - 2)).expand_as(rows))
 
 
 def pad_rows(rows: list[Tensor], width: int) -> Tensor:

@@ -152,8 +152,8 @@ def test_queryinst_keeps_its_initial_boxes():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_sources(family, source):
     shared = source == "shared"
-    options = dict(proposer=dict(grid=(2, 2), similarity="cosine", center=True)) if shared else {}
-    model = build(family, source=source, **options)
+    made = dict(frozen_stages=4, proposer=dict(grid=(2, 2), similarity="cosine", center=True))
+    model = build(family, source=source, **(made if shared else {}))
     losses = losses_of(model, batch([0, 0] if shared else [2, 3], seeds=False))
     assert losses["loss_kernel"] > 0
     total(losses).backward()
@@ -229,12 +229,21 @@ def test_learns_two_images(family, inject):
     assert history[-1][1] < 0.75 * history[0][1]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("source", ["cached", "import", "shared", "teacher"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_trains_under_autocast(family):
-    model = build(family)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = losses_of(model, batch([2, 0, 3]))
-    expected = total(losses_of(model, batch([2, 0, 3])))
+def test_trains_under_autocast(family, source, dtype):
+    if source in ("shared", "teacher"):
+        made = dict(grid=(2, 2), similarity="cosine", center=True)
+        model, data = (
+            build(family, source=source, frozen_stages=4, proposer=made),
+            batch([0] * 3, seeds=False),
+        )
+    else:
+        model, data = build(family, source=source), batch([2, 0, 3])
+    with torch.autocast("cpu", dtype=dtype):
+        losses = losses_of(model, data)
+    expected = total(losses_of(model, data))
     assert total(losses).item() == pytest.approx(expected.item(), rel=0.1)
     total(losses).backward()
     assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)

@@ -4,10 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from families import CHANNELS, KERNELS, STAGES, batch, losses_of
+from families import KERNELS, STAGES, batch, losses_of
 from families import build as build_family
 
 from sp_fast.models.sources import mean_inside
+from sp_fast.models.targets import quarter_size
+from sp_fast.proposals.image_masks import image_masks
 
 build = partial(build_family, "knet")
 
@@ -26,14 +28,6 @@ def test_has_every_term_of_equation_10(inject):
     assert model.supervision.linear.weight.grad.any()
 
 
-def test_prompts_reach_the_kernels_and_the_pyramid():
-    """With the prompts detached the kernel loss still reaches Linear, and the prompts change the masks."""
-    data = batch([2, 3])
-    with_prompts = losses_of(build(), data)
-    without = losses_of(build(prompts=dict(strategy="none")), batch([2, 3]))
-    assert with_prompts["loss_rpn_mask"] != without["loss_rpn_mask"]
-
-
 @pytest.mark.parametrize("counts", [[0], [0, 0], [2, 0, 1], [KERNELS + 4, 1]])
 @pytest.mark.parametrize("source", ["cached", "import"])
 def test_images_without_proposals_and_with_too_many(counts, source):
@@ -48,7 +42,8 @@ def test_images_without_proposals_and_with_too_many(counts, source):
 
 
 def test_shared_source_makes_its_own_proposals():
-    model = build(source="shared", proposer=dict(grid=(2, 2), similarity="cosine", center=True))
+    made = dict(grid=(2, 2), similarity="cosine", center=True)
+    model = build(source="shared", frozen_stages=4, proposer=made)
     data = batch([0, 0], seeds=False)
     losses = losses_of(model, data)
     assert losses["loss_kernel"] > 0
@@ -57,18 +52,49 @@ def test_shared_source_makes_its_own_proposals():
 
 def test_shared_source_ignores_the_padding():
     """An image alone and padded in a batch has the same proposals."""
-    model = build(source="shared", proposer=dict(grid=(2, 2), similarity="cosine")).eval()
+    model = build(source="shared", frozen_stages=4, proposer=dict(grid=(2, 2), similarity="cosine")).eval()
     data = model.data_preprocessor(batch([0, 0], seeds=False), training=True)
     images, samples = data["inputs"], data["data_samples"]
     with torch.no_grad():
         features, _ = model._adapter.features(images)
         both = model.source(model._adapter, images, features[-1], samples)
         alone = model.source(model._adapter, images[1:], features[-1][1:], samples[1:])
-    valid_width = -(-samples[1].img_shape[1] // 32)
     assert both.count[1] == alone.count[0] > 0
     count = int(alone.count[0])
     assert torch.equal(both.boxes[1, :count], alone.boxes[0, :count])
-    assert both.boxes[1].max() <= valid_width * 32
+    height, width = samples[1].img_shape[:2]
+    assert width < images.shape[3]
+    assert (both.boxes[1].amax(0) <= torch.tensor([width, height] * 2)).all()
+    assert not both.targets.masks[1, :, :, -(-width // 4) :].any()
+
+
+@pytest.mark.parametrize("width", [96, 66])
+def test_shared_source_makes_the_masks_that_are_cached_of_the_same_features(width):
+    """Where the four pixels that a cell of the targets stands for agree; else it takes their middle."""
+    model = build(source="shared", frozen_stages=4, proposer=dict(grid=(4, 6), min_area=1)).eval()
+    data = model.data_preprocessor(batch([0], seeds=False, size=(160, width)), training=True)
+    samples = data["data_samples"]
+    padded = data["inputs"].shape[-2:]
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 8, 5, 3, generator=generator)
+    got = model.source(model._adapter, data["inputs"], features, samples)
+    proposer = model.source.proposer
+    found = proposer.from_features(features)
+    saliency = proposer.saliency(features, found)[0, : found.count[0]]
+    cached = image_masks(saliency, padded, proposer.options.threshold).numpy()
+    cached[:, :, width:] = False
+    cached = cached[cached.any((1, 2))]
+    assert got.count.tolist() == [len(cached)]
+    quarter = torch.from_numpy(quarter_size(cached, *padded))
+    columns = width // 4  # a cell that the border cuts is neither
+    masks = got.targets.masks[0, : len(cached), :, :columns]
+    assert (masks[quarter[:, :, :columns] == 4] == 1).all()
+    assert (masks[quarter[:, :, :columns] == 0] == 0).all()
+    assert 0 < masks.mean() < 1
+    for mask, box in zip(cached, got.boxes[0], strict=False):
+        rows, places = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+        tight = torch.tensor([places[0], rows[0], places[-1] + 1, rows[-1] + 1])
+        assert (box - tight).abs().max() < 4
 
 
 def test_mean_inside_is_the_mean_of_the_covered_cells():
@@ -80,26 +106,6 @@ def test_mean_inside_is_the_mean_of_the_covered_cells():
     assert torch.allclose(seeds[0, 0], features[0, :, 1:3, 2:4].mean((1, 2)), atol=1e-6)
     assert torch.allclose(seeds[0, 1], features[0].mean((1, 2)), atol=1e-6)
     assert not seeds[0, 2].any()
-
-
-def test_kernel_loss_pairs_each_proposal_with_the_kernel_matched_to_it():
-    """Training on the kernel loss alone pulls exactly the matched kernels to Linear of their seeds."""
-    model = build()
-    seen = {}
-    original = model.supervision.forward
-
-    def record(kernels, seeds, index):
-        seen.update(kernels=kernels, seeds=seeds, index=index)
-        return original(kernels, seeds, index)
-
-    model.supervision.forward = record
-    data = batch([2, 3])
-    losses_of(model, data)
-    assert seen["kernels"].shape == (STAGES, 2, KERNELS, CHANNELS)
-    assert seen["index"].shape == (STAGES, 2, 3)
-    assert (seen["index"][:, 0, 2] == -1).all()
-    assert (seen["index"][:, 0, :2] >= 0).all()
-    assert torch.equal(seen["seeds"][0, :2], data["data_samples"][0].gt_instances.seeds)
 
 
 @pytest.mark.parametrize(
