@@ -76,7 +76,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--allow-partial", action="store_true", help="accept --weights that lack some of the backbone"
     )
     start.add_argument(
-        "--load-from", metavar="FILE", help="weights of the whole model, such as pretrained.pth"
+        "--load-from",
+        metavar="FILE",
+        help="weights of the whole model: pretrained.pth for a fine-tuning config",
     )
     run = parser.add_argument_group("run")
     run.add_argument(

@@ -22,7 +22,12 @@ _KEYS = {
 }
 
 
-def load_coco(path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+def load_coco(
+    path: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    *,
+    tight_boxes: bool = False,
+) -> dict[str, Any]:
     """A COCO-format file of instance masks, checked.
 
     `segmentation` may be polygons [[x0, y0, x1, y1, ...], ...] or run lengths (compressed or not) of the
@@ -31,6 +36,7 @@ def load_coco(path: str | os.PathLike[str], images: str | os.PathLike[str] | Non
     Args:
         path: the JSON file.
         images: the folder of its images; when given, each `file_name` must be there.
+        tight_boxes: set every `bbox` and `area` from the mask, whatever the file says.
 
     Raises:
         FileNotFoundError: there is no such file, or there are images that are not in `images`.
@@ -58,6 +64,7 @@ def load_coco(path: str | os.PathLike[str], images: str | os.PathLike[str] | Non
     known = {category["id"] for category in coco["categories"]}
     _check_references(path, coco["annotations"], "category_id", known, "categories")
     _check_segmentations(path, coco["annotations"], sizes)
+    _fill_in(coco["annotations"], sizes, tight_boxes)
     if images is not None:
         _check_files(path, coco["images"], Path(images))
     return coco
@@ -173,10 +180,6 @@ def _check_segmentations(path: Path, annotations: list[dict], sizes: dict[Any, t
             if total != height * width:
                 got = "cannot be decoded" if total < 0 else f"cover {total} pixels, expected {height * width}"
                 raise _bad_segmentation(path, annotation)(f"its compressed run lengths {got}")
-    for annotation in annotations:
-        annotation.setdefault("iscrowd", 0)
-        if "bbox" not in annotation or "area" not in annotation:
-            _add_box_and_area(annotation, *sizes[annotation["image_id"]])
 
 
 def _bad_segmentation(path: Path, annotation: dict) -> Callable[[str], ValueError]:
@@ -195,7 +198,16 @@ def _is_pair(size: Any) -> bool:
     return isinstance(size, (list, tuple)) and len(size) == 2
 
 
-def _add_box_and_area(annotation: dict, height: int, width: int) -> None:
-    rle = to_rle(annotation["segmentation"], height, width)
-    annotation.setdefault("bbox", [float(value) for value in coco_mask.toBbox(rle)])
-    annotation.setdefault("area", float(coco_mask.area(rle)))
+def _fill_in(annotations: list[dict], sizes: dict[Any, tuple[int, int]], tight_boxes: bool) -> None:
+    for annotation in annotations:
+        annotation.setdefault("iscrowd", 0)
+        if tight_boxes:
+            annotation.pop("bbox", None)
+            annotation.pop("area", None)
+    lacking = [one for one in annotations if "bbox" not in one or "area" not in one]
+    for start in range(0, len(lacking), 65536):
+        part = lacking[start : start + 65536]
+        rles = [to_rle(one["segmentation"], *sizes[one["image_id"]]) for one in part]
+        for one, rle, box in zip(part, rles, coco_mask.toBbox(rles), strict=True):
+            one.setdefault("bbox", box.tolist())
+            one.setdefault("area", float(coco_mask.area(rle)))  # of a list it fails from 256 masks on

@@ -100,6 +100,8 @@ class InstanceDataset(SkipBrokenImages, CocoDataset):
         ann_file: the annotation file, checked by `load_coco`.
         images: the folder that its file names are relative to.
         class_agnostic: make every category the one class "object".
+        tight_boxes: take boxes and areas from the masks, whatever the file says. Pseudo labels of other tools
+            come with boxes that are loose, or in other conventions.
         seeds: the safetensors file that `sp-fast propose` writes beside its masks. Every instance then gets
             its row of it: results["gt_seeds"] float32 [n, D], in line with the masks.
         metainfo, pipeline, test_mode, indices, filter_cfg, ...: as mmdet's CocoDataset.
@@ -117,17 +119,19 @@ class InstanceDataset(SkipBrokenImages, CocoDataset):
         images: str,
         class_agnostic: bool = False,
         seeds: str | None = None,
+        tight_boxes: bool = False,
         **options: Any,
     ) -> None:
         self.images = images
         self.class_agnostic = class_agnostic
+        self.tight_boxes = tight_boxes
         self.seed_file = seeds
         self.seeds: SeedStore | None = None
         super().__init__(ann_file=ann_file, data_prefix={"img": images}, **options)
 
     def load_data_list(self) -> list[dict]:
         """One dict per image of the annotation file, in the file's order."""
-        coco = load_coco(self.ann_file, images=self.data_prefix["img"])
+        coco = load_coco(self.ann_file, images=self.data_prefix["img"], tight_boxes=self.tight_boxes)
         if not coco["images"]:
             raise ValueError(
                 f"{self.ann_file}: 'images' is empty, so there is nothing to train or evaluate on"

@@ -55,7 +55,7 @@ class StopOnNonFiniteLossHook(Hook):
 class ExportPretrainedHook(Hook):
     """Writes `pretrained.pth` in the work folder: weights that load into the plain base model.
 
-    Written with every checkpoint and at the end, beside first and then renamed.
+    Written every `interval` and at the end, beside first and then renamed.
 
     Args:
         interval: epochs (or steps, with `by_epoch=False`) between two exports; 0 for the end alone.

@@ -42,8 +42,12 @@ def encode(masks: Tensor) -> list[dict[str, Any]]:
     pixels = masks.cpu().view(torch.uint8).numpy().transpose(1, 2, 0)  # [H, W, K]
     pixels = np.asfortranarray(pixels)  # no copy of what comes from image_masks
     rles = coco_mask.encode(pixels)
-    areas, boxes = coco_mask.area(rles), coco_mask.toBbox(rles)
+    # The area of a list fails from 256 masks on.
     return [
-        {"counts": rle["counts"].decode("ascii"), "area": int(area), "bbox": [int(side) for side in box]}
-        for rle, area, box in zip(rles, areas, boxes, strict=True)
+        {
+            "counts": rle["counts"].decode("ascii"),
+            "area": int(coco_mask.area(rle)),
+            "bbox": [int(side) for side in box],
+        }
+        for rle, box in zip(rles, coco_mask.toBbox(rles), strict=True)
     ]

@@ -83,7 +83,7 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
             overlap = coco_mask.iou(masks[other], objects[image], [0] * len(objects[image]))
             iou = np.asarray(overlap).max(axis=0)
         best.append(iou)
-        areas.append(coco_mask.area(objects[image]))
+        areas.append(np.array([coco_mask.area(one) for one in objects[image]]))  # a list of 256 fails
     iou, area = np.concatenate(best or [np.zeros(0)]), np.concatenate(areas or [np.zeros(0)])
     return ProposalScores(
         images=len(common),

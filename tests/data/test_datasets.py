@@ -118,6 +118,26 @@ def test_objects_of_nothing_are_left_out(scenes):
     assert assert_aligned(with_seeds(scenes)[0]) == [2]
 
 
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        lambda x, y, w, h: {"bbox": [x, y, x + w, y + h]},  # xyxy, as some methods' files have it
+        lambda x, y, w, h: {"bbox": [x - 1.5, y - 2, w + 4, h + 3], "area": w * h / 2},
+        lambda x, y, w, h: {"bbox": [0, 0, 0, 0], "area": 0},
+    ],
+)
+def test_tight_boxes_come_from_the_masks_whatever_the_file_says(scenes, foreign):
+    path = scenes / "masks.json"
+    expected = with_seeds(scenes)[0]["data_samples"].gt_instances.bboxes.tensor
+    coco = json.loads(path.read_text())
+    for annotation in coco["annotations"]:
+        annotation.update(foreign(*annotation["bbox"]))
+    path.write_text(json.dumps(coco))
+    sample = with_seeds(scenes, tight_boxes=True)[0]
+    assert len(assert_aligned(sample)) == 3
+    assert torch.equal(sample["data_samples"].gt_instances.bboxes.tensor, expected)
+
+
 def test_annotation_file_without_images_is_refused(scenes):
     path = scenes / "masks.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"images": [], "annotations": []}))

@@ -19,6 +19,7 @@ train_dataloader = dict(
         images='data/unlabeled2017',
         seeds='masks.seeds.safetensors',
         class_agnostic=True,
+        tight_boxes=True,
         pipeline=train_pipeline,
     ),
 )

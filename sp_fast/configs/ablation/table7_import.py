@@ -1,5 +1,5 @@
 # Table 7: another method's masks (FreeSOLO's in the paper) as pseudo labels, in COCO format.
-# Without prompts: --cfg-options model.prompts.strategy=none
+# Their boxes need not be right: boxes and areas are taken from the masks.
 _base_ = ['../pretrain/knet_r50.py']
 
 model = dict(source='import')

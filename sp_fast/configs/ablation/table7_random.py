@@ -1,4 +1,4 @@
-# Table 7: random boxes as pseudo labels. Without prompts: --cfg-options model.prompts.strategy=none
+# Table 7: random boxes as pseudo labels.
 # Boxes: sp-fast random-boxes data/unlabeled2017 --out random.json
 _base_ = ['../pretrain/knet_r50.py']
 
