@@ -181,15 +181,23 @@ class KernelSupervision(nn.Module):
         kernel_channels: C, channels of the kernels.
         loss_weight: the weight in Eq. 10.
         reduction: `mean` over the matched pairs of a stage, or `sum` as Eq. 9 is written.
+        bias: of the linear layer. With one, Eq. 9 is small as soon as all kernels and the bias point one way,
+            whatever the seeds are.
     """
 
     def __init__(
-        self, seed_channels: int, kernel_channels: int, *, loss_weight: float = 1.0, reduction: str = "mean"
+        self,
+        seed_channels: int,
+        kernel_channels: int,
+        *,
+        loss_weight: float = 1.0,
+        reduction: str = "mean",
+        bias: bool = True,
     ) -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
-        self.linear = nn.Linear(seed_channels, kernel_channels)
+        self.linear = nn.Linear(seed_channels, kernel_channels, bias=bias)
         self.loss_weight = loss_weight
         self.reduction = reduction
 

@@ -141,6 +141,19 @@ def test_kernel_supervision_is_equation_9():
     assert torch.allclose(module(kernels, seeds, index), 2.0 * expected, rtol=1e-5)
 
 
+def test_without_a_bias_one_direction_does_not_serve_all_seeds():
+    """With one, kernels that all point along the bias have no loss, whatever their seeds."""
+    kernels = torch.tensor([[[[1.0, 0.0], [2.0, 0.0]]]])  # [1, 1, 2, 2]
+    seeds, index = torch.tensor([[[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]]), torch.tensor([[[0, 1]]])
+    with_bias, without = KernelSupervision(3, 2), KernelSupervision(3, 2, bias=False)
+    for module in (with_bias, without):
+        torch.nn.init.zeros_(module.linear.weight)
+        module.linear.weight.data[0, 0] = 1e-3
+    with_bias.linear.bias.data = torch.tensor([1.0, 0.0])
+    assert with_bias(kernels, seeds, index).item() == pytest.approx(0, abs=1e-5)
+    assert without(kernels, seeds, index).item() == pytest.approx(1)
+
+
 def test_kernel_supervision_without_a_pair_is_zero_with_zero_gradients():
     module = KernelSupervision(10, 6)
     kernels = torch.randn(3, 2, 4, 6, requires_grad=True)

@@ -48,9 +48,16 @@ def by_orientation(sizes: np.ndarray) -> list[np.ndarray]:
     return [group for group in (np.flatnonzero(~tall), np.flatnonzero(tall)) if len(group)]
 
 
+def tight_canvas(sizes: np.ndarray) -> np.ndarray:
+    """The smallest height and width, multiples of 32, that hold images of `sizes` `[..., 2]`."""
+    return -(-sizes // DIVISOR) * DIVISOR
+
+
 def in_turn(sizes: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
-    """All images once, in batches of one orientation."""
-    for group in by_orientation(sizes):
+    """All images once, in batches of one canvas: what an image gives then depends on no other."""
+    canvases, own = np.unique(tight_canvas(sizes), axis=0, return_inverse=True)
+    for number in range(len(canvases)):
+        group = np.flatnonzero(own.ravel() == number)
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size]
 
@@ -99,20 +106,18 @@ def make_batch(
     masks: Masks | None,
     index: np.ndarray,
     flip: np.ndarray,
-    canvas: tuple[int, int] | None = None,
 ) -> Batch:
-    """Cuts a batch out of memory.
+    """Cuts a batch out of memory, on the smallest canvas that holds its images.
 
     Args:
         images: all images.
         masks: theirs, or None.
         index: int `[B]`, which images.
         flip: bool `[B]`, which of them to flip.
-        canvas: H and W; None for the smallest that hold the images.
     """
     device = images.pixels.device
     sizes = images.sizes[index]
-    height, width = canvas or (-(-sizes.max(0) // DIVISOR) * DIVISOR).tolist()
+    height, width = tight_canvas(sizes.max(0)).tolist()
     batch = len(index)
     counts = np.zeros(batch, np.int64) if masks is None else np.diff(masks.starts)[index]
     most = int(counts.max(initial=0))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sp_fast.study.batches import Batch, make_batch
+from sp_fast.study.batches import Batch, in_turn, make_batch
 from sp_fast.study.memory import Images, Progress
 from sp_fast.study.precision import mixed_precision
 
@@ -26,11 +27,13 @@ def is_frozen(backbone: nn.Module) -> bool:
 class StoredFeatures:
     """The maps of a frozen backbone.
 
-    They are those of the whole canvas, of which a batch takes the part that it needs.
+    They are those of each image on its own smallest canvas, as it is evaluated, whatever the batch: the
+    padding of a larger one would reach far into them, since batch norm makes it differ from zero within the
+    network.
 
     Args:
-        stages: of each stage `[n, 2, C, h, w]`: of the image, and of its mirror image.
-        size: side of the canvas in pixels.
+        stages: of each stage `[n, 2, C, h, w]`: of the image, and of its mirror image; 0 beyond their canvas.
+        size: side in pixels of the square that all images fit into.
     """
 
     def __init__(self, stages: list[Tensor], size: int) -> None:
@@ -74,21 +77,34 @@ def store_features(
     device, size = images.pixels.device, images.pixels.shape[-1]
     total = len(images.sizes)
     stages: list[Tensor] = []
-    for start in range(0, total, BATCH_SIZE):
-        index = np.arange(start, min(start + BATCH_SIZE, total))
+    done = 0
+    for index in in_turn(images.sizes, BATCH_SIZE):
+        rows = torch.from_numpy(index).to(device)
         for way in (False, True):
-            batch = make_batch(images, None, index, np.full(len(index), way), (size, size))
+            batch = make_batch(images, None, index, np.full(len(index), way))
             with mixed_precision(device):
                 maps = backbone(normalize(batch))
             if not stages:
-                cell = sum(one[0].numel() * one.element_size() for one in maps)
-                if 2 * total * cell > _free_memory(device) / 2:
+                stages = _empty(maps, batch.images, total, size)
+                if sum(one.numel() * one.element_size() for one in stages) > _free_memory(device) / 2:
                     return None
-                stages = [one.new_empty(total, 2, *one.shape[1:]) for one in maps]
+                stages = [torch.zeros_like(one, device=device) for one in stages]
             for stage, one in zip(stages, maps, strict=True):
-                stage[start : start + len(index), int(way)] = one
-        progress(start + len(index), total)
+                stage[rows, int(way), :, : one.shape[-2], : one.shape[-1]] = one
+        done += len(index)
+        progress(done, total)
     return StoredFeatures(stages, size)
+
+
+def _empty(maps: Sequence[Tensor], images: Tensor, total: int, size: int) -> list[Tensor]:
+    """The stages as they will be, without memory."""
+    shapes = []
+    for one in maps:
+        sides = [
+            size * cells // pixels for cells, pixels in zip(one.shape[-2:], images.shape[-2:], strict=True)
+        ]
+        shapes.append(torch.empty(total, 2, one.shape[1], *sides, dtype=one.dtype, device="meta"))
+    return shapes
 
 
 def _free_memory(device: torch.device) -> int:

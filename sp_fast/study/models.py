@@ -71,7 +71,7 @@ class MemorySource(nn.Module):
     def forward(self, adapter: Adapter, images: Tensor, features: Tensor, batch: Any) -> StepProposals:
         """See :class:`StepProposals`; `batch` is a :class:`Batch`."""
         targets = adapter.targets_from_masks(batch.masks, batch.boxes, batch.count, [])
-        seeds = mean_inside(features.float(), batch.masks) if batch.seeds is None else batch.seeds
+        seeds = mean_inside(features, batch.masks) if batch.seeds is None else batch.seeds
         return StepProposals(targets, batch.boxes, seeds, batch.count)
 
 
@@ -110,8 +110,8 @@ def build_pretrainer(
     config = _detector_config(settings, 1)
     config.backbone.frozen_stages = settings.frozen_stages
     supervision = None
-    if variant.kernel_loss:
-        supervision = dict(seed_channels=seed_channels or config.neck.in_channels[-1])
+    if variant.supervision is not None:
+        supervision = {"seed_channels": seed_channels or config.neck.in_channels[-1], **variant.supervision}
     torch.manual_seed(seed)
     pretrainer = SaliencyPromptPretrainer(
         config, source="import", prompts=dict(variant.prompts), supervision=supervision

@@ -58,6 +58,7 @@ class Schedule:
         warm_up: share of the steps in which the rate rises linearly from a thousandth.
         milestones: shares of the steps after which the rate is a tenth.
         max_norm: the gradient is clipped to it.
+        kernel_lr: K^0's share of `lr`.
     """
 
     steps: int
@@ -68,6 +69,7 @@ class Schedule:
     warm_up: float
     milestones: tuple[float, ...]
     max_norm: float
+    kernel_lr: float = 1.0
 
     def factor(self, step: int) -> float:
         """The learning rate of a step, counted from 0, as a share of `lr`."""
@@ -78,14 +80,13 @@ class Schedule:
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW of the parameters that are trained."""
         trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
-        backbone = [one for name, one in trained.items() if "backbone." in name]
-        others = [one for name, one in trained.items() if "backbone." not in name]
-        groups = [
-            {"params": others, "share": 1.0},
-            {"params": backbone, "share": self.backbone_lr},
-        ]
+        by_share: dict[float, list[nn.Parameter]] = {1.0: []}
+        for name, one in trained.items():
+            own = {"backbone.": self.backbone_lr, "init_kernels.": self.kernel_lr}
+            share = next((share for part, share in own.items() if part in name), 1.0)
+            by_share.setdefault(share, []).append(one)
         return torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            [{"params": params, "share": share} for share, params in by_share.items() if params],
             lr=self.lr,
             weight_decay=self.weight_decay,
             fused=True,

@@ -19,13 +19,13 @@ class Variant:
         title: what it is, for tables.
         proposals: pseudo labels: a preset of the proposals, `random` for boxes, or None for no pre-training.
         prompts: options of :class:`sp_fast.models.pretrainer.SaliencyPromptPretrainer`.
-        kernel_loss: whether Eq. 9 is part of the loss.
+        supervision: options of :class:`sp_fast.prompts.KernelSupervision`, or None for no kernel loss.
     """
 
     title: str
     proposals: str | None = SALIENCY
     prompts: Mapping[str, Any] = field(default_factory=dict)
-    kernel_loss: bool = True
+    supervision: Mapping[str, Any] | None = field(default_factory=dict)
 
 
 def _prompts(strategy: str, **options: Any) -> dict[str, Any]:
@@ -38,15 +38,18 @@ def _prompts(strategy: str, **options: Any) -> dict[str, Any]:
 
 VARIANTS = {
     "none": Variant("no pre-training", proposals=None),
-    "labels": Variant("pseudo labels, no prompts", prompts=_prompts("none"), kernel_loss=False),
+    "labels": Variant("pseudo labels, no prompts", prompts=_prompts("none"), supervision=None),
     "random": Variant("prompts at random", prompts=_prompts("random")),
     "sequential": Variant("prompts in sequence", prompts=_prompts("sequential")),
     "cosine": Variant("prompts by cosine", prompts=_prompts("cosine")),
-    "cosine-no-kernel-loss": Variant("cosine, no kernel loss", prompts=_prompts("cosine"), kernel_loss=False),
+    "cosine-no-kernel-loss": Variant("cosine, no kernel loss", prompts=_prompts("cosine"), supervision=None),
+    "cosine-no-bias": Variant(
+        "cosine, Linear without bias", prompts=_prompts("cosine"), supervision=dict(bias=False)
+    ),
     "cosine-after-head": Variant("cosine after first head", prompts=_prompts("cosine", inject="proposal")),
     "cosine-p2": Variant("cosine, prompts from P2", prompts=_prompts("cosine", levels=("P2",))),
     "boxes": Variant(
-        "random boxes, no prompts", proposals=RANDOM_BOXES, prompts=_prompts("none"), kernel_loss=False
+        "random boxes, no prompts", proposals=RANDOM_BOXES, prompts=_prompts("none"), supervision=None
     ),
     "boxes-cosine": Variant("random boxes, cosine", proposals=RANDOM_BOXES, prompts=_prompts("cosine")),
     "official": Variant(

@@ -37,7 +37,12 @@ def images():
 def frozen(settings, stages=4):
     changed = settings.copy()
     changed.model.backbone.frozen_stages = stages
-    return build_detector(changed, 2, 0, None).train().backbone
+    backbone = build_detector(changed, 2, 0, None).train().backbone
+    with torch.no_grad():  # as in trained weights, where zeros do not stay zeros
+        for one in backbone.modules():
+            if isinstance(one, torch.nn.BatchNorm2d):
+                one.bias.fill_(0.5)
+    return backbone
 
 
 def stored(settings, images):
@@ -56,17 +61,28 @@ def test_only_what_never_changes_counts_as_frozen(settings):
 
 
 @pytest.mark.parametrize("flip", [(False, False, False), (True, False, True)])
-def test_maps_are_those_of_the_backbone(settings, images, flip, monkeypatch):
+def test_maps_are_those_of_each_image_alone_whatever_the_batch(settings, images, flip, monkeypatch):
     monkeypatch.setattr("sp_fast.study.precision.multiplies_bf16", lambda device: False)
     backbone, normalize, made = stored(settings, images)
     index, flip = np.array([2, 0, 1]), np.array(flip)
+    alone = [
+        backbone(normalize(make_batch(images, None, index[i : i + 1], flip[i : i + 1]))) for i in range(3)
+    ]
     batch = make_batch(images, None, index, flip)
     inputs = normalize(batch)
-    wanted = backbone(inputs)
+    together = backbone(inputs)
     made.attach(backbone)
     made.take(index, flip, batch)
-    torch.testing.assert_close(backbone(torch.full_like(inputs, torch.nan)), wanted)
-    torch.testing.assert_close(backbone(inputs), wanted)  # taken once; now it runs
+    maps = backbone(torch.full_like(inputs, torch.nan))
+    for stage, one in enumerate(maps):
+        for i in range(3):
+            own = alone[i][stage][0]
+            rows, columns = own.shape[-2:]
+            torch.testing.assert_close(one[i, :, :rows, :columns], own)
+            assert not one[i, :, rows:].any()
+            assert not one[i, :, :, columns:].any()
+    assert together[-1][0, :, :, 1:].any()  # beyond the tall image, where the batch's canvas goes on
+    torch.testing.assert_close(backbone(inputs), together)  # taken once; now it runs
 
 
 def test_a_batch_takes_its_part_of_the_canvas(settings, images):

@@ -77,7 +77,7 @@ def test_all_variants_begin_alike_with_a_frozen_backbone(settings, start, name):
     assert all(torch.equal(state[key], expected[key]) for key in transferable_keys(start))
     assert not any(one.requires_grad for one in model.detector.backbone.parameters())
     assert all(one.requires_grad for one in model.detector.neck.parameters())
-    assert (model.supervision is not None) == VARIANTS[name].kernel_loss
+    assert (model.supervision is not None) == (VARIANTS[name].supervision is not None)
     assert model.export().keys() == transferable_keys(start)
     # What fine-tuning begins from: all trained but the stem and the first stage, or as the config says.
     assert any(one.requires_grad for one in build_detector(settings, 5, 1, None).backbone.parameters())

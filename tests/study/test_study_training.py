@@ -1,5 +1,7 @@
 """The loop: schedule, resuming after a crash, and a stop at losses that are not finite."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -27,6 +29,12 @@ class Toy(nn.Module):
         super().__init__()
         self.backbone = nn.Linear(3, 4)
         self.head = nn.Linear(4, 1)
+
+
+class WithKernels(Toy):
+    def __init__(self):
+        super().__init__()
+        self.init_kernels = nn.Conv2d(4, 5, 1, bias=False)
 
 
 def run(folder, crash_at=None, value=lambda step: 1.0):
@@ -66,6 +74,8 @@ def test_rate_rises_then_falls_and_the_backbone_has_its_share(tmp_path):
     assert factors[11] == pytest.approx(0.01)
     groups = SCHEDULE.optimizer(Toy()).param_groups
     assert [(group["share"], len(group["params"])) for group in groups] == [(1.0, 2), (0.25, 2)]
+    faster = replace(SCHEDULE, kernel_lr=10.0).optimizer(WithKernels()).param_groups
+    assert [(group["share"], len(group["params"])) for group in faster] == [(1.0, 2), (0.25, 2), (10.0, 1)]
     frozen = Toy()
     frozen.backbone.requires_grad_(False)
     assert len(SCHEDULE.optimizer(frozen).param_groups) == 1
