@@ -43,6 +43,7 @@ _COLUMNS = {
     "class_agnostic": "objects: AP",
     "class_agnostic_50": "AP50",
     "class_agnostic_recall": "AR",
+    "class_agnostic_recall_large": "AR large",
     "class_agnostic_best_iou": "best IoU",
     "classes": "80 classes: AP",
     "classes_50": "AP50",
@@ -74,11 +75,12 @@ def _precision(results: dict[str, Any]) -> list[str]:
 def _differences(results: dict[str, Any]) -> list[str]:
     if not results["differences"]:
         return []
-    head = ["the paper", "here", "labels", "AP", "says", "AR", "says", "best IoU", "says", "seeds"]
+    titles = [title for name in COMPARED for title in (_COLUMNS[COMPARED[name]], "says")]
+    head = ["claim", "here", "labels", *titles, "seeds"]
     lines = [
-        "What the paper lets expect, and the differences that came for objects, by seed (t-test at 5 %):",
+        "Claims, and the differences that came, by seed (t-test at 5 %):",
         "",
-        *_head(head, left=(0, 1, 4, 6, 8)),
+        *_head(head, left=(0, 1, *range(4, 4 + len(titles), 2))),
     ]
     for one in results["differences"]:
         cells = [one["claim"], f"{one['first']} - {one['second']}", f"{one['percent']} %"]

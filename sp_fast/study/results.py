@@ -25,7 +25,12 @@ METRICS = {
     "classes_50": ("classes", "ap50"),
 }
 # What variants are compared by.
-COMPARED = {"ap": "class_agnostic", "ar": "class_agnostic_recall", "best_iou": "class_agnostic_best_iou"}
+COMPARED = {
+    "ap": "class_agnostic",
+    "ar": "class_agnostic_recall",
+    "ar_large": "class_agnostic_recall_large",
+    "best_iou": "class_agnostic_best_iou",
+}
 # The run that each share of the labels, in percent, is measured after.
 RUNS = {"0": "pretrain", **{str(percent): f"finetune-{percent}" for percent in PERCENTS}}
 

@@ -64,8 +64,10 @@ VARIANTS = {
 EXPECTED = (
     ("cosine", "none", "pre-training beats none"),
     ("cosine", "labels", "prompts beat pseudo labels alone, by 1.8 AP in the paper"),
+    ("cosine-no-kernel-loss", "labels", "prompts alone do, without the kernel loss"),
     ("cosine", "sequential", "cosine beats sequential"),
     ("sequential", "random", "sequential beats random"),
+    ("cosine", "random", "cosine beats random"),
     ("cosine", "cosine-no-kernel-loss", "the kernel loss adds 0.4 AP in the paper"),
     ("cosine-after-head", "cosine", "the released code decorates after the first head"),
     ("cosine-p2", "cosine", "P5 has few cells in small images; P2 is finer"),

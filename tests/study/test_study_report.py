@@ -110,12 +110,12 @@ def test_markdown_has_what_was_measured_and_no_more(tmp_path):
     text = markdown(results(tmp_path, steady, skip=("official",)), "curves.png")
     assert "```\nsp-fast study mini-coco DATA\n```" in text
     assert "on a device;" in text
-    assert "| no labels: as pre-trained | objects: AP | AP50 | AR | best IoU | seeds |\n" in text
-    assert "| prompts by cosine | 1.62 ± 0.12 | 1.62 ± 0.12 | 1.62 ± 0.12 | 1.62 ± 0.12 | 3 |\n" in text
+    assert "| no labels: as pre-trained | objects: AP | AP50 | AR | AR large | best IoU | seeds |\n" in text
+    assert f"| prompts by cosine {'| 1.62 ± 0.12 ' * 5}| 3 |\n" in text
     assert text.count("| no pre-training |") == 2
-    assert f"| prompts by cosine {'| 13.0 ± 1.0 ' * 4}| 3.25 ± 0.25 | 3.25 ± 0.25 | 3 |" in text
-    assert "| the official preset | - | - | - | - | - | - | 0 |" in text
-    gain = " | +2.00 ± 0.00 | higher" * 3
+    assert f"| prompts by cosine {'| 13.0 ± 1.0 ' * 5}| 3.25 ± 0.25 | 3.25 ± 0.25 | 3 |" in text
+    assert f"| the official preset {'| - ' * 7}| 0 |" in text
+    gain = " | +2.00 ± 0.00 | higher" * 4
     assert f"by 1.8 AP in the paper | cosine - labels | 10 %{gain} | 3 |" in text
     assert "official - cosine" not in text
     assert "| paper, train | 12 | 17.5 | 0.250 | 12.5% | -, - |" in text

@@ -181,13 +181,32 @@ def test_what_prompts_do_is_measured_in_the_models_that_were_pre_trained(tiny, w
     import study_prompts
 
     study_prompts.main([str(tiny[0].root), str(whole[0]), "--seeds", "0,1", "--variants", "cosine"])
-    head, _, row = capsys.readouterr().out.splitlines()
-    assert head.startswith("| prompts | norm of prompt / kernel |")
-    title, *cells = [cell.strip() for cell in row.strip("|").split("|")]
-    found = dict(zip(study_prompts.COLUMNS, map(float, cells), strict=True))
-    assert title == "prompts by cosine"
-    assert found["norm"] > 0
+    found = {}
+    for (columns, _, _), text in zip(
+        study_prompts.TABLES, capsys.readouterr().out.strip().split("\n\n"), strict=True
+    ):
+        head, _, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines())
+        assert head[1:] == list(columns.values())
+        assert row[0] == "prompts by cosine"
+        found |= dict(zip(columns, (float(cell.split(" ± ")[0]) for cell in row[1:]), strict=True))
+    assert found["beside_kernels"] > 0
+    assert found["beside_first"] > 0
     assert 0 < found["taken"] <= 1
     assert found["explained"] <= 1
-    assert 0 < found["iou_without"] <= 100
-    assert len({found[f"iou_{name}"] for name in ("without", "with", "other")}) == 3
+    assert 0 < found["iou_none"] <= 100
+    assert len({found[f"iou_{whose}"] for whose in ("none", "own", "other", "mean")}) == 4
+    assert found["loss"] > 0
+    assert 0 <= found["constant"] <= 3
+    assert found["alike"] <= 1
+    assert found["moved"] <= 1
+
+
+def test_finer_grids_hold_the_annotated_masks_better(tiny, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
+    import study_ceiling
+
+    study_ceiling.main([str(tiny[0].root), "--sizes", "64,256"])
+    rows = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [int(row[0]) for row in rows] == [64, 256]
+    coarse, fine = (float(row[-1]) for row in rows)
+    assert 0 < coarse < fine <= 100

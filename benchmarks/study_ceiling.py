@@ -1,0 +1,71 @@
+"""How far masks of K-Net's resolution can get: the annotated masks of val through its grid, at several sizes.
+
+python benchmarks/study_ceiling.py DATA --sizes 160,384
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch.nn.functional as F
+
+from sp_fast.data.coco import load_coco
+from sp_fast.models.knet.masks import MASK_STRIDE
+from sp_fast.models.knet.prediction import masks_at_image_size
+from sp_fast.models.targets import TARGET_STRIDE
+from sp_fast.study.evaluation import average_precision, run_lengths
+from sp_fast.study.memory import load_images, pack_masks
+from sp_fast.study.source import open_data
+
+
+def ceiling(data: Path, size: int) -> dict[str, float]:
+    """COCO's class-agnostic numbers, had each object the best mask of the grid for a prediction."""
+    source = open_data(data, size)
+    coco = load_coco(source.annotations("val"))
+    own: dict = {image["id"]: [] for image in coco["images"]}
+    for one in coco["annotations"]:
+        own[one["image_id"]].append(one)
+    shapes = [(image["height"], image["width"]) for image in coco["images"]]
+    paths = [source.images("val") / image["file_name"] for image in coco["images"]]
+    images = load_images(paths, size, shapes)
+    labels = {category["id"]: 0 for category in coco["categories"]}
+    masks = pack_masks(images, list(own.values()), shapes, labels)
+    found = []
+    for i, image in enumerate(coco["images"]):
+        cells = masks.cells[masks.starts[i] : masks.starts[i + 1]].float() / 255  # at a quarter of the size
+        if len(cells):
+            inside = F.avg_pool2d(cells, MASK_STRIDE // TARGET_STRIDE).clamp(1e-4, 1 - 1e-4)
+            at_image = masks_at_image_size(
+                inside.logit(), (size, size), tuple(images.sizes[i].tolist()), shapes[i]
+            )
+            found += [
+                {"image_id": image["id"], "category_id": 1, "score": 1.0, "segmentation": one}
+                for one in run_lengths(at_image > 0.5)
+            ]
+    one_class = dict(
+        coco,
+        categories=[{"id": 1, "name": "object"}],
+        annotations=[dict(one, category_id=1) for one in coco["annotations"]],
+    )
+    return average_precision(one_class, found)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints a table in markdown."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("--sizes", default="160,384", help="longer sides in pixels, with commas")
+    given = parser.parse_args(arguments)
+    print("| size | AP | AR | AR large | best IoU |\n|---:|---:|---:|---:|---:|")
+    for size in map(int, given.sizes.split(",")):
+        values = ceiling(given.data, size)
+        cells = [f"{values[name]:.1f}" for name in ("ap", "ar", "ar_large", "best_iou")]
+        print(f"| {size} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
