@@ -181,8 +181,9 @@ class KernelSupervision(nn.Module):
         kernel_channels: C, channels of the kernels.
         loss_weight: the weight in Eq. 10.
         reduction: `mean` over the matched pairs of a stage, or `sum` as Eq. 9 is written.
-        bias: of the linear layer. With one, Eq. 9 is small as soon as all kernels and the bias point one way,
-            whatever the seeds are.
+        center: take the mean over the step's matched pairs off kernels and targets first. Eq. 9 as written is
+            small as soon as all kernels and targets point one way, whatever the seeds are, and training finds
+            that; what is left without the means is what tells proposals apart.
     """
 
     def __init__(
@@ -192,14 +193,15 @@ class KernelSupervision(nn.Module):
         *,
         loss_weight: float = 1.0,
         reduction: str = "mean",
-        bias: bool = True,
+        center: bool = False,
     ) -> None:
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
-        self.linear = nn.Linear(seed_channels, kernel_channels, bias=bias)
+        self.linear = nn.Linear(seed_channels, kernel_channels)
         self.loss_weight = loss_weight
         self.reduction = reduction
+        self.center = center
 
     def forward(self, kernels: Tensor, seeds: Tensor, index: Tensor) -> Tensor:
         """The weighted loss, an fp32 scalar; 0 with zero gradients where nothing is matched.
@@ -214,10 +216,21 @@ class KernelSupervision(nn.Module):
                 f"seeds: expected [B, L, {self.linear.in_features}] as seed_channels says, "
                 f"got {tuple(seeds.shape)}"
             )
-        targets = self.linear(seeds.to(self.linear.weight.dtype))  # [B, L, C]
-        return self.loss_weight * kernel_supervision_loss(
-            kernels, targets.to(kernels.dtype), index, reduction=self.reduction
-        )
+        targets = self.linear(seeds.to(self.linear.weight.dtype)).to(kernels.dtype)  # [B, L, C]
+        if self.center:
+            kernels, targets = _centered(kernels, targets, index)
+        return self.loss_weight * kernel_supervision_loss(kernels, targets, index, reduction=self.reduction)
+
+
+def _centered(kernels: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    """Kernels less the mean of each stage's matched ones, targets less the mean of those matched at any."""
+    matched = (index >= 0).unsqueeze(-1)  # [S, B, L, 1]
+    row = index.clamp(min=0).unsqueeze(-1).expand(-1, -1, -1, kernels.shape[-1])
+    pairs = matched.sum((1, 2)).clamp(min=1)  # [S, 1]
+    mean_kernel = (kernels.gather(2, row) * matched).sum((1, 2)) / pairs  # [S, C]
+    used = matched.any(0)  # [B, L, 1]
+    mean_target = (targets * used).sum((0, 1)) / used.sum().clamp(min=1)  # [C]
+    return kernels - mean_kernel[:, None, None], targets - mean_target
 
 
 def matched_kernels(assigned: Tensor, num_targets: int) -> Tensor:

@@ -141,17 +141,33 @@ def test_kernel_supervision_is_equation_9():
     assert torch.allclose(module(kernels, seeds, index), 2.0 * expected, rtol=1e-5)
 
 
-def test_without_a_bias_one_direction_does_not_serve_all_seeds():
-    """With one, kernels that all point along the bias have no loss, whatever their seeds."""
-    kernels = torch.tensor([[[[1.0, 0.0], [2.0, 0.0]]]])  # [1, 1, 2, 2]
-    seeds, index = torch.tensor([[[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]]), torch.tensor([[[0, 1]]])
-    with_bias, without = KernelSupervision(3, 2), KernelSupervision(3, 2, bias=False)
-    for module in (with_bias, without):
-        torch.nn.init.zeros_(module.linear.weight)
-        module.linear.weight.data[0, 0] = 1e-3
-    with_bias.linear.bias.data = torch.tensor([1.0, 0.0])
-    assert with_bias(kernels, seeds, index).item() == pytest.approx(0, abs=1e-5)
-    assert without(kernels, seeds, index).item() == pytest.approx(1)
+def test_centered_one_direction_does_not_serve_all_seeds():
+    """As written, kernels that all point along the bias have no loss, whatever their seeds."""
+    torch.manual_seed(0)
+    seeds, index = torch.randn(2, 3, 10), torch.tensor([[[0, 1, 2], [3, 2, -1]]])
+    kernels = torch.tensor([1.0, 0, 0, 0]) + 1e-3 * torch.randn(1, 2, 4, 4)
+    as_written, centered = KernelSupervision(10, 4), KernelSupervision(10, 4, center=True)
+    for module in (as_written, centered):
+        torch.nn.init.normal_(module.linear.weight, std=1e-3)
+        module.linear.bias.data = torch.tensor([1.0, 0, 0, 0])
+    assert as_written(kernels, seeds, index) < 1e-4
+    assert centered(kernels, seeds, index) > 0.1
+
+
+def test_centering_leaves_out_padding_and_kernels_that_are_not_matched():
+    """Equal to Eq. 9 of the matched vectors less their means."""
+    torch.manual_seed(0)
+    kernels, seeds = torch.randn(2, 2, 4, 6), torch.randn(2, 3, 10)
+    index = torch.tensor([[[0, 2, -1], [1, -1, -1]], [[3, 1, -1], [0, -1, -1]]])
+    module = KernelSupervision(10, 6, center=True)
+    targets = module.linear(seeds)
+    wanted = torch.cat([targets[0, :2], targets[1, :1]])
+    wanted = wanted - wanted.mean(0)
+    expected = 0.0
+    for stage in range(2):
+        own = torch.stack([kernels[stage, b, index[stage, b, n]] for b, n in ((0, 0), (0, 1), (1, 0))])
+        expected += (1 - F.cosine_similarity(own - own.mean(0), wanted, dim=1)).mean()
+    assert module(kernels, seeds, index).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_kernel_supervision_without_a_pair_is_zero_with_zero_gradients():

@@ -13,7 +13,7 @@ from rich.console import Console
 EXAMPLES = """
 \b
 Examples:
-  The whole study, as long as it takes (about 310 images a second fit half an hour):
+  The whole study, as long as it takes (about 400 images a second fit half an hour):
     sp-fast study mini-coco DATA --out runs/study
   In parts of 9 minutes; exit status 3 says that there is more to do:
     sp-fast study mini-coco DATA --out runs/study --minutes 9
@@ -25,7 +25,7 @@ Examples:
       CUDA_VISIBLE_DEVICES=$gpu sp-fast study mini-coco DATA --out runs/study \\
         --seeds 0,1,2 &
     done; wait
-  On a CPU, 60 minutes a seed on one core:
+  On a CPU, 80 minutes a seed on one core:
     OMP_NUM_THREADS=1 sp-fast study mini-coco DATA --out runs/cpu --size 160 \\
       --backbone mobilenet_v2_64 --images 9600 --finetune-steps 240
   The way in 15 minutes on a CPU; too short for the effect:

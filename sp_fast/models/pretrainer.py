@@ -49,7 +49,7 @@ class SaliencyPromptPretrainer(BaseDetector):
         prompts: `levels`, `detach` (see :class:`sp_fast.prompts.PromptGenerator`), `strategy`, `drop_rate`
             (see :class:`sp_fast.prompts.PromptInjector`) and `inject`: `init` decorates K^0 before the first
             masks, `proposal` the kernels after the first head (see the family's adapter).
-        supervision: `seed_channels`, `loss_weight`, `reduction`, `bias` (see
+        supervision: `seed_channels`, `loss_weight`, `reduction`, `center` (see
             :class:`sp_fast.prompts.KernelSupervision`), or None for no kernel loss. Both presets take the
             mean over pairs, as the authors' code does: the sum of Eq. 9 grows with batch and proposals, while
             its weight in Eq. 10 is 1.

@@ -21,7 +21,7 @@ _STYLES = {
     "sequential": ("#009e73", "-"),
     "cosine": ("#d55e00", "-"),
     "cosine-no-kernel-loss": ("#cc79a7", "-"),
-    "cosine-no-bias": ("#cc79a7", "--"),
+    "cosine-centered": ("#cc79a7", "--"),
     "cosine-after-head": ("#56b4e9", "-"),
     "cosine-p2": ("#8c510a", "-"),
     "boxes": ("#0072b2", "--"),
