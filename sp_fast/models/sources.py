@@ -94,16 +94,15 @@ class SharedSource(nn.Module):
         self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
     ) -> StepProposals:
         """Proposals of the valid part of each image; see :class:`StepProposals`."""
+        size = torch.tensor([sample.img_shape[:2] for sample in data_samples], device=images.device)  # [B, 2]
+        sides = zip(size.unbind(1), features.shape[-2:], images.shape[-2:], strict=True)
+        valid = torch.stack([-(-own * cells // pixels) for own, cells, pixels in sides], 1)  # rounded up
         with torch.autocast(images.device.type, enabled=False):
             features = features.detach().float()
-            shape, cells = torch.tensor(images.shape[-2:]), torch.tensor(features.shape[-2:])
-            size = torch.tensor([sample.img_shape[:2] for sample in data_samples])  # [B, 2]
-            valid = (size * cells / shape).ceil().int().minimum(cells.int()).to(features.device)
             found = self.proposer.from_features(features, valid)
-            masks = self._masks(features, found, size.to(features.device), images.shape[-2:])
+            masks = self._masks(features, found, size, images.shape[-2:])
         boxes = self.target_stride * PackedMasks.pack(masks).boxes().float()  # [B, K, 4]
-        ends = size.flip(1).repeat(1, 2).to(boxes)  # [B, 4], width and height of the images
-        boxes = boxes.minimum(ends[:, None])
+        boxes = boxes.minimum(size.flip(1).repeat(1, 2)[:, None])  # width and height of each image
         # A mask of a cell that is nearly all padding can vanish: those that are left move to the front.
         there = boxes[..., 2] > 0
         order = torch.argsort(~there, dim=1, stable=True)
@@ -120,7 +119,7 @@ class SharedSource(nn.Module):
         assert found.valid is not None
         # Beyond the image its last cells go on, so that its border is not blended with the padding's zeros.
         row, column = (
-            torch.minimum(torch.arange(side, device=size.device), found.valid[:, axis, None].long() - 1)
+            torch.minimum(torch.arange(side, device=size.device), found.valid[:, axis, None] - 1)
             for axis, side in enumerate(features.shape[-2:])
         )
         image = torch.arange(len(features), device=size.device)[:, None, None]
