@@ -18,14 +18,14 @@ def value(entry: dict[str, Any] | None) -> str:
         return "-"
     digits = _digits(entry)
     spread = "" if entry["spread"] is None else f" ± {entry['spread']:.{digits}f}"
-    return f"{entry['mean']:.{digits}f}{spread}"
+    return f"{round(entry['mean'], digits) + 0.0:.{digits}f}{spread}"  # no -0.0
 
 
 def change(entry: dict[str, Any]) -> str:
     """Mean and spread of a difference, with its sign."""
     digits = _digits(entry)
     spread = "" if entry["spread"] is None else f" ± {entry['spread']:.{digits}f}"
-    return f"{round(entry['mean'], digits) + 0.0:+.{digits}f}{spread}"  # no -0.0
+    return f"{round(entry['mean'], digits) + 0.0:+.{digits}f}{spread}"
 
 
 def _narrow(text: str) -> str:
