@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from sp_fast.models.hooks import EXPORTED_NAME
 from sp_fast.models.knet import FirstHeadOutput
+from sp_fast.report.study_table import value
 from sp_fast.study.batches import Batch, in_turn, make_batch
 from sp_fast.study.evaluation import BATCH_SIZE, evaluate
 from sp_fast.study.inputs import Inputs
@@ -40,7 +41,7 @@ from sp_fast.study.variants import SALIENCY, VARIANTS
 
 PROMPTS = {
     "beside_kernels": "norm of prompt / K^0",
-    "beside_first": "norm of prompt / kernels after the first head",
+    "beside_first": "in % of the kernels after the first head",
     "common": "of its square, common to all prompts",
     "taken": "prompts taken",
     "explained": "variance the kernel explains",
@@ -161,7 +162,7 @@ class Run:
         chance = (len(self.kernels) - 1) / (len(each) * len(self.kernels) - 1)
         return {
             "beside_kernels": (norm / self.kernels.norm(dim=1).mean()).item(),
-            "beside_first": (norm / torch.cat(after).median()).item(),
+            "beside_first": 100 * (norm / torch.cat(after).median()).item(),
             "common": _alike(stacked, unit=False),
             "taken": statistics.mean(taken),
             "explained": (1 - (within / total).item() - chance) / (1 - chance),
@@ -241,15 +242,7 @@ TABLES: tuple[tuple[dict[str, str], Callable[[Run], dict[str, float]], tuple[str
     (
         KERNELS,
         Run.kernel_loss,
-        (
-            "labels",
-            "random",
-            "sequential",
-            "cosine",
-            "cosine-no-kernel-loss",
-            "cosine-after-head",
-            "official",
-        ),
+        tuple(name for name, variant in VARIANTS.items() if variant.proposals is not None),
     ),
 )
 
@@ -292,10 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _cell(values: list[float]) -> str:
-    if any(value != value for value in values):
+    if any(one != one for one in values):
         return "-"
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2f}{spread}"
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return value({"mean": statistics.mean(values), "spread": spread})
 
 
 if __name__ == "__main__":
