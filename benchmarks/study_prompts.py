@@ -55,7 +55,7 @@ KERNELS = {
     "loss": "kernel loss at the end",
     "constant": "of one direction for all",
     "alike": "cosine of two kernels",
-    "moved": "cosine of K^0 with its start",
+    "turned": "degrees K^0 has turned",
 }
 
 Prompts = tuple[Tensor, Tensor]  # [B, L, C] and how many of each image
@@ -213,7 +213,7 @@ class Run:
             # Of unit vectors the mean direction has this cosine on average.
             "constant": sum(1 - one**0.5 for one in alike),
             "alike": alike[-1],
-            "moved": F.cosine_similarity(self.first_kernels, self.kernels).mean().item(),
+            "turned": F.cosine_similarity(self.first_kernels, self.kernels).acos().mean().rad2deg().item(),
         }
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 EXAMPLES = """
 \b
 Examples:
-  The whole study, as long as it takes (about 400 images a second fit half an hour):
+  The whole study, as long as it takes (about 430 images a second fit half an hour):
     sp-fast study mini-coco DATA --out runs/study
   In parts of 9 minutes; exit status 3 says that there is more to do:
     sp-fast study mini-coco DATA --out runs/study --minutes 9
