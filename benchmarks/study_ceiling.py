@@ -11,19 +11,18 @@ from pathlib import Path
 
 import torch.nn.functional as F
 
-from sp_fast.data.coco import load_coco
 from sp_fast.models.knet.masks import MASK_STRIDE
 from sp_fast.models.knet.prediction import masks_at_image_size
 from sp_fast.models.targets import TARGET_STRIDE
-from sp_fast.study.evaluation import average_precision, run_lengths
+from sp_fast.study.evaluation import OBJECT, as_one_class, average_precision, detection, run_lengths
 from sp_fast.study.memory import load_images, pack_masks
-from sp_fast.study.source import open_data
+from sp_fast.study.source import annotated, open_data
 
 
 def ceiling(data: Path, size: int) -> dict[str, float]:
     """COCO's class-agnostic numbers, had each object the best mask of the grid for a prediction."""
     source = open_data(data, size)
-    coco = load_coco(source.annotations("val"))
+    coco = annotated(source, "val")
     own: dict = {image["id"]: [] for image in coco["images"]}
     for one in coco["annotations"]:
         own[one["image_id"]].append(one)
@@ -40,16 +39,8 @@ def ceiling(data: Path, size: int) -> dict[str, float]:
             at_image = masks_at_image_size(
                 inside.logit(), (size, size), tuple(images.sizes[i].tolist()), shapes[i]
             )
-            found += [
-                {"image_id": image["id"], "category_id": 1, "score": 1.0, "segmentation": one}
-                for one in run_lengths(at_image > 0.5)
-            ]
-    one_class = dict(
-        coco,
-        categories=[{"id": 1, "name": "object"}],
-        annotations=[dict(one, category_id=1) for one in coco["annotations"]],
-    )
-    return average_precision(one_class, found)
+            found += [detection(image["id"], OBJECT, 1.0, one) for one in run_lengths(at_image > 0.5)]
+    return average_precision(as_one_class(coco), found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

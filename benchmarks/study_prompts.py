@@ -19,8 +19,9 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from torch import Tensor, nn
 
+from sp_fast.models.adapters import adapter_for
 from sp_fast.models.hooks import EXPORTED_NAME
-from sp_fast.models.knet import FirstHeadOutput
+from sp_fast.models.knet import StageOutput
 from sp_fast.report.study_table import value
 from sp_fast.study.batches import Batch, in_turn, make_batch
 from sp_fast.study.evaluation import BATCH_SIZE, evaluate
@@ -87,7 +88,7 @@ class Prompted(nn.Module):
         prompts = prompts_of(self.model, pyramid, batch, inputs)
         if self.change is not None:
             prompts = self.change(*prompts)
-        last = self.model.detector.roi_head(first_head(self.model, pyramid, prompts))[-1]
+        last = stages_of(self.model, pyramid, prompts)[-1]
         return last.cls_logits, last.mask_logits
 
 
@@ -96,14 +97,13 @@ def prompts_of(model: Any, pyramid: tuple[Tensor, ...], batch: Batch, inputs: Te
     return model.generator(pyramid, batch.boxes, batch.count, inputs.shape[-2:]), batch.count
 
 
-def first_head(model: Any, pyramid: tuple[Tensor, ...], prompts: Prompts) -> FirstHeadOutput:
-    """The first head with decorated kernels, where the model decorates them."""
+def stages_of(model: Any, pyramid: tuple[Tensor, ...], prompts: Prompts) -> list[StageOutput]:
+    """Every update stage, with kernels decorated where the model decorates them."""
 
     def decorate(kernels: Tensor) -> Tensor:
         return model.injector(kernels, *prompts)[0]
 
-    first = model.detector.rpn_head(pyramid, decorate if model.inject == "init" else None)
-    return first if model.inject == "init" else first._replace(kernels=decorate(first.kernels))
+    return adapter_for(model.detector).decorated(pyramid, decorate, model.inject)[1]
 
 
 def batches(images: Images, masks: Masks) -> Iterator[Batch]:
@@ -204,8 +204,8 @@ class Run:
         for batch in batches(images, self.masks):
             inputs = self.inputs.normalize(batch)
             pyramid = self.model.detector.extract_feat(inputs)
-            first = first_head(self.model, pyramid, prompts_of(self.model, pyramid, batch, inputs))
-            stages.append([stage.kernels.flatten(0, 1) for stage in self.model.detector.roi_head(first)])
+            outputs = stages_of(self.model, pyramid, prompts_of(self.model, pyramid, batch, inputs))
+            stages.append([stage.kernels.flatten(0, 1) for stage in outputs])
         alike = [_alike(torch.cat(stage)) for stage in zip(*stages, strict=True)]
         log = json.loads((self.folder / RESULT).read_text())["log"]
         return {

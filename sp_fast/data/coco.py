@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from sp_fast.files import write_text
 
-from .rle import rle_pixels, to_rle
+from .rle import rle_areas, rle_pixels, to_rle
 
 _KEYS = {
     "images": ("id", "file_name", "height", "width"),
@@ -208,6 +208,6 @@ def _fill_in(annotations: list[dict], sizes: dict[Any, tuple[int, int]], tight_b
     for start in range(0, len(lacking), 65536):
         part = lacking[start : start + 65536]
         rles = [to_rle(one["segmentation"], *sizes[one["image_id"]]) for one in part]
-        for one, rle, box in zip(part, rles, coco_mask.toBbox(rles), strict=True):
+        for one, box, area in zip(part, coco_mask.toBbox(rles), rle_areas(rles), strict=True):
             one.setdefault("bbox", box.tolist())
-            one.setdefault("area", float(coco_mask.area(rle)))  # of a list it fails from 256 masks on
+            one.setdefault("area", float(area))

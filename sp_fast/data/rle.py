@@ -21,6 +21,11 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     return segmentation
 
 
+def rle_areas(rles: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Pixels inside each mask, int64 [len(rles)]; pycocotools' own fails for a list of 256 or more."""
+    return np.array([coco_mask.area(rle) for rle in rles], dtype=np.int64)
+
+
 def rle_pixels(counts: Sequence[str]) -> np.ndarray:
     """The pixels that each of COCO's compressed run-length strings covers, without decoding to masks.
 

@@ -39,15 +39,13 @@ def encode(masks: Tensor) -> list[dict[str, Any]]:
     """
     from pycocotools import mask as coco_mask
 
+    from sp_fast.data.rle import rle_areas
+
     pixels = masks.cpu().view(torch.uint8).numpy().transpose(1, 2, 0)  # [H, W, K]
     pixels = np.asfortranarray(pixels)  # no copy of what comes from image_masks
     rles = coco_mask.encode(pixels)
-    # The area of a list fails from 256 masks on.
+    areas, boxes = rle_areas(rles), coco_mask.toBbox(rles)
     return [
-        {
-            "counts": rle["counts"].decode("ascii"),
-            "area": int(coco_mask.area(rle)),
-            "bbox": [int(side) for side in box],
-        }
-        for rle, box in zip(rles, coco_mask.toBbox(rles), strict=True)
+        {"counts": rle["counts"].decode("ascii"), "area": int(area), "bbox": [int(side) for side in box]}
+        for rle, area, box in zip(rles, areas, boxes, strict=True)
     ]

@@ -61,6 +61,7 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
     from pycocotools import mask as coco_mask
 
     from sp_fast.data.coco import load_coco
+    from sp_fast.data.rle import rle_areas
 
     found, wanted = load_coco(proposals), load_coco(annotations)
     names = {image["file_name"]: image["id"] for image in found["images"]}
@@ -83,7 +84,7 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
             overlap = coco_mask.iou(masks[other], objects[image], [0] * len(objects[image]))
             iou = np.asarray(overlap).max(axis=0)
         best.append(iou)
-        areas.append(np.array([coco_mask.area(one) for one in objects[image]]))  # a list of 256 fails
+        areas.append(rle_areas(objects[image]))
     iou, area = np.concatenate(best or [np.zeros(0)]), np.concatenate(areas or [np.zeros(0)])
     return ProposalScores(
         images=len(common),

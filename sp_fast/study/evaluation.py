@@ -22,6 +22,7 @@ from sp_fast.study.models import Normalizer
 from sp_fast.study.precision import mixed_precision
 
 BATCH_SIZE = 16
+OBJECT = 1  # the category of everything, class-agnostic
 # Where COCOeval's summary has them; recall is that of 100 detections.
 NAMES = {"ap": 0, "ap50": 1, "ap75": 2, "ap_small": 3, "ap_medium": 4, "ap_large": 5, "ar": 8, "ar_large": 11}
 
@@ -52,16 +53,11 @@ def evaluate(
         image_id = coco["images"][position]["id"]
         if class_ids is not None:
             over_classes += [
-                _detection(image_id, class_ids[label], score, masks[kernel])
+                detection(image_id, class_ids[label], score, masks[kernel])
                 for kernel, label, score in zip(kernels, labels, scores, strict=True)
             ]
-        agnostic += [_detection(image_id, 1, score, masks[kernel]) for kernel, score in enumerate(best)]
-    one_class = dict(
-        coco,
-        categories=[{"id": 1, "name": "object"}],
-        annotations=[dict(one, category_id=1) for one in coco["annotations"]],
-    )
-    values = {"class_agnostic": average_precision(one_class, agnostic)}
+        agnostic += [detection(image_id, OBJECT, score, masks[kernel]) for kernel, score in enumerate(best)]
+    values = {"class_agnostic": average_precision(as_one_class(coco), agnostic)}
     if class_ids is not None:
         values["classes"] = average_precision(coco, over_classes)
     return values
@@ -93,7 +89,14 @@ def predictions(
             yield position, kernels, labels, scores, best[i], run_lengths(masks > detector.mask_thr)
 
 
-def _detection(image_id: Any, category: int, score: float, mask: dict[str, Any]) -> dict[str, Any]:
+def as_one_class(coco: dict[str, Any]) -> dict[str, Any]:
+    """The annotations with all categories as OBJECT."""
+    annotations = [dict(one, category_id=OBJECT) for one in coco["annotations"]]
+    return dict(coco, categories=[{"id": OBJECT, "name": "object"}], annotations=annotations)
+
+
+def detection(image_id: Any, category: int, score: float, mask: dict[str, Any]) -> dict[str, Any]:
+    """One entry of COCO's results."""
     return {"image_id": image_id, "category_id": category, "score": score, "segmentation": mask}
 
 

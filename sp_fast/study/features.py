@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -85,10 +85,13 @@ def store_features(
             with mixed_precision(device):
                 maps = backbone(normalize(batch))
             if not stages:
-                stages = _empty(maps, batch.images, total, size)
-                if sum(one.numel() * one.element_size() for one in stages) > _free_memory(device) / 2:
+                shapes = [(total, 2, *_whole(one, batch.images, size)) for one in maps]
+                need = sum(
+                    math.prod(shape) * one.element_size() for shape, one in zip(shapes, maps, strict=True)
+                )
+                if need > _free_memory(device) / 2:
                     return None
-                stages = [torch.zeros_like(one, device=device) for one in stages]
+                stages = [one.new_zeros(shape) for shape, one in zip(shapes, maps, strict=True)]
             for stage, one in zip(stages, maps, strict=True):
                 stage[rows, int(way), :, : one.shape[-2], : one.shape[-1]] = one
         done += len(index)
@@ -96,15 +99,10 @@ def store_features(
     return StoredFeatures(stages, size)
 
 
-def _empty(maps: Sequence[Tensor], images: Tensor, total: int, size: int) -> list[Tensor]:
-    """The stages as they will be, without memory."""
-    shapes = []
-    for one in maps:
-        sides = [
-            size * cells // pixels for cells, pixels in zip(one.shape[-2:], images.shape[-2:], strict=True)
-        ]
-        shapes.append(torch.empty(total, 2, one.shape[1], *sides, dtype=one.dtype, device="meta"))
-    return shapes
+def _whole(maps: Tensor, images: Tensor, size: int) -> tuple[int, int, int]:
+    """Channels, height and width that the maps of `images` would have for images of `size` x `size`."""
+    (height, width), (rows, columns) = images.shape[-2:], maps.shape[-2:]
+    return maps.shape[1], size * rows // height, size * columns // width
 
 
 def _free_memory(device: torch.device) -> int:

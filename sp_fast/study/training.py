@@ -80,10 +80,10 @@ class Schedule:
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """AdamW of the parameters that are trained."""
         trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+        shares = {"backbone.": self.backbone_lr, "init_kernels.": self.kernel_lr}
         by_share: dict[float, list[nn.Parameter]] = {1.0: []}
         for name, one in trained.items():
-            own = {"backbone.": self.backbone_lr, "init_kernels.": self.kernel_lr}
-            share = next((share for part, share in own.items() if part in name), 1.0)
+            share = next((share for part, share in shares.items() if part in name), 1.0)
             by_share.setdefault(share, []).append(one)
         return torch.optim.AdamW(
             [{"params": params, "share": share} for share, params in by_share.items() if params],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sp_fast.models.adapters.base import Adapter, Decorate, StageResults
+from sp_fast.models.knet.outputs import FirstHeadOutput, StageOutput
 from sp_fast.models.targets import Targets
 
 
@@ -30,13 +31,19 @@ class KNetAdapter(Adapter, detector="KNet"):
         """See :meth:`Adapter.targets`; checks the labels against the detector's classes."""
         return self.detector.targets(data_samples, image_size)
 
+    def decorated(
+        self, pyramid: tuple[Tensor, ...], decorate: Decorate, inject: str
+    ) -> tuple[FirstHeadOutput, list[StageOutput]]:
+        """The first head's output and that of every update stage, with decorated kernels."""
+        first = self.detector.rpn_head(pyramid, decorate=decorate if inject == "init" else None)
+        if inject == "proposal":
+            first = first._replace(kernels=decorate(first.kernels))
+        return first, self.detector.roi_head(first)
+
     def loss(
         self, pyramid: tuple[Tensor, ...], targets: Targets, decorate: Decorate, inject: str
     ) -> StageResults:
         """See :meth:`Adapter.loss`. Stage i is matched on what stage i - 1 predicts."""
-        first = self.detector.rpn_head(pyramid, decorate=decorate if inject == "init" else None)
-        if inject == "proposal":
-            first = first._replace(kernels=decorate(first.kernels))
-        stages = self.detector.roi_head(first)
+        first, stages = self.decorated(pyramid, decorate, inject)
         losses, assigned = self.detector.loss_from(first, stages, targets)
         return StageResults(losses, torch.stack([stage.kernels for stage in stages]), assigned)
