@@ -19,9 +19,9 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from torch import Tensor, nn
 
-from sp_fast.models.adapters import adapter_for
-from sp_fast.models.hooks import EXPORTED_NAME
-from sp_fast.models.knet import StageOutput
+from sp_fast.knet import StageOutput
+from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME
+from sp_fast.pretraining.adapters import adapter_for
 from sp_fast.report.study_table import value
 from sp_fast.study.batches import Batch, in_turn, make_batch
 from sp_fast.study.evaluation import BATCH_SIZE, evaluate

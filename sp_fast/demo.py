@@ -16,8 +16,8 @@ from sp_fast.data.coco import load_coco
 from sp_fast.data.synthetic import SetOptions, best_overlaps, make_set
 from sp_fast.files import write_json
 from sp_fast.jobs import Job, available_cores, run_jobs
+from sp_fast.progress import RunProgress
 from sp_fast.proposals import SaliencyProposer, build_backbone
-from sp_fast.proposals.progress import RunProgress
 from sp_fast.proposals.run import propose_folder
 from sp_fast.report.demo_figure import write_figure
 from sp_fast.report.demo_results import ARMS, SHORT, collect, curve, print_results

@@ -28,17 +28,30 @@ if (
 EXAMPLES = """\
 examples:
   pre-train on the masks of `sp-fast propose`:
-    sp-fast train sp_fast/configs/pretrain/knet_mobilenet_v2.py \\
+    sp-fast train knet_mobilenet_v2/pretrain \\
       --images photos --annotations masks.json --weights mobilenet_v2.pth \\
       --work-dir runs/pretrain
   fine-tune what came out on a few labels, and evaluate:
-    sp-fast train sp_fast/configs/finetune/knet_mobilenet_v2.py \\
+    sp-fast train knet_mobilenet_v2/finetune \\
       --images train --annotations train.json \\
       --val-images val --val-annotations val.json \\
       --load-from runs/pretrain/pretrained.pth --work-dir runs/finetune
   go on after an interruption:
     sp-fast train CONFIG --work-dir runs/finetune --resume (and the same options)
 """
+
+
+class _ListConfigs(argparse.Action):
+    """Prints the names of the shipped configs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, nargs=0, default=argparse.SUPPRESS, **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from sp_fast.configs import config_names
+
+        print("\n".join(config_names()))
+        parser.exit()
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -54,7 +67,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="an mmengine config; sp_fast/configs has some")
+    parser.add_argument("config", help="name of a config, such as knet_r50/pretrain, or a config file")
+    parser.add_argument("--list", action=_ListConfigs, help="list the names of the configs and exit")
     parser.add_argument(
         "--work-dir", help="where logs, checkpoints and weights go (default: runs/CONFIG's name)"
     )
@@ -101,11 +115,10 @@ def load_config(args: argparse.Namespace) -> Any:
     """The config with the command line's options in it; see `sp_fast.configuration.apply_options`."""
     from mmengine.config import Config
 
+    from sp_fast.configs import find_config
     from sp_fast.configuration import apply_options, scale_schedule
 
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f"CONFIG: expected a config file, got {args.config}, which does not exist")
-    cfg = Config.fromfile(args.config)
+    cfg = Config.fromfile(find_config(args.config))
     if args.epochs is not None:
         scale_schedule(cfg, args.epochs)
     cfg.merge_from_dict(args.cfg_options)  # after the scaling: what is asked for by name is not scaled
@@ -132,7 +145,7 @@ def initialise_processes() -> str:
 def prepare(args: argparse.Namespace) -> Any:
     """The runner with its data read and checked and its weights loaded, ready to train or to evaluate."""
     import sp_fast.models  # noqa: F401  (the mmcv bridge has to be there before mmdet)
-    from sp_fast.models.runner import Runner
+    from sp_fast.mmdet_plugin.runner import Runner
 
     cfg = load_config(args)
     cfg.launcher = initialise_processes()
@@ -167,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"sp-fast train: {error}", file=sys.stderr)
         return 2
-    from sp_fast.models.hooks import NonFiniteLossError
+    from sp_fast.mmdet_plugin.hooks import NonFiniteLossError
 
     try:
         runner.test() if args.eval_only else runner.train()

@@ -100,7 +100,7 @@ def mini_coco(
     import torch
 
     from sp_fast.commands.propose import _device
-    from sp_fast.models.hooks import NonFiniteLossError
+    from sp_fast.mmdet_plugin.hooks import NonFiniteLossError
     from sp_fast.study.main import QUICK, QUICK_VARIANTS, StudyOptions, run_study
     from sp_fast.study.variants import VARIANTS, choose_variants
 

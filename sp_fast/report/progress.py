@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from sp_fast.jobs import Job
-from sp_fast.proposals.progress import clock
+from sp_fast.progress import clock
 
 LINE_SECONDS = 10.0
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sp_fast.models.targets import TARGET_STRIDE
+from sp_fast.knet.targets import TARGET_STRIDE
 from sp_fast.study.memory import Images, Masks
 
 DIVISOR = 32

@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from sp_fast.models.knet.prediction import masks_at_image_size, select_top
+from sp_fast.knet.prediction import masks_at_image_size, select_top
 from sp_fast.study.batches import in_turn, make_batch
 from sp_fast.study.memory import Images
 from sp_fast.study.models import Normalizer

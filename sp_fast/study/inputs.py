@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from sp_fast.proposals.progress import RunProgress
+from sp_fast.progress import RunProgress
 from sp_fast.study.batches import Batch, Order, flips, make_batch
 from sp_fast.study.features import StoredFeatures, is_frozen, store_features
 from sp_fast.study.memory import Images, Masks, load_images, pack_masks

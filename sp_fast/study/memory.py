@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from sp_fast.data.images import read_image
 from sp_fast.data.rle import to_rle
-from sp_fast.models.targets import TARGET_STRIDE
+from sp_fast.knet.targets import TARGET_STRIDE
 
 Progress = Callable[[int, int], None]
 

@@ -17,13 +17,13 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from sp_fast.configuration import set_num_classes
-from sp_fast.models.adapters import Adapter, adapter_for
-from sp_fast.models.pretrainer import SaliencyPromptPretrainer
-from sp_fast.models.sources import StepProposals, mean_inside
-from sp_fast.models.targets import Targets
-from sp_fast.proposals.weights import load_backbone_weights
+from sp_fast.knet.targets import Targets
+from sp_fast.pretraining.adapters import Adapter, adapter_for
+from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
+from sp_fast.pretraining.sources import StepProposals, mean_inside
 from sp_fast.study.batches import Batch
 from sp_fast.study.variants import Variant
+from sp_fast.weights.backbone import load_backbone_weights
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "study"
 BACKBONES = ("resnet50", "mobilenet_v2", "mobilenet_v2_64")

@@ -14,11 +14,11 @@ from torchvision.transforms.v2 import functional as vision
 
 from sp_fast.data.images import list_images, read_image
 from sp_fast.files import replacing, write_json
-from sp_fast.models.checkpoint import load_checkpoint_file
-from sp_fast.proposals.progress import RunProgress
+from sp_fast.progress import RunProgress
 from sp_fast.study.memory import canvas_size
 from sp_fast.study.models import load_settings
 from sp_fast.study.source import FOLDERS, LABELLED, PACK, StudyData, open_data
+from sp_fast.weights.checkpoint import load_checkpoint_file
 
 
 def write_pack(

@@ -18,8 +18,8 @@ from torch import Tensor
 from sp_fast.data.coco import load_coco, save_coco
 from sp_fast.data.rle import to_rle
 from sp_fast.files import write_json
+from sp_fast.progress import RunProgress
 from sp_fast.proposals import SaliencyProposer, build_backbone
-from sp_fast.proposals.progress import RunProgress
 from sp_fast.proposals.random_boxes import write_random_boxes
 from sp_fast.proposals.run import propose_folder
 from sp_fast.proposals.scores import score_proposals

@@ -15,8 +15,8 @@ from rich.console import Console
 from torch import nn
 
 from sp_fast.files import write_json
-from sp_fast.models.hooks import EXPORTED_NAME, write_weights
-from sp_fast.proposals.progress import RunProgress, clock
+from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, write_weights
+from sp_fast.progress import RunProgress, clock
 from sp_fast.study.batches import Order
 from sp_fast.study.evaluation import evaluate
 from sp_fast.study.inputs import Inputs

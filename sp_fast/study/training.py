@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sp_fast.files import replacing
-from sp_fast.models.hooks import NonFiniteLossError
+from sp_fast.mmdet_plugin.hooks import NonFiniteLossError
 from sp_fast.study.precision import mixed_precision
 
 CHECKPOINT = "checkpoint.pt"

@@ -18,8 +18,8 @@ class Variant:
     Attributes:
         title: what it is, for tables.
         proposals: pseudo labels: a preset of the proposals, `random` for boxes, or None for no pre-training.
-        prompts: options of :class:`sp_fast.models.pretrainer.SaliencyPromptPretrainer`.
-        supervision: options of :class:`sp_fast.prompts.KernelSupervision`, or None for no kernel loss.
+        prompts: options of :class:`sp_fast.pretraining.pretrainer.SaliencyPromptPretrainer`.
+        supervision: options of :class:`sp_fast.pretraining.kernel_supervision.KernelSupervision`, or None.
     """
 
     title: str

@@ -13,8 +13,6 @@ from typer.testing import CliRunner
 
 pytest.importorskip("mmdet")
 
-from study_data import make_data, write_config
-
 from sp_fast.cli import app
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import image_size, list_images
@@ -22,6 +20,7 @@ from sp_fast.study.memory import canvas_size, load_images
 from sp_fast.study.proposals import at_original_size, make_proposals
 from sp_fast.study.source import PACK, annotated, open_data
 from sp_fast.study.training import Budget, OutOfTimeError
+from tests.study.study_data import make_data, write_config
 
 
 @pytest.fixture(scope="module")

@@ -7,14 +7,13 @@ from pycocotools import mask as coco_mask
 
 pytest.importorskip("mmdet")
 
-from study_data import make_data, write_config
-
 from sp_fast.data.coco import load_coco, save_coco
-from sp_fast.data.metrics import ClassAgnosticCocoMetric, InstanceMetric
+from sp_fast.mmdet_plugin.metrics import ClassAgnosticCocoMetric, InstanceMetric
 from sp_fast.study.evaluation import average_precision, evaluate, run_lengths
 from sp_fast.study.memory import load_images
 from sp_fast.study.models import Normalizer, build_detector, load_settings
 from sp_fast.study.source import open_data
+from tests.study.study_data import make_data, write_config
 
 
 def test_run_lengths_are_pycocotools_own():

@@ -6,13 +6,12 @@ import torch
 
 pytest.importorskip("mmdet")
 
-from study_data import write_config
-
 from sp_fast.study import features
 from sp_fast.study.batches import make_batch
 from sp_fast.study.features import is_frozen, store_features
 from sp_fast.study.memory import Images
 from sp_fast.study.models import Normalizer, build_detector, load_settings
+from tests.study.study_data import write_config
 
 SIZE = 64
 

@@ -8,8 +8,6 @@ import torch
 
 pytest.importorskip("mmdet")
 
-from study_data import write_config
-
 from sp_fast.proposals import build_backbone
 from sp_fast.study.backbone import CaffeResNet50
 from sp_fast.study.batches import Batch
@@ -24,6 +22,7 @@ from sp_fast.study.models import (
     transferable_keys,
 )
 from sp_fast.study.variants import EXPECTED, VARIANTS, choose_variants
+from tests.study.study_data import write_config
 
 PRETRAINED = [name for name, variant in VARIANTS.items() if variant.proposals is not None]
 
@@ -156,7 +155,7 @@ def test_padding_is_zero_and_channels_are_as_the_config_says():
 
 
 def test_caffe_resnet_is_that_of_the_proposals_and_takes_weights_without_the_last_stage(tmp_path):
-    from sp_fast.proposals.weights import load_backbone_weights
+    from sp_fast.weights.backbone import load_backbone_weights
 
     proposals = build_backbone("resnet50", style="caffe", stage=3, seed=4)
     state = dict(proposals.body.state_dict())

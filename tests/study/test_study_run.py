@@ -11,8 +11,6 @@ from rich.console import Console
 
 pytest.importorskip("mmdet")
 
-from study_data import make_data, write_config
-
 from sp_fast.study import training
 from sp_fast.study.locks import claimed
 from sp_fast.study.main import run_study
@@ -21,6 +19,7 @@ from sp_fast.study.run import Study, StudyOptions
 from sp_fast.study.source import open_data
 from sp_fast.study.training import Budget, OutOfTimeError
 from sp_fast.study.variants import choose_variants
+from tests.study.study_data import make_data, write_config
 
 VARIANTS = choose_variants(["none", "cosine"])
 
@@ -169,7 +168,7 @@ def test_two_calls_divide_the_variants(tiny, whole, tmp_path):
 
 
 def test_weights_of_another_run_of_training_load_into_sp_fast_train(whole):
-    from sp_fast.models.checkpoint import load_checkpoint_file
+    from sp_fast.weights.checkpoint import load_checkpoint_file
 
     state = load_checkpoint_file(whole[0] / "seed0" / "cosine" / "pretrain" / "pretrained.pth")["state_dict"]
     assert "rpn_head.init_kernels.weight" in state

@@ -8,7 +8,7 @@ from torch import nn
 
 pytest.importorskip("mmdet")
 
-from sp_fast.models.hooks import NonFiniteLossError
+from sp_fast.mmdet_plugin.hooks import NonFiniteLossError
 from sp_fast.study import training
 from sp_fast.study.training import Budget, Schedule, spaced, train
 
