@@ -13,6 +13,7 @@ import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import Compose
+from mmdet.structures.bbox import BaseBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.dist import is_main_process
 
@@ -129,6 +130,10 @@ def _copied(value: Any) -> Any:
         return value.unpack()
     if isinstance(value, np.ndarray):
         return value.copy()
+    if isinstance(value, BaseBoxes):
+        return value.clone()
+    if isinstance(value, (str, int, float, tuple)):
+        return value
     return copy.deepcopy(value)
 
 
