@@ -87,10 +87,9 @@ class StoredFeaturesHook(Hook):
 
     def before_run(self, runner: Any) -> None:
         """Checks what can be checked before images are read."""
-        model = unwrapped(runner.model).train()
-        check_same_each_step(
-            _backbone(model), runner.train_dataloader.dataset, model.data_preprocessor
-        )
+        model = unwrapped(runner.model)
+        model.train()
+        check_same_each_step(_backbone(model), runner.train_dataloader.dataset, model.data_preprocessor)
 
     @torch.no_grad()
     def before_train(self, runner: Any) -> None:

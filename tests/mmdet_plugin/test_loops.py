@@ -64,7 +64,10 @@ def test_an_interrupted_run_is_the_same_in_the_end(
     if before.status is not None:
         assert before.status == 128 + signal.SIGTERM
         last = before.printed.splitlines()[-1]
-        assert last == f"sp-fast train: stopped by SIGTERM after step {reached}; the same command with --resume goes on"
+        assert (
+            last
+            == f"sp-fast train: stopped by SIGTERM after step {reached}; the same command with --resume goes on"
+        )
     after = run(scenes, tmp_path, model, kind, arguments=("--resume",))
     assert after.status == 0, after.printed[-3000:]
     assert_same_runs(expected, after)
