@@ -52,9 +52,9 @@ class StoredFeatures:
 
     def take(self, data_samples: Sequence[Any] | None) -> None:
         """Chooses whose maps the backbone gives next; None for it to run."""
-        self._next = data_samples and [
-            (sample.img_id, bool(sample.get("flip", False))) for sample in data_samples
-        ]
+        self._next = None
+        if data_samples is not None:
+            self._next = [(one.img_id, bool(one.get("flip", False))) for one in data_samples]
 
     def _forward(self, images: Tensor) -> tuple[Tensor, ...]:
         keys, self._next = self._next, None

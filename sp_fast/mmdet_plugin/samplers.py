@@ -1,4 +1,4 @@
-"""Which images each training step sees, and the random seeds of step and image: functions of the step alone."""
+"""Which images a training step sees, and the random seeds of step and images: all follow from its number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def seed_everything(seed: int) -> None:
     """Seeds `random`, `numpy.random` and `torch` with a 32-bit number."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 (mmcv's transforms draw from it)
-    # Not torch.manual_seed: where no GPU is in use yet, it notes down a stack trace, which takes milliseconds.
+    # Where no GPU is in use yet, torch.manual_seed takes milliseconds: it keeps a stack trace.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)

@@ -152,9 +152,9 @@ def run(scenes: Path, folder: Path, model: str, kind: str, *options: str, argume
         warnings.simplefilter("ignore")
         # mmengine formats the config five times a run, which takes longer than the run.
         patch.setattr(Config, "pretty_text", property(lambda cfg: repr(cfg.to_dict())))
-        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            with contextlib.suppress(Interrupted):
-                status = main(command)
+        out, err = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
+        with out, err, contextlib.suppress(Interrupted):
+            status = main(command)
     # mmengine keeps these by name for the life of a process; a command has its own.
     for cls in (DetLocalVisualizer, MMLogger, MessageHub):
         cls._instance_dict.clear()

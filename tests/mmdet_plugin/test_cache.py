@@ -117,7 +117,7 @@ def test_a_folder_without_annotations(scenes):
 
 def test_more_than_half_of_the_memory_is_refused_before_reading(scenes, monkeypatch, capfd):
     pipeline = [*LOAD, RESIZE, FLIP, PACK]
-    # 3 images of 64 x 96: pixels, 5 masks with 8 pixels a byte, seeds of 2 numbers, a kilobyte each for the rest.
+    # 3 images of 64 x 96, a kilobyte each for boxes and the like; 5 masks, 8 pixels per byte, with seeds [2].
     need = 3 * (1024 + 3 * 64 * 96) + 5 * (64 * 96 // 8 + 8)
     monkeypatch.setattr(memory, "_free_memory", lambda device: 2 * need)
     build(scenes, pipeline, cache="ram")

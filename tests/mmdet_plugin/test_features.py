@@ -1,4 +1,4 @@
-"""The maps of a frozen backbone out of memory: those it would give, and only where it gives them each time."""
+"""A frozen backbone's maps out of memory: those it would give, and only where it gives them each time."""
 
 from __future__ import annotations
 

@@ -63,11 +63,8 @@ def test_an_interrupted_run_is_the_same_in_the_end(
     assert before.checkpoint()["meta"]["iter"] == reached
     if before.status is not None:
         assert before.status == 128 + signal.SIGTERM
-        last = before.printed.splitlines()[-1]
-        assert (
-            last
-            == f"sp-fast train: stopped by SIGTERM after step {reached}; the same command with --resume goes on"
-        )
+        stopped = f"sp-fast train: stopped by SIGTERM after step {reached}"
+        assert before.printed.splitlines()[-1] == f"{stopped}; the same command with --resume goes on"
     after = run(scenes, tmp_path, model, kind, arguments=("--resume",))
     assert after.status == 0, after.printed[-3000:]
     assert_same_runs(expected, after)

@@ -38,7 +38,8 @@ def with_seeds(batch):
 
 def test_every_round_has_every_image_once_in_another_order():
     made = sampler([WIDE] * 12)
-    rounds = [sum(batches(made, 6)[k : k + 3], []) for k in (0, 3)]
+    taken = [int(image) for batch in batches(made, 6) for image in batch]
+    rounds = [taken[:12], taken[12:]]
     assert sorted(rounds[0]) == sorted(rounds[1]) == list(range(12))
     assert rounds[0] != rounds[1]
     assert len(made) == 3
@@ -71,7 +72,7 @@ def test_processes_share_what_one_would_see():
     shares = [batches(sampler(sizes, batch_size=2, rank=rank, world_size=3), 8) for rank in range(3)]
     whole = batches(sampler(sizes, batch_size=6), 8)
     for step in range(8):
-        assert sum((with_seeds(share[step]) for share in shares), []) == with_seeds(whole[step])
+        assert [one for share in shares for one in with_seeds(share[step])] == with_seeds(whole[step])
 
 
 def test_seeds_differ_between_images_rounds_and_runs():
