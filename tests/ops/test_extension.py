@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_cases import needs_extension
 
 from sp_fast import ops
 from sp_fast.ops import PackedMasks
+from tests.ops.op_cases import needs_extension
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import SEEDS, TOLERANCE, assert_near, generator, needs_extension, scattered
 
 from sp_fast.ops import gradients, match_prompts, reference
+from tests.ops.op_cases import SEEDS, TOLERANCE, assert_near, generator, needs_extension, scattered
 
 
 @st.composite

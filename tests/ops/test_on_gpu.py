@@ -4,7 +4,19 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from gpu_cases import (
+
+from sp_fast.ops import (
+    PackedMasks,
+    kernel_supervision_loss,
+    mask_nms,
+    match_prompts,
+    matrix_nms,
+    reference,
+    roi_average_pool,
+    seed_saliency,
+)
+from sp_fast.proposals import SaliencyProposer
+from tests.ops.gpu_cases import (
     CASES,
     DTYPES,
     LAYOUTS,
@@ -21,19 +33,7 @@ from gpu_cases import (
     to_gpu,
     without_waiting,
 )
-from op_cases import generator, scattered
-
-from sp_fast.ops import (
-    PackedMasks,
-    kernel_supervision_loss,
-    mask_nms,
-    match_prompts,
-    matrix_nms,
-    reference,
-    roi_average_pool,
-    seed_saliency,
-)
-from sp_fast.proposals import SaliencyProposer
+from tests.ops.op_cases import generator, scattered
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
