@@ -110,14 +110,13 @@ class BuildExtension(cpp_extension.BuildExtension):
         try:
             super().build_extensions()
         except Exception as error:
-            message = (
-                f"the extension did not build: {type(error).__name__}: {error}. It needs a C++ compiler "
-                "(Debian, Ubuntu: apt-get install build-essential; or set CXX)"
-                + ("; SP_FAST_CUDA=0 builds it for the CPU alone" if TOOLKIT else "")
-            )
+            mend = "Install a C++ compiler (Debian, Ubuntu: apt-get install build-essential) or set CXX"
+            if TOOLKIT:
+                mend += "; SP_FAST_CUDA=0 builds for the CPU alone"
+            message = f"sp_fast: the extension did not build ({type(error).__name__}: {error}). {mend}."
             if wish("SP_FAST_EXTENSION") or wish("SP_FAST_CUDA"):
-                sys.exit(f"sp_fast: {message}.")
-            print(f"sp_fast: {message}. Going on without it: the ops will run in plain PyTorch, slower.")
+                sys.exit(message)
+            print(message, "Going on without it: the ops will run in plain PyTorch, slower.")
             self.extensions = []
 
 
