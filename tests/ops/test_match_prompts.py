@@ -31,6 +31,7 @@ def cases(draw):
     return k, p, count, random
 
 
+@needs_extension
 @given(cases())
 def test_forward_and_backward_equal_the_reference(case):
     kernels, prompts, count, random = case
