@@ -17,11 +17,6 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
 from rich.console import Console
-from torch import Tensor, nn
-
-from sp_fast.knet import StageOutput
-from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME
-from sp_fast.pretraining.adapters import adapter_for
 from sp_fast.report.study_table import value
 from sp_fast.study.batches import Batch, in_turn, make_batch
 from sp_fast.study.evaluation import BATCH_SIZE, evaluate
@@ -39,6 +34,11 @@ from sp_fast.study.proposals import load_proposals
 from sp_fast.study.run import STUDY
 from sp_fast.study.source import open_data
 from sp_fast.study.variants import SALIENCY, VARIANTS
+from torch import Tensor, nn
+
+from sp_fast.knet import StageOutput
+from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME
+from sp_fast.pretraining.adapters import adapter_for
 
 PROMPTS = {
     "beside_kernels": "norm of prompt / K^0",

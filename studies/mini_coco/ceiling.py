@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch.nn.functional as F
+from sp_fast.study.evaluation import OBJECT, as_one_class, average_precision, detection, run_lengths
+from sp_fast.study.memory import load_images, pack_masks
+from sp_fast.study.source import annotated, open_data
 
 from sp_fast.knet.masks import MASK_STRIDE
 from sp_fast.knet.prediction import masks_at_image_size
 from sp_fast.knet.targets import TARGET_STRIDE
-from sp_fast.study.evaluation import OBJECT, as_one_class, average_precision, detection, run_lengths
-from sp_fast.study.memory import load_images, pack_masks
-from sp_fast.study.source import annotated, open_data
 
 
 def ceiling(data: Path, size: int) -> dict[str, float]:

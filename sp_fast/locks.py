@@ -1,8 +1,9 @@
-"""Several processes in one folder: they divide the variants; what all need one makes while others wait."""
+"""Locks on folders and files, by which several processes divide work; released when their holder ends."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,18 +15,16 @@ except ImportError:  # on Windows, where nothing is locked
 LOCK = "lock"
 
 
-@contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[bool]:
-    """Whether a folder, which is made, is this process's own until the end of the block."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+def try_lock(path: Path) -> int | None:
+    """A file descriptor that holds the lock on a file, which is made; None where another process holds it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
 
 
 @contextlib.contextmanager
