@@ -28,17 +28,27 @@ if (
 EXAMPLES = """\
 examples:
   pre-train on the masks of `sp-fast propose`:
-    sp-fast train sp_fast/configs/pretrain/knet_mobilenet_v2.py \\
+    sp-fast train knet_mobilenet_v2/pretrain \\
       --images photos --annotations masks.json --weights mobilenet_v2.pth \\
       --work-dir runs/pretrain
   fine-tune what came out on a few labels, and evaluate:
-    sp-fast train sp_fast/configs/finetune/knet_mobilenet_v2.py \\
+    sp-fast train knet_mobilenet_v2/finetune \\
       --images train --annotations train.json \\
       --val-images val --val-annotations val.json \\
       --load-from runs/pretrain/pretrained.pth --work-dir runs/finetune
   go on after an interruption:
     sp-fast train CONFIG --work-dir runs/finetune --resume (and the same options)
 """
+
+
+class _ListConfigs(argparse.Action):
+    """Prints the names of the shipped configs."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from sp_fast.configs import config_names
+
+        print("\n".join(config_names()))
+        parser.exit()
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -54,7 +64,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="an mmengine config; sp_fast/configs has some")
+    parser.add_argument("config", help="name of a config, such as knet_r50/pretrain, or a config file")
+    parser.add_argument("--list", action=_ListConfigs, nargs=0, help="list the names of the configs and exit")
     parser.add_argument(
         "--work-dir", help="where logs, checkpoints and weights go (default: runs/CONFIG's name)"
     )
@@ -84,6 +95,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument(
         "--epochs", type=int, metavar="N", help="train for N epochs; the schedule is scaled to it"
     )
+    run.add_argument("--steps", type=int, metavar="N", help="the same for a config that counts steps")
     run.add_argument("--batch-size", type=int, metavar="N", help="images a process")
     run.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and augmentation")
     run.add_argument(
@@ -101,13 +113,14 @@ def load_config(args: argparse.Namespace) -> Any:
     """The config with the command line's options in it; see `sp_fast.configuration.apply_options`."""
     from mmengine.config import Config
 
-    from sp_fast.configuration import apply_options, scale_schedule
+    from sp_fast.configs import find_config
+    from sp_fast.configuration import apply_options, scale_epochs, scale_steps
 
-    if not Path(args.config).is_file():
-        raise FileNotFoundError(f"CONFIG: expected a config file, got {args.config}, which does not exist")
-    cfg = Config.fromfile(args.config)
+    cfg = Config.fromfile(find_config(args.config))
     if args.epochs is not None:
-        scale_schedule(cfg, args.epochs)
+        scale_epochs(cfg, args.epochs)
+    if args.steps is not None:
+        scale_steps(cfg, args.steps)
     cfg.merge_from_dict(args.cfg_options)  # after the scaling: what is asked for by name is not scaled
     apply_options(cfg, args)
     return cfg
@@ -132,7 +145,7 @@ def initialise_processes() -> str:
 def prepare(args: argparse.Namespace) -> Any:
     """The runner with its data read and checked and its weights loaded, ready to train or to evaluate."""
     import sp_fast.models  # noqa: F401  (the mmcv bridge has to be there before mmdet)
-    from sp_fast.models.runner import Runner
+    from sp_fast.mmdet_plugin.runner import Runner
 
     cfg = load_config(args)
     cfg.launcher = initialise_processes()
@@ -158,8 +171,12 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status: 2 for input that does not fit, 1 for a non-finite loss."""
-    args = parse_arguments(arguments)
+    """The command; returns its exit status, as :func:`run` does."""
+    return run(parse_arguments(arguments))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does what the options say; returns the exit status: 2 for bad input, 1 for a non-finite loss."""
     try:
         runner = prepare(args)
     except (OSError, ValueError) as error:
@@ -167,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"sp-fast train: {error}", file=sys.stderr)
         return 2
-    from sp_fast.models.hooks import NonFiniteLossError
+    from sp_fast.mmdet_plugin.hooks import NonFiniteLossError
 
     try:
         runner.test() if args.eval_only else runner.train()

@@ -15,8 +15,8 @@ import torch
 
 pytest.importorskip("mmdet")
 
-from families import BASES, NARROW, batch, build, losses_of, total
-from narrow import FAMILIES, HEADS, LAST_STAGE
+from tests.pretraining.families import BASES, NARROW, batch, build, losses_of, total
+from tests.pretraining.narrow import FAMILIES, HEADS, LAST_STAGE
 
 # isort: split
 from mmdet.registry import MODELS

@@ -158,8 +158,8 @@ def propose(
         )
 
     from sp_fast.data.images import list_images
+    from sp_fast.progress import RunProgress, clock
     from sp_fast.proposals.backbones import backbone_of, build_backbone
-    from sp_fast.proposals.progress import RunProgress, clock
     from sp_fast.proposals.proposer import SaliencyProposer
     from sp_fast.proposals.run import propose_folder
 

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sp_fast.data.rle import rle_areas, rle_pixels, to_rle
 from sp_fast.files import write_text
-
-from .rle import rle_areas, rle_pixels, to_rle
 
 _KEYS = {
     "images": ("id", "file_name", "height", "width"),

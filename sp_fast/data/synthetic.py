@@ -16,10 +16,9 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from sp_fast.data.coco import save_coco
+from sp_fast.data.rle import to_rle
 from sp_fast.files import write_json
-
-from .coco import save_coco
-from .rle import to_rle
 
 Level = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

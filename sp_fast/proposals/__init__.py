@@ -4,10 +4,10 @@ Importing this package needs PyTorch, torchvision and numpy alone; `run.propose_
 needs Pillow and pycocotools too.
 """
 
-from .backbones import BACKBONES, Backbone, backbone_of, build_backbone
-from .presets import PRESETS, ProposalOptions
-from .proposer import Proposals, SaliencyProposer
-from .weights import WeightsError, WeightsReport, load_backbone_weights
+from sp_fast.proposals.backbones import BACKBONES, Backbone, backbone_of, build_backbone
+from sp_fast.proposals.presets import PRESETS, ProposalOptions
+from sp_fast.proposals.proposer import Proposals, SaliencyProposer
+from sp_fast.weights.backbone import WeightsError, WeightsReport, load_backbone_weights
 
 __all__ = [
     "BACKBONES",

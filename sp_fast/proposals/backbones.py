@@ -11,8 +11,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from .extents import MaskedPadding, Size, pad_batch, sizes_tensor
-from .weights import WeightsReport, closest_network, load_backbone_weights
+from sp_fast.proposals.extents import MaskedPadding, Size, pad_batch, sizes_tensor
+from sp_fast.weights.backbone import WeightsReport, closest_network, load_backbone_weights
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 BACKBONES = (*RESNETS, "mobilenet_v2", "random")

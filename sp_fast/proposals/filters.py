@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from sp_fast.ops import PackedMasks
-
-from .extents import whole_maps
+from sp_fast.proposals.extents import whole_maps
 
 
 def geometry_filter(

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from sp_fast.ops import PackedMasks, mask_nms, matrix_nms, seed_saliency
 from sp_fast.ops.reference import normalized_saliency
 from sp_fast.ops.take_proposals import take_proposals
-
-from .backbones import Backbone
-from .extents import whole_maps
-from .filters import geometry_filter
-from .presets import resolve_options
-from .seeds import resized_seeds
+from sp_fast.proposals.backbones import Backbone
+from sp_fast.proposals.extents import whole_maps
+from sp_fast.proposals.filters import geometry_filter
+from sp_fast.proposals.presets import resolve_options
+from sp_fast.proposals.seeds import resized_seeds
 
 
 @dataclass(frozen=True)

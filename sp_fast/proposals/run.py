@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
 from sp_fast.data.images import BrokenImageError, BrokenImages, list_images, read_image
-
-from .image_masks import encode, image_masks
-from .proposer import SaliencyProposer
-from .store import ImageRecord, ProposalStore, seeds_path
+from sp_fast.proposals.image_masks import encode, image_masks
+from sp_fast.proposals.proposer import SaliencyProposer
+from sp_fast.proposals.store import ImageRecord, ProposalStore, seeds_path
 
 Progress = Callable[[int, int], None]
 

@@ -1,0 +1,107 @@
+"""The first head: K^0, the first masks and the proposal kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from mmcv.cnn import ConvModule
+from mmdet.registry import MODELS
+from mmengine.model import BaseModule, bias_init_with_prob, normal_init
+from torch import Tensor, nn
+
+from sp_fast.knet.losses import DICE_LOSS, FOCAL_LOSS, MASK_LOSS, mask_losses, paint_segmentation
+from sp_fast.knet.masks import convolve, gather_features, upsample
+from sp_fast.knet.matching import Assignment
+from sp_fast.knet.outputs import FirstHeadOutput
+from sp_fast.knet.targets import Targets
+
+
+@MODELS.register_module()
+class ConvKernelHead(BaseModule):
+    """Makes the first masks with learned kernels K^0, and the proposal kernels.
+
+        masks_0 = K^0 * loc;  x = loc + sem;  kernels = K^0 + sum over cells of 1[sigmoid(masks_0) > 0.5] x
+
+    Beside them, a semantic segmentation of the semantic features; no class scores. All at stride 8.
+
+    Source: K-Net (NeurIPS 2021), Sec. 3.1, with the parameter names of the authors' code.
+
+    Args:
+        num_proposals: N.
+        in_channels: channels of the localisation and semantic features.
+        out_channels: C, of the kernels and of x.
+        num_classes: K.
+        localization_fpn: config of the :class:`SemanticFPNWrapper`.
+        norm_cfg: config of the group norm.
+        loss_mask: config of the cross-entropy of the masks; default weight 1.
+        loss_dice: config of the dice loss of the masks; default weight 4.
+        loss_seg: config of the focal loss of the segmentation; default weight 1.
+    """
+
+    def __init__(
+        self,
+        num_proposals: int = 100,
+        in_channels: int = 256,
+        out_channels: int = 256,
+        num_classes: int = 80,
+        localization_fpn: dict | None = None,
+        norm_cfg: dict | None = None,
+        loss_mask: dict | None = None,
+        loss_dice: dict | None = None,
+        loss_seg: dict | None = None,
+    ) -> None:
+        super().__init__()
+        norm = norm_cfg or dict(type="GN", num_groups=32)
+        self.num_proposals = num_proposals
+        self.num_classes = num_classes
+        self.localization_fpn = MODELS.build(localization_fpn or dict(type="SemanticFPNWrapper"))
+        self.init_kernels = nn.Conv2d(out_channels, num_proposals, 1, bias=False)
+        self.conv_seg = nn.Conv2d(out_channels, num_classes, 1)
+        self.loc_convs = nn.ModuleList([ConvModule(in_channels, out_channels, 1, norm_cfg=norm)])
+        self.seg_convs = nn.ModuleList([ConvModule(in_channels, out_channels, 1, norm_cfg=norm)])
+        self.loss_mask = MODELS.build(loss_mask or dict(MASK_LOSS, loss_weight=1.0))
+        self.loss_dice = MODELS.build(loss_dice or dict(DICE_LOSS, loss_weight=4.0))
+        self.loss_seg = MODELS.build(loss_seg or dict(FOCAL_LOSS, loss_weight=1.0))
+
+    def init_weights(self) -> None:
+        """Initialises the convolutions N(0, 0.01), the segmentation's prior at 0.01 and K^0 N(0, 1)."""
+        self.localization_fpn.init_weights()
+        for conv in (*self.loc_convs, *self.seg_convs):
+            normal_init(conv.conv, std=0.01)
+        normal_init(self.conv_seg, std=0.01, bias=bias_init_with_prob(0.01))
+        normal_init(self.init_kernels, std=1.0)
+
+    def forward(
+        self, pyramid: Sequence[Tensor], decorate: Callable[[Tensor], Tensor] | None = None
+    ) -> FirstHeadOutput:
+        """The first masks and the proposal kernels.
+
+        Args:
+            pyramid: P2, P3, P4, P5.
+            decorate: called with K^0 `[N, C]`, gives the kernels `[B, N, C]` to go on with.
+        """
+        loc, sem = self.localization_fpn(pyramid)
+        loc = self.loc_convs[0](loc)  # [B, C, h, w]
+        sem = self.seg_convs[0](sem)  # [B, C, h, w]
+        kernels = self.init_kernels.weight.flatten(1)  # [N, C]
+        kernels = kernels.expand(len(loc), -1, -1) if decorate is None else decorate(kernels)  # [B, N, C]
+        mask_logits = convolve(kernels, loc)
+        x = loc + sem
+        return FirstHeadOutput(kernels + gather_features(mask_logits, x), x, mask_logits, self.conv_seg(sem))
+
+    def loss(self, first: FirstHeadOutput, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
+        """`loss_rpn_mask` and `loss_rpn_dice` of the matched masks, `loss_rpn_seg` of the segmentation.
+
+        The segmentation's target is painted from the matched masks; its loss is averaged over the painted
+        pixels, at least 1.
+        """
+        mask, dice = mask_losses(
+            self.loss_mask, self.loss_dice, first.mask_logits, targets, assignment, stage=0
+        )
+        painted = paint_segmentation(targets, assignment, self.num_classes).flatten()  # [B H W]
+        with torch.autocast(painted.device.type, enabled=False):
+            logits = upsample(first.seg_logits.float()).permute(0, 2, 3, 1).flatten(0, 2)  # [B H W, K]
+            average = (painted < self.num_classes).sum().clamp(min=1)
+            seg = self.loss_seg(logits, painted, avg_factor=average)
+        return {"loss_rpn_mask": mask, "loss_rpn_dice": dice, "loss_rpn_seg": seg}

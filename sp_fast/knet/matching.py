@@ -1,0 +1,169 @@
+"""Bipartite matching of predictions with targets, for a batch and all stages at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmdet.registry import TASK_UTILS
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from sp_fast.knet.masks import upsample
+from sp_fast.knet.targets import Targets
+
+# What a cost that is not finite counts as, so that the solver runs and the losses can tell.
+WORST_COST = 1e6
+
+
+class Assignment(NamedTuple):
+    """Which target each kernel is to learn, stage by stage.
+
+    An image with G objects and N kernels has min(G, N) pairs at every stage; P is their sum over the batch.
+
+    Attributes:
+        gt: int64 `[S, B, N]`, the target's index in its image, -1 for none.
+        kernel_row: int64 `[S, P]`, kernels of the pairs as rows of `[B N]`, ascending.
+        target_row: int64 `[S, P]`, their targets as rows of `[B G]`.
+    """
+
+    gt: Tensor
+    kernel_row: Tensor
+    target_row: Tensor
+
+    @property
+    def pairs(self) -> int:
+        """P."""
+        return self.kernel_row.shape[1]
+
+    def labels(self, target_labels: Tensor, stage: int, background: int) -> Tensor:
+        """Class targets int64 `[B, N]` from `[B, G]` labels; `background` where nothing is assigned."""
+        index = self.gt[stage]
+        padded = F.pad(target_labels, (0, 1), value=background)  # [B, G + 1]
+        return padded.gather(1, torch.where(index < 0, target_labels.shape[1], index))
+
+
+def focal_cost(
+    cls_logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-12
+) -> Tensor:
+    """The focal loss of calling a kernel its target's class, less that of calling it background.
+
+    Args:
+        cls_logits: `[B, N, K]`.
+        labels: int64 `[B, G]`.
+        alpha: of the focal loss.
+        gamma: of the focal loss.
+        eps: inside the logarithms.
+
+    Returns:
+        `[B, N, G]`. Source: mmdet's `FocalLossCost`, batched.
+    """
+    index = labels[:, None].expand(-1, cls_logits.shape[1], -1)  # [B, N, G]
+    p = cls_logits.sigmoid().gather(2, index)
+    background = -(1 - p + eps).log() * (1 - alpha) * p**gamma
+    foreground = -(p + eps).log() * alpha * (1 - p) ** gamma
+    return foreground - background
+
+
+def mask_costs(mask_logits: Tensor, masks: Tensor, *, eps: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Dice cost and mask cost. With p = sigmoid(mask) and g the target, over the cells:
+
+        dice = 1 - (2 sum p g + eps) / (sum p^2 + sum g^2 + eps)
+        mask = -(sum p g + sum (1 - p)(1 - g)) / HW
+
+    Args:
+        mask_logits: `[B, N, H, W]`, at the targets' size.
+        masks: `[B, G, H, W]` in [0, 1].
+        eps: of the dice cost.
+
+    Returns:
+        Both `[B, N, G]`. Source: mmdet's `DiceCost(pred_act=True, naive_dice=False)`, batched, and the
+        `MaskCost` of K-Net's authors.
+    """
+    p = mask_logits.sigmoid().flatten(2)
+    g = masks.to(p.dtype).flatten(2)
+    overlap = p @ g.transpose(1, 2)  # [B, N, G]
+    squares = p.square().sum(-1)[:, :, None] + g.square().sum(-1)[:, None]
+    areas = p.sum(-1)[:, :, None] + g.sum(-1)[:, None]
+    cells = p.shape[-1]
+    dice = 1 - (2 * overlap + eps) / (squares + eps)
+    return dice, -(2 * overlap + cells - areas) / cells  # (1 - p)(1 - g) = 1 - p - g + p g
+
+
+def to_host(costs: Tensor) -> np.ndarray:
+    """The one transfer from the device in a training step."""
+    return costs.cpu().numpy()
+
+
+def solve(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cheapest pairs of each `[N, G]` matrix in `[S, B, N, G]`; columns that begin with +inf are padding.
+
+    Returns:
+        The arrays of :class:`Assignment`.
+    """
+    stages, batch, kernels, most = costs.shape
+    assigned = np.full((stages, batch, kernels), -1, np.int64)
+    kernel_rows, target_rows = [], []
+    counts = np.isfinite(costs[0, :, 0]).sum(-1)  # [B]
+    for s in range(stages):
+        for b in range(batch):
+            row, column = linear_sum_assignment(costs[s, b, :, : counts[b]])
+            assigned[s, b, row] = column
+            kernel_rows.append(b * kernels + row)
+            target_rows.append(b * most + column)
+    return (
+        assigned,
+        np.concatenate(kernel_rows).reshape(stages, -1),
+        np.concatenate(target_rows).reshape(stages, -1),
+    )
+
+
+@TASK_UTILS.register_module()
+class BatchedMaskAssigner:
+    """Matches kernels and targets one to one by class, dice and mask cost, with one transfer to the host.
+
+    Each stage is matched on what the stage before it predicted, so all cost matrices are known after the
+    forward pass: they go to the host together, and the pairs come back together.
+
+    Args:
+        cls_weight: of :func:`focal_cost`.
+        dice_weight: of the dice cost.
+        mask_weight: of the mask cost.
+    """
+
+    def __init__(self, cls_weight: float = 2.0, dice_weight: float = 4.0, mask_weight: float = 1.0) -> None:
+        self.cls_weight = cls_weight
+        self.dice_weight = dice_weight
+        self.mask_weight = mask_weight
+
+    def cost(self, mask_logits: Tensor, cls_logits: Tensor | None, targets: Targets) -> Tensor:
+        """fp32 costs `[B, N, G]` of one prediction; finite, but +inf in the columns of padding.
+
+        Args:
+            mask_logits: `[B, N, h, w]` at stride 8.
+            cls_logits: `[B, N, K]`, or None for no class cost.
+            targets: of the batch.
+        """
+        with torch.autocast(mask_logits.device.type, enabled=False):
+            dice, mask = mask_costs(upsample(mask_logits.float()), targets.masks)
+            cost = self.dice_weight * dice + self.mask_weight * mask
+            if cls_logits is not None:
+                cost = cost + self.cls_weight * focal_cost(cls_logits.float(), targets.labels)
+        cost = cost.nan_to_num(nan=WORST_COST, posinf=WORST_COST, neginf=-WORST_COST)
+        padding = torch.arange(cost.shape[2], device=cost.device) >= targets.count[:, None]  # [B, G]
+        return cost.masked_fill(padding[:, None], torch.inf)
+
+    @torch.no_grad()
+    def __call__(self, predictions: Sequence[tuple[Tensor, Tensor | None]], targets: Targets) -> Assignment:
+        """Matches S predictions, each mask logits and class logits as in :meth:`cost`."""
+        costs = torch.stack([self.cost(masks, classes, targets) for masks, classes in predictions])
+        assigned, kernel_row, target_row = solve(to_host(costs))
+        packed = np.concatenate([assigned.ravel(), kernel_row.ravel(), target_row.ravel()])
+        sizes = [assigned.size, kernel_row.size, target_row.size]
+        gt, kernels, rows = torch.from_numpy(packed).to(costs.device).split(sizes)
+        return Assignment(
+            gt.view(assigned.shape), kernels.view(kernel_row.shape), rows.view(target_row.shape)
+        )

@@ -1,0 +1,37 @@
+"""What the heads hand to each other and to the losses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class FirstHeadOutput(NamedTuple):
+    """What :class:`~sp_fast.knet.ConvKernelHead` gives.
+
+    Attributes:
+        kernels: `[B, N, C]`, the proposal kernels: K^0 plus the features gathered under the first masks.
+        x: `[B, C, h, w]`, localisation plus semantic features, at stride 8.
+        mask_logits: `[B, N, h, w]`, the first masks, at stride 8.
+        seg_logits: `[B, K, h, w]`, the semantic segmentation, at stride 8.
+    """
+
+    kernels: Tensor
+    x: Tensor
+    mask_logits: Tensor
+    seg_logits: Tensor
+
+
+class StageOutput(NamedTuple):
+    """What one :class:`~sp_fast.knet.KernelUpdateHead` gives.
+
+    Attributes:
+        cls_logits: `[B, N, K]`.
+        mask_logits: `[B, N, h, w]`, at stride 8.
+        kernels: `[B, N, C]`, the updated kernels.
+    """
+
+    cls_logits: Tensor
+    mask_logits: Tensor
+    kernels: Tensor

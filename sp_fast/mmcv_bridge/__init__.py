@@ -1,0 +1,55 @@
+"""The compiled ops of mmcv, from torchvision and PyTorch, for installations that have none.
+
+mmdet 3.3.0 needs mmcv < 2.2.0, which has no wheels for current PyTorch. `mmcv-lite` has the Python part of
+mmcv 2.1.0 and lacks `mmcv._ext`, the compiled module its ops call. After `install()` that module is found:
+mmcv's own when there is one, else `sp_fast.mmcv_bridge.ops`.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+__all__ = ["install"]
+
+_EXTENSION = "mmcv._ext"
+
+
+class _BridgeLoader(importlib.abc.Loader):
+    """Fills the module `mmcv._ext` with the bridge's ops."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        from sp_fast.mmcv_bridge import ops
+
+        for name in ops.__all__:
+            setattr(module, name, getattr(ops, name))
+        # Module-level __getattr__ (PEP 562): mmcv asserts at import that every op it may ever call is there.
+        module.__getattr__ = ops.unavailable_op  # type: ignore[method-assign]
+        module.__doc__ = ops.__doc__
+
+
+class _BridgeFinder(importlib.abc.MetaPathFinder):
+    """Finds `mmcv._ext` when no finder before it has: a compiled mmcv always comes first."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _EXTENSION:
+            return None
+        # mmengine asks for the spec's loader to see whether mmcv has ops.
+        return importlib.machinery.ModuleSpec(fullname, _BridgeLoader(), origin=__name__)
+
+
+def install() -> None:
+    """Make `mmcv._ext` importable; needed before the first `import mmdet.models` or `import mmcv.ops`.
+
+    A compiled `mmcv._ext` is used untouched when mmcv has one. Calling this again does nothing.
+    """
+    if not any(isinstance(finder, _BridgeFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_BridgeFinder())
+
+
+install()

@@ -1,0 +1,242 @@
+"""Data sets for mmdet: images with instance masks (and seeds), and folders of images alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.datasets import BaseDetDataset, CocoDataset
+from mmdet.registry import DATASETS
+from mmengine.logging import print_log
+from safetensors import SafetensorError, safe_open
+
+from sp_fast.data.coco import load_coco
+from sp_fast.data.images import BrokenImageError, BrokenImages, image_size, list_images
+
+OBJECT = "object"
+
+
+class SkipBrokenImages:
+    """What an image that cannot be decoded means to a data set.
+
+    In training it is named once by each process that reads, and mmengine draws another image in its
+    place; more than 5 % of such are an error. In evaluation, where every image counts, one is an error.
+    """
+
+    test_mode: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.broken = BrokenImages()
+        super().__init__(*args, **kwargs)
+
+    def prepare_data(self, idx: int) -> Any:
+        """The pipeline's result for image `idx`; None when it is broken, and mmengine draws another."""
+        try:
+            return super().prepare_data(idx)  # type: ignore[misc]
+        except BrokenImageError as error:
+            if self.test_mode:
+                raise
+            if self.broken.add(error.path, error.reason):
+                print_log(f"broken image left out: {error}", logger="current", level=30)
+                self.broken.check(len(self))  # type: ignore[arg-type]
+            return None
+
+
+class SeedStore:
+    """Rows of the tensor `seeds` [A, D] of a safetensors file, read when they are asked for.
+
+    The file is opened by each process for itself, so that a data set can be sent to worker processes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not a safetensors file, or without a matrix named "seeds".
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        if not Path(self.path).is_file():
+            raise FileNotFoundError(f"no such store of seeds: {self.path}")
+        try:
+            with safe_open(self.path, framework="pt") as store:
+                shape = store.get_slice("seeds").get_shape()
+        except SafetensorError as error:
+            raise ValueError(f"{self.path}: not a store of seeds ({error})") from None
+        if len(shape) != 2:
+            raise ValueError(f"{self.path}: 'seeds' must be [annotations, channels], got {shape}")
+        self.rows, self.channels = shape
+        self._open: tuple[int, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": None}
+
+    def __call__(self, rows: list[int]) -> np.ndarray:
+        """The given rows as float32 [len(rows), D]."""
+        if not rows:
+            return np.zeros((0, self.channels), dtype=np.float32)
+        if self._open is None or self._open[0] != os.getpid():
+            self._open = os.getpid(), safe_open(self.path, framework="pt").get_slice("seeds")
+        first = min(rows)
+        # The seeds of an image lie together: one read.
+        part = self._open[1][first : max(rows) + 1].to(torch.float32)
+        return part[[row - first for row in rows]].numpy()
+
+
+@DATASETS.register_module()
+class InstanceDataset(SkipBrokenImages, CocoDataset):
+    """Images with instance masks from a COCO-format file.
+
+    The classes are those of the file's categories, by ascending category id, unless `metainfo` names them.
+    Images without objects are kept unless `filter_cfg=dict(filter_empty_gt=True)`. Objects whose box or
+    mask is empty are left out; crowds are marked to be ignored.
+
+    Args:
+        ann_file: the annotation file, checked by `load_coco`.
+        images: the folder that its file names are relative to.
+        class_agnostic: make every category the one class "object".
+        tight_boxes: take boxes and areas from the masks, whatever the file says. Pseudo labels of other tools
+            come with boxes that are loose, or in other conventions.
+        seeds: the safetensors file that `sp-fast propose` writes beside its masks. Every instance then gets
+            its row of it: results["gt_seeds"] float32 [n, D], in line with the masks.
+        metainfo, pipeline, test_mode, indices, filter_cfg, ...: as mmdet's CocoDataset.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_coco`; or an annotation's `seed_row` is missing or beyond the
+            store.
+    """
+
+    METAINFO: dict = {}  # noqa: RUF012 (as in the base class)
+
+    def __init__(
+        self,
+        ann_file: str,
+        images: str,
+        class_agnostic: bool = False,
+        seeds: str | None = None,
+        tight_boxes: bool = False,
+        **options: Any,
+    ) -> None:
+        self.images = images
+        self.class_agnostic = class_agnostic
+        self.tight_boxes = tight_boxes
+        self.seed_file = seeds
+        self.seeds: SeedStore | None = None
+        super().__init__(ann_file=ann_file, data_prefix={"img": images}, **options)
+
+    def load_data_list(self) -> list[dict]:
+        """One dict per image of the annotation file, in the file's order."""
+        coco = load_coco(self.ann_file, images=self.data_prefix["img"], tight_boxes=self.tight_boxes)
+        if not coco["images"]:
+            raise ValueError(
+                f"{self.ann_file}: 'images' is empty, so there is nothing to train or evaluate on"
+            )
+        self._set_classes(coco["categories"])
+        if self.seed_file is not None:
+            self.seeds = SeedStore(self.seed_file)
+        of_image: dict[Any, list[dict]] = {image["id"]: [] for image in coco["images"]}
+        for annotation in coco["annotations"]:
+            of_image[annotation["image_id"]].append(annotation)
+        return [self._image_info(image, of_image[image["id"]]) for image in coco["images"]]
+
+    def _set_classes(self, categories: list[dict]) -> None:
+        categories = sorted(categories, key=lambda category: category["id"])
+        self.cat_ids = [category["id"] for category in categories]
+        if self.class_agnostic:
+            self.cat2label = dict.fromkeys(self.cat_ids, 0)
+            self._metainfo["classes"] = (OBJECT,)
+            return
+        names = tuple(category["name"] for category in categories)
+        classes = tuple(self._metainfo.get("classes") or names)
+        unknown = [name for name in names if name not in classes]
+        if unknown:
+            raise ValueError(
+                f"{self.ann_file}: categories {unknown} are not among the classes {list(classes)} of metainfo"
+            )
+        self.cat2label = {category["id"]: classes.index(category["name"]) for category in categories}
+        self._metainfo["classes"] = classes
+
+    def _image_info(self, image: dict, annotations: list[dict]) -> dict:
+        instances = []
+        for annotation in annotations:
+            x, y, w, h = annotation["bbox"]
+            # No pixel of the image inside: nothing to learn from, and a degenerate box breaks transforms.
+            if annotation["area"] <= 0 or min(x + w, image["width"]) <= max(x, 0):
+                continue
+            if min(y + h, image["height"]) <= max(y, 0):
+                continue
+            instance = {
+                "bbox": [x, y, x + w, y + h],
+                "bbox_label": self.cat2label[annotation["category_id"]],
+                "ignore_flag": int(bool(annotation["iscrowd"])),
+                "mask": annotation["segmentation"],
+            }
+            if self.seeds is not None:
+                instance["seed_row"] = self._seed_row(annotation, self.seeds.rows)
+            instances.append(instance)
+        return {
+            "img_path": os.path.join(self.data_prefix["img"], image["file_name"]),
+            "img_id": image["id"],
+            "seg_map_path": None,
+            "height": image["height"],
+            "width": image["width"],
+            "instances": instances,
+        }
+
+    def _seed_row(self, annotation: dict, rows: int) -> int:
+        row = annotation.get("seed_row")
+        if not isinstance(row, int) or not 0 <= row < rows:
+            raise ValueError(
+                f"{self.ann_file}: annotation {annotation['id']} has seed_row {row!r}, expected a row of "
+                f"{self.seed_file}, which has {rows}: the two files must come from one run of sp-fast propose"
+            )
+        return row
+
+    def filter_data(self) -> list[dict]:
+        """The images that `filter_cfg` leaves: `filter_empty_gt` (default False), `min_size` pixels."""
+        if self.test_mode or self.filter_cfg is None:
+            return self.data_list
+        keep_empty = not self.filter_cfg.get("filter_empty_gt", False)
+        min_size = self.filter_cfg.get("min_size", 0)
+        return [
+            info
+            for info in self.data_list
+            if (keep_empty or info["instances"]) and min(info["width"], info["height"]) >= min_size
+        ]
+
+    def get_data_info(self, idx: int) -> dict:
+        """What the annotation file says about image `idx`, and its seeds."""
+        info = super().get_data_info(idx)
+        if self.seeds is not None:
+            info["gt_seeds"] = self.seeds([instance["seed_row"] for instance in info["instances"]])
+        return info
+
+
+@DATASETS.register_module()
+class ImageFolderDataset(SkipBrokenImages, BaseDetDataset):
+    """All images of a folder (`list_images`), without annotations: for making proposals while training.
+
+    Args:
+        images: the folder.
+        pipeline, indices, ...: as mmdet's BaseDetDataset.
+    """
+
+    METAINFO = {"classes": (OBJECT,)}  # noqa: RUF012 (as in the base class)
+
+    def __init__(self, images: str, **options: Any) -> None:
+        super().__init__(data_prefix={"img": images}, **options)
+
+    def load_data_list(self) -> list[dict]:
+        """One dict per image, in the order of their paths."""
+        paths = list_images(self.data_prefix["img"])
+        return [{"img_path": str(path), "img_id": k, "instances": []} for k, path in enumerate(paths)]
+
+    def get_data_info(self, idx: int) -> dict:
+        """The path of image `idx` and its size in pixels, which samplers by aspect ratio ask for."""
+        info = super().get_data_info(idx)
+        try:
+            info["height"], info["width"] = image_size(info["img_path"])
+        except BrokenImageError:
+            info["height"] = info["width"] = 1  # reading its pixels will tell
+        return info

@@ -1,0 +1,93 @@
+"""mmengine's Runner, whose weights come from checked files before training begins."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from mmengine import runner as mmengine_runner
+from mmengine.model import MMDistributedDataParallel
+from torch import nn
+
+from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, unwrapped
+from sp_fast.pretraining.adapters import adapter_for
+from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
+from sp_fast.weights.backbone import load_backbone_weights
+from sp_fast.weights.checkpoint import install_safe_resume, load_checkpoint_file, load_weights
+
+
+class Runner(mmengine_runner.Runner):
+    """Initialises once, then loads files that must fit; its checkpoints hold no code."""
+
+    _initialised = False
+
+    @classmethod
+    def from_cfg(cls, cfg: Any) -> Runner:
+        """See mmengine."""
+        install_safe_resume()
+        runner = super().from_cfg(cfg)
+        runner.logger.addFilter(_WithoutRepetition())
+        return runner
+
+    def initialise(
+        self, *, weights: str | None = None, allow_partial: bool = False, load_from: str | None = None
+    ) -> None:
+        """The model's own initialisation, then the backbone's weights, then those of the whole model.
+
+        Args:
+            weights: published weights for the backbone, in any layout that
+                :func:`sp_fast.weights.backbone.load_backbone_weights` reads.
+            allow_partial: keep the initial value of what `weights` lacks, and say what that is.
+            load_from: a checkpoint of the model, or of its pre-training; class heads may differ.
+
+        Raises:
+            ValueError: a file that is no weights file, or whose keys or shapes do not fit; lists them.
+        """
+        super()._init_model_weights()
+        self._initialised = True
+        model = unwrapped(self.model)
+        detector = getattr(model, "detector", model)
+        if weights:
+            loaded = load_backbone_weights(detector.backbone, weights, allow_partial=allow_partial)
+            self.logger.info(f"backbone weights from {weights}: {loaded}")
+            if isinstance(model, SaliencyPromptPretrainer):
+                model.backbone_loaded()
+        if load_from:
+            whole = isinstance(model, SaliencyPromptPretrainer)
+            heads = () if whole else adapter_for(model).class_heads
+            try:
+                report = load_weights(model, load_from, allow=heads)
+            except ValueError as error:
+                if not whole and is_pretraining_checkpoint(load_from):
+                    raise ValueError(
+                        f"{load_from}: expected weights of the model, got a checkpoint of its pre-training, "
+                        f"which serves --resume; the weights are beside it, in {EXPORTED_NAME}"
+                    ) from error
+                raise
+            self.logger.info(f"weights from {load_from}: {report}")
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """See mmengine, which names a GPU for every process and so fails where there is none."""
+        if not self.distributed or model_wrapper_cfg is not None or torch.cuda.is_available():
+            return super().wrap_model(model_wrapper_cfg, model)
+        unused = self.cfg.get("find_unused_parameters", False)
+        return MMDistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=unused)
+
+    def _init_model_weights(self) -> None:
+        if not self._initialised:
+            super()._init_model_weights()
+
+
+def is_pretraining_checkpoint(path: str) -> bool:
+    """Whether the file holds a whole pre-trainer: the detector and the layer of Eq. 9."""
+    return any(name.startswith("detector.") for name in load_checkpoint_file(path).get("state_dict", {}))
+
+
+class _WithoutRepetition(logging.Filter):
+    """Leaves out the three lines a parameter, and mmengine's warnings about itself."""
+
+    prefixes = ("paramwise_options", '"FileClient" will be', '"HardDiskBackend" is')
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self.prefixes)

@@ -1,0 +1,89 @@
+"""Steps of a data pipeline, registered with mmdet: reading, packing, and keeping seeds beside their masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform, Compose
+from mmdet.datasets.transforms import PackDetInputs
+from mmdet.registry import TRANSFORMS
+
+from sp_fast.data.images import read_image
+
+
+@TRANSFORMS.register_module()
+class ReadImage(BaseTransform):
+    """Reads `img_path` as `img`, uint8 [H, W, 3] in mmdet's BGR order, EXIF orientation applied.
+
+    Sets `img_shape` and `ori_shape` to (H, W).
+
+    Raises:
+        BrokenImageError: the file cannot be decoded.
+        ValueError: `height` and `width` of the annotation file are not those of the image.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """The results with the image added."""
+        image = read_image(results["img_path"])
+        expected = results.get("height", image.shape[0]), results.get("width", image.shape[1])
+        if image.shape[:2] != expected:
+            raise ValueError(
+                f"{results['img_path']} is {image.shape[0]} x {image.shape[1]} (height x width), its "
+                f"annotations say {expected[0]} x {expected[1]}: the masks would not lie on their objects"
+            )
+        results["img"] = np.ascontiguousarray(image[..., ::-1])
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+
+@TRANSFORMS.register_module()
+class KeepSeedsAligned(BaseTransform):
+    """Runs transforms that drop instances (crops, filters) so that `gt_seeds` stays in line with `gt_masks`.
+
+    mmdet's transforms know nothing of seeds, but all of them keep the labels in line. So the labels carry the
+    numbers of the instances through the transforms, and what comes out tells which instances are left.
+
+    Args:
+        transforms: configs of transforms of mmdet, e.g. RandomCrop, FilterAnnotations.
+    """
+
+    def __init__(self, transforms: list[dict]) -> None:
+        self.transforms = Compose(transforms)
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """The results of the transforms; None when one of them gave the image up."""
+        labels = results["gt_bboxes_labels"]
+        results["gt_bboxes_labels"] = np.arange(len(labels))
+        results = self.transforms(results)
+        if results is None:
+            return None
+        left = results["gt_bboxes_labels"]
+        results["gt_bboxes_labels"] = labels[left]
+        if "gt_seeds" in results:
+            results["gt_seeds"] = results["gt_seeds"][left]
+        return results
+
+
+@TRANSFORMS.register_module()
+class PackInstances(PackDetInputs):
+    """mmdet's PackDetInputs, with `gt_seeds` float32 [n, D] as `gt_instances.seeds` where there are seeds.
+
+    Raises:
+        ValueError: a transform before dropped instances and left `gt_seeds` as they were.
+    """
+
+    mapping_table = {**PackDetInputs.mapping_table, "gt_seeds": "seeds"}  # noqa: RUF012 (as in the base class)
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """The dict of `inputs` and `data_samples` that models take."""
+        if "gt_seeds" in results and "gt_bboxes_labels" in results:
+            seeds, instances = len(results["gt_seeds"]), len(results["gt_bboxes_labels"])
+            if seeds != instances:
+                raise ValueError(
+                    f"{results.get('img_path')}: {instances} instances but {seeds} seeds: a transform "
+                    "dropped instances. Put it into dict(type='KeepSeedsAligned', transforms=[...])"
+                )
+        elif "gt_seeds" in results:
+            del results["gt_seeds"]
+        return super().transform(results)

@@ -1,0 +1,16 @@
+"""One small adapter per model family: what the pre-trainer has to know of it, and nothing else."""
+
+from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults, adapter_for
+from sp_fast.pretraining.adapters.knet import KNetAdapter
+from sp_fast.pretraining.adapters.mask2former import Mask2FormerAdapter
+from sp_fast.pretraining.adapters.queryinst import QueryInstAdapter
+
+__all__ = [
+    "Adapter",
+    "Decorate",
+    "KNetAdapter",
+    "Mask2FormerAdapter",
+    "QueryInstAdapter",
+    "StageResults",
+    "adapter_for",
+]

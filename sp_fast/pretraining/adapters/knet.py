@@ -1,0 +1,49 @@
+"""K-Net: prompts go onto K^0 (`init`) or onto the kernels the first head proposes (`proposal`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sp_fast.knet.outputs import FirstHeadOutput, StageOutput
+from sp_fast.knet.targets import Targets
+from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults
+
+
+class KNetAdapter(Adapter, detector="KNet"):
+    """See :class:`Adapter`."""
+
+    class_heads = (r"rpn_head\.conv_seg\.", r"roi_head\.mask_head\.\d+\.fc_cls\.")
+
+    @property
+    def kernel_channels(self) -> int:
+        """C, channels of the kernels."""
+        return self.detector.rpn_head.init_kernels.in_channels
+
+    def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """C2 to C5 and P2 to P5."""
+        return self.detector.extract_features(images)
+
+    def targets(self, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Targets:
+        """See :meth:`Adapter.targets`; checks the labels against the detector's classes."""
+        return self.detector.targets(data_samples, image_size)
+
+    def decorated(
+        self, pyramid: tuple[Tensor, ...], decorate: Decorate, inject: str
+    ) -> tuple[FirstHeadOutput, list[StageOutput]]:
+        """The first head's output and that of every update stage, with decorated kernels."""
+        first = self.detector.rpn_head(pyramid, decorate=decorate if inject == "init" else None)
+        if inject == "proposal":
+            first = first._replace(kernels=decorate(first.kernels))
+        return first, self.detector.roi_head(first)
+
+    def loss(
+        self, pyramid: tuple[Tensor, ...], targets: Targets, decorate: Decorate, inject: str
+    ) -> StageResults:
+        """See :meth:`Adapter.loss`. Stage i is matched on what stage i - 1 predicts."""
+        first, stages = self.decorated(pyramid, decorate, inject)
+        losses, assigned = self.detector.loss_from(first, stages, targets)
+        return StageResults(losses, torch.stack([stage.kernels for stage in stages]), assigned)

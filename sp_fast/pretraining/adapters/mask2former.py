@@ -1,0 +1,144 @@
+"""mmdet's Mask2Former: prompts go onto the query features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults
+
+
+class Instances(NamedTuple):
+    """Mask2Former's targets: `labels` and `masks` of every image, and its meta information."""
+
+    instances: list[InstanceData]
+    metas: list[dict]
+
+
+class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
+    """See :class:`Adapter`. The kernels are the queries; `proposal` decorates those after the first layer.
+
+    The pyramid is the pixel decoder's: mask features at stride 4, then the memories at strides 8, 16 and 32.
+    """
+
+    class_heads = (r"panoptic_head\.cls_embed\.",)
+
+    @property
+    def kernel_channels(self) -> int:
+        """C, channels of the query features."""
+        return self.detector.panoptic_head.query_feat.embedding_dim
+
+    def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """C2 to C5 and the pixel decoder's maps."""
+        maps = tuple(self.detector.backbone(images))
+        inputs = self.detector.neck(maps) if self.detector.with_neck else maps
+        mask_features, memories = self.detector.panoptic_head.pixel_decoder(list(inputs))
+        return maps, (mask_features, *reversed(memories))
+
+    def targets(self, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Instances:
+        """See :meth:`Adapter.targets`; ValueError where masks are not padded as the images are."""
+        for i, sample in enumerate(data_samples):
+            masks = sample.gt_instances.masks
+            if (masks.height, masks.width) != tuple(image_size):
+                raise ValueError(
+                    f"data_samples[{i}]: expected masks of the padded {image_size[0]} x {image_size[1]}, got "
+                    f"{masks.height} x {masks.width}; set data_preprocessor.pad_mask=True"
+                )
+        instances = self.detector.panoptic_head.preprocess_gt(
+            [sample.gt_instances for sample in data_samples], [None] * len(data_samples)
+        )
+        return Instances(instances, [sample.metainfo for sample in data_samples])
+
+    def targets_from_masks(
+        self, masks: Tensor, boxes: Tensor, count: Tensor, data_samples: Sequence[Any]
+    ) -> Instances:
+        """See :meth:`Adapter.targets_from_masks`; transfers the counts, since mmdet's targets are ragged."""
+        hard = (masks >= 0.5).long()
+        instances = [
+            InstanceData(labels=count.new_zeros(found), masks=hard[i, :found])
+            for i, found in enumerate(count.tolist())
+        ]
+        return Instances(instances, [sample.metainfo for sample in data_samples])
+
+    def loss(
+        self, pyramid: tuple[Tensor, ...], targets: Instances, decorate: Decorate, inject: str
+    ) -> StageResults:
+        """See :meth:`Adapter.loss`. A layer is matched on its own predictions, at random points."""
+        head = self.detector.panoptic_head
+        classes, masks, kernels = self._decode(pyramid, decorate, inject)
+        with _recorded(head) as matchings:
+            losses = head.loss_by_feat(classes, masks, targets.instances, targets.metas)
+        # In order of prediction, then image; the first prediction is that of the initial queries.
+        assigned = torch.stack(matchings).unflatten(0, (len(masks), -1))[1:] - 1
+        return StageResults(losses, torch.stack(kernels), assigned)
+
+    def _decode(
+        self, pyramid: tuple[Tensor, ...], decorate: Decorate, inject: str
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Mask2FormerHead.forward after its pixel decoder, with queries of each image's own.
+
+        Returns:
+            Class and mask logits of the initial queries and of every layer; the queries after every layer.
+        """
+        head = self.detector.panoptic_head
+        mask_features, memories = pyramid[0], pyramid[:0:-1]  # coarsest first
+        batch, levels = len(mask_features), head.num_transformer_feat_level
+        inputs, positions = [], []
+        for i, memory in enumerate(memories[:levels]):
+            projected = head.decoder_input_projs[i](memory).flatten(2).permute(0, 2, 1)  # [B, h w, C]
+            inputs.append(projected + head.level_embed.weight[i].view(1, 1, -1))
+            nothing = memory.new_zeros((batch, *memory.shape[-2:]), dtype=torch.bool)
+            positions.append(head.decoder_positional_encoding(nothing).flatten(2).permute(0, 2, 1))
+        query = head.query_feat.weight  # [N, C]
+        query = decorate(query) if inject == "init" else query.expand(batch, -1, -1)  # [B, N, C]
+        query_pos = head.query_embed.weight.expand(batch, -1, -1)
+        size = memories[0].shape[-2:]
+        outputs, queries = [head._forward_head(query, mask_features, size)], []
+        for i, layer in enumerate(head.transformer_decoder.layers):
+            hidden = outputs[-1][2]
+            hidden = hidden & ~hidden.all(-1, keepdim=True)  # a mask without foreground hides nothing
+            query = layer(
+                query=query,
+                key=inputs[i % levels],
+                value=inputs[i % levels],
+                query_pos=query_pos,
+                key_pos=positions[i % levels],
+                cross_attn_mask=hidden,
+                query_key_padding_mask=None,
+                key_padding_mask=None,
+            )
+            queries.append(query)
+            size = memories[(i + 1) % levels].shape[-2:]
+            outputs.append(head._forward_head(query, mask_features, size))
+            if i == 0 and inject == "proposal":
+                query = decorate(query)
+        return [one[0] for one in outputs], [one[1] for one in outputs], queries
+
+
+class _Recorder:
+    """Assigns as `assigner` does and keeps what it assigned."""
+
+    def __init__(self, assigner: Any) -> None:
+        self.assigner = assigner
+        self.matchings: list[Tensor] = []
+
+    def assign(self, *args: Any, **kwargs: Any) -> Any:
+        result = self.assigner.assign(*args, **kwargs)
+        self.matchings.append(result.gt_inds)  # 0 for none, else 1 + index
+        return result
+
+
+@contextmanager
+def _recorded(head: Any) -> Iterator[list[Tensor]]:
+    """The matchings that `head` makes meanwhile: matched again, other points would be drawn."""
+    recorder = _Recorder(head.assigner)
+    head.assigner = recorder
+    try:
+        yield recorder.matchings
+    finally:
+        head.assigner = recorder.assigner

@@ -1,0 +1,206 @@
+"""Where a step's proposals come from: read with the images, made of the student's features or a teacher's."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sp_fast.knet.targets import TARGET_STRIDE, Targets, padded_masks
+from sp_fast.ops import PackedMasks
+from sp_fast.pretraining.adapters import Adapter
+from sp_fast.proposals import Proposals, SaliencyProposer
+
+
+class StepProposals(NamedTuple):
+    """The proposals of one batch, padded to the largest count.
+
+    Attributes:
+        targets: the adapter's targets, for the base model's losses.
+        boxes: `[B, L, 4]`, tight x0 y0 x1 y1 in pixels of the padded input.
+        seeds: `[B, L, D]`.
+        count: int64 `[B]`.
+    """
+
+    targets: Any
+    boxes: Tensor
+    seeds: Tensor
+    count: Tensor
+
+
+class AnnotatedSource(nn.Module):
+    """Proposals that come with the images, as instances of the data samples.
+
+    Args:
+        stored_seeds: `True` for the seeds that `sp-fast propose` stored (source `cached`); `False` where
+            there are none and the mean features inside each mask serve (source `import`).
+    """
+
+    def __init__(self, *, stored_seeds: bool) -> None:
+        super().__init__()
+        self.stored_seeds = stored_seeds
+
+    def forward(
+        self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
+    ) -> StepProposals:
+        """Pads boxes and seeds; see :class:`StepProposals`."""
+        size = (images.shape[-2], images.shape[-1])
+        targets = adapter.targets(data_samples, size)
+        instances = [sample.gt_instances for sample in data_samples]
+        boxes = pad_rows([_as_tensor(one.bboxes).to(images) for one in instances], 4)
+        padded = isinstance(targets, Targets)
+        counts = [len(one.labels) for one in instances]
+        count = targets.count if padded else torch.tensor(counts, device=images.device)
+        if not self.stored_seeds:
+            masks = targets.masks if padded else padded_masks(data_samples, size, images.device)
+            return StepProposals(targets, boxes, mean_inside(features, masks), count)
+        for sample in data_samples:
+            if "seeds" not in sample.gt_instances:
+                path = sample.get("img_path", "an image")
+                raise ValueError(
+                    f"source='cached': expected seeds with the proposals of {path}, got none; give the "
+                    "data set the seeds file of `sp-fast propose`, or set source='import'"
+                )
+        channels = max(one.seeds.shape[-1] for one in instances)
+        seeds = pad_rows([one.seeds.to(images) for one in instances], channels)
+        return StepProposals(targets, boxes, seeds, count)
+
+
+class SharedSource(nn.Module):
+    """Proposals made within the step from the student's own last-stage features (Eq. 3-4).
+
+    Meant for a frozen backbone: it computes these features anyway.
+
+    As `sp-fast propose` does, it resizes the saliency, here to the stride of the targets, and then applies
+    the threshold. All of it is fp32, under autocast too.
+
+    Padding takes part in no proposal, but the backbone has seen it: within its receptive field of a padded
+    border the features differ from those of the image alone, and so may masks there.
+
+    Args:
+        proposer: options of :class:`sp_fast.proposals.SaliencyProposer`.
+        target_stride: stride of the base model's mask targets.
+    """
+
+    def __init__(self, proposer: dict | None = None, *, target_stride: int = TARGET_STRIDE) -> None:
+        super().__init__()
+        self.proposer = SaliencyProposer(**(proposer or {}))
+        self.target_stride = target_stride
+
+    def forward(
+        self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
+    ) -> StepProposals:
+        """Proposals of the valid part of each image; see :class:`StepProposals`."""
+        size = torch.tensor([sample.img_shape[:2] for sample in data_samples], device=images.device)  # [B, 2]
+        sides = zip(size.unbind(1), features.shape[-2:], images.shape[-2:], strict=True)
+        valid = torch.stack([-(-own * cells // pixels) for own, cells, pixels in sides], 1)  # rounded up
+        with torch.autocast(images.device.type, enabled=False):
+            features = features.detach().float()
+            found = self.proposer.from_features(features, valid)
+            masks = self._masks(features, found, size, images.shape[-2:])
+        boxes = self.target_stride * PackedMasks.pack(masks).boxes().float()  # [B, K, 4]
+        boxes = boxes.minimum(size.flip(1).repeat(1, 2)[:, None])  # width and height of each image
+        # A mask of a cell that is nearly all padding can vanish: those that are left move to the front.
+        there = boxes[..., 2] > 0
+        order = torch.argsort(~there, dim=1, stable=True)
+        masks, boxes, seeds = (_in_order(one, order) for one in (masks, boxes, found.seeds))
+        count = there.sum(1)
+        targets = adapter.targets_from_masks(masks.float(), boxes, count, data_samples)
+        return StepProposals(targets, boxes, seeds, count)
+
+    def _masks(
+        self, features: Tensor, found: Proposals, size: Tensor, image_shape: tuple[int, int] | torch.Size
+    ) -> Tensor:
+        """Where the resized saliency reaches the threshold, bool `[B, K, H / stride, W / stride]`."""
+        saliency = self.proposer.saliency(features, found)  # [B, K, h, w]
+        assert found.valid is not None
+        # Beyond the image its last cells go on, so that its border is not blended with the padding's zeros.
+        row, column = (
+            torch.minimum(torch.arange(side, device=size.device), found.valid[:, axis, None] - 1)
+            for axis, side in enumerate(features.shape[-2:])
+        )
+        image = torch.arange(len(features), device=size.device)[:, None, None]
+        saliency = saliency.permute(0, 2, 3, 1)[image, row[:, :, None], column[:, None]].permute(0, 3, 1, 2)
+        rows, columns = (side // self.target_stride for side in image_shape)
+        resized = F.interpolate(saliency, size=(rows, columns), mode="bilinear", align_corners=False)
+        y, x = (
+            self.target_stride * torch.arange(side, device=size.device) < size[:, axis, None]
+            for axis, side in enumerate((rows, columns))
+        )
+        inside = (y[:, :, None] & x[:, None])[:, None]  # [B, 1, H / stride, W / stride]
+        real = torch.arange(saliency.shape[1], device=size.device) < found.count[:, None]
+        return (resized >= self.proposer.options.threshold) & inside & real[..., None, None]
+
+
+class TeacherSource(SharedSource):
+    """Proposals made within the step by a frozen copy of the backbone, which runs beside the student.
+
+    The copy stays as the student's backbone was at the start, in eval mode; it is not exported.
+
+    Args:
+        backbone: the student's.
+        proposer: options of :class:`sp_fast.proposals.SaliencyProposer`.
+        target_stride: stride of the base model's mask targets.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, proposer: dict | None = None, *, target_stride: int = TARGET_STRIDE
+    ) -> None:
+        super().__init__(proposer, target_stride=target_stride)
+        self.backbone = copy.deepcopy(backbone).requires_grad_(False)
+        self.backbone.eval()  # apart: mmdet's gives None back
+
+    def copy_from(self, backbone: nn.Module) -> None:
+        """Takes over the weights of the student's backbone."""
+        self.backbone.load_state_dict(backbone.state_dict())
+
+    def train(self, mode: bool = True) -> TeacherSource:
+        """Keeps the copy in eval mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(
+        self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
+    ) -> StepProposals:
+        """Proposals from the copy's last stage, not from `features`; see :class:`StepProposals`."""
+        with torch.no_grad():
+            features = self.backbone(images)[-1]
+        return super().forward(adapter, images, features, data_samples)
+
+
+def mean_inside(features: Tensor, masks: Tensor) -> Tensor:
+    """The mean feature inside each mask.
+
+    Args:
+        features: `[B, D, h, w]`; no gradient flows into them.
+        masks: `[B, L, H, W]` in [0, 1], of any size over the same area.
+
+    Returns:
+        fp32 `[B, L, D]`; zeros for an empty mask.
+    """
+    batch, channels, rows, columns = features.shape
+    if masks.shape[1] == 0:
+        return features.new_zeros(batch, 0, channels, dtype=torch.float32)
+    with torch.autocast(features.device.type, enabled=False):
+        weight = F.adaptive_avg_pool2d(masks.float(), (rows, columns)).flatten(2)  # [B, L, h w]
+        total = weight @ features.detach().float().flatten(2).transpose(1, 2)  # [B, L, D]
+        return total / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _in_order(rows: Tensor, order: Tensor) -> Tensor:
+    """Rows `[B, K, ...]` of each image in its `order` `[B, K]`."""
+    return rows.gather(1, order.view(*order.shape, *[1] * (rows.dim() - 2)).expand_as(rows))
+
+
+def pad_rows(rows: list[Tensor], width: int) -> Tensor:
+    """Stacks `[n_b, width]` tensors to `[B, max n_b, width]`, padded with zeros."""
+    longest = max(one.shape[0] for one in rows)
+    return torch.stack([F.pad(one.reshape(-1, width), (0, 0, 0, longest - one.shape[0])) for one in rows])
+
+
+def _as_tensor(boxes: Any) -> Tensor:
+    return boxes if isinstance(boxes, Tensor) else boxes.tensor

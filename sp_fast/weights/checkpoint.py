@@ -1,0 +1,312 @@
+"""Checkpoints: read without trusting a pickle, written whole or not at all, loaded in full or reported."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner
+import mmengine.runner.checkpoint
+import mmengine.runner.runner
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from sp_fast.files import replacing
+from sp_fast.weights.unpickle import Inert, load_foreign
+
+__all__ = ["WeightsReport", "install_safe_resume", "load_checkpoint_file", "load_weights"]
+
+_LAST_CHECKPOINT = "last_checkpoint"
+_HISTORY_BUFFER = f"{HistoryBuffer.__module__}.{HistoryBuffer.__name__}"
+
+
+def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The checkpoint in `path`, on the CPU: this package's, plain mmengine's or another's.
+
+    No code in the file runs (see :mod:`sp_fast.weights.unpickle`). The log buffers of mmengine's checkpoints
+    are restored; objects of other classes come as `Inert`.
+
+    Raises:
+        FileNotFoundError: no such file; in a work folder, names the other checkpoints there.
+        ValueError: not a checkpoint, or a damaged one; likewise.
+    """
+    _allow_history_buffers()
+    path = Path(path).expanduser()
+    try:
+        checkpoint = load_foreign(path)
+        if not isinstance(checkpoint, dict):
+            raise ValueError(
+                f"{path}: expected a checkpoint, which is a dict, got {type(checkpoint).__name__}"
+            )
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{error}{_others_beside(path)}") from error
+    scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
+    for name, value in scalars.items():
+        if isinstance(value, Inert) and value.origin == _HISTORY_BUFFER:
+            # mmengine's names of the two arrays, and those of `_history_state`.
+            state = {key.removeprefix("_"): part for key, part in value.state.items()}
+            log, count = np.asarray(state["log_history"]), np.asarray(state["count_history"])
+            scalars[name] = HistoryBuffer(log, count, state["max_length"])
+    return checkpoint
+
+
+def _others_beside(path: Path) -> str:
+    """Which other checkpoints the work folder that holds `path` has, newest first."""
+    if not (path.parent / _LAST_CHECKPOINT).is_file():
+        return ""
+    others = [other for other in path.parent.glob("*.pth") if other != path]
+    others.sort(key=lambda other: other.stat().st_mtime, reverse=True)
+    if not others:
+        return ""
+    return (
+        f" Other checkpoints beside it, newest first: {', '.join(other.name for other in others)}. To go on "
+        f"from one of them, write its path into {path.parent / _LAST_CHECKPOINT}, and resume."
+    )
+
+
+@dataclass
+class WeightsReport:
+    """What `load_weights` did, by keys of the state dict."""
+
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """In the model, not in the file: kept as they were."""
+    unknown: list[str] = field(default_factory=list)
+    """In the file, not in the model: not used."""
+    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    """The shape in the file and in the model: kept as they were."""
+
+    def differences(self) -> list[str]:
+        """The keys that are in the file or the model but were not loaded."""
+        return [*self.missing, *self.unknown, *self.mismatched]
+
+    def __str__(self) -> str:
+        shapes = [
+            f"{key} {file} in the file, {model} in the model"
+            for key, (file, model) in self.mismatched.items()
+        ]
+        lines = [f"{len(self.loaded)} tensors loaded"]
+        for title, entries in (
+            ("missing from the file", self.missing),
+            ("unknown to the model", self.unknown),
+            ("of another shape", shapes),
+        ):
+            if entries:
+                lines.append(f"{len(entries)} {title}:" + "".join(f"\n  {entry}" for entry in entries))
+        return "\n".join(lines)
+
+
+def load_weights(
+    model: torch.nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    allow: Iterable[str] = (),
+    allow_partial: bool = False,
+) -> WeightsReport:
+    """Load the weights in `path` into `model`, and say what differs.
+
+    Args:
+        model: the model; not one inside a data-parallel wrapper.
+        path: a checkpoint with the state dict at its top or under `state_dict` or `model`; a prefix `module.`
+            on all keys is dropped.
+        allow: regular expressions, matched from the start of a key (so that a prefix serves): such keys may
+            be missing, unknown or of another shape. BatchNorm's `num_batches_tracked` may always be missing.
+        allow_partial: allow every difference.
+
+    Raises:
+        ValueError: a difference that is not allowed (all are listed, nothing is loaded), nothing to load, or
+            not a weights file.
+        FileNotFoundError: no such file.
+    """
+    state = _state_dict(path)
+    own = model.state_dict()
+    report = WeightsReport(
+        missing=[key for key in own if key not in state and not key.endswith("num_batches_tracked")],
+        unknown=[key for key in state if key not in own],
+    )
+    fitting = OrderedDict()
+    for key in own.keys() & state.keys():
+        shapes = tuple(state[key].shape), tuple(own[key].shape)
+        if shapes[0] == shapes[1]:
+            fitting[key] = state[key]
+        else:
+            report.mismatched[key] = shapes
+    report.loaded = [key for key in own if key in fitting]
+    if not report.loaded:
+        raise ValueError(
+            f"{path}: none of its {len(state)} tensors fits the model. In the file: {_some(state)}; "
+            f"in the model: {_some(own)}"
+        )
+    patterns = [re.compile(pattern) for pattern in allow]
+    refused = [key for key in report.differences() if not any(pattern.match(key) for pattern in patterns)]
+    if refused and not allow_partial:
+        raise ValueError(
+            f"{path}: the weights do not fit the model, nothing was loaded. Not allowed to differ: "
+            f"{', '.join(refused)}. In full: {report}"
+        )
+    # Carries the versions by which modules convert their older layouts.
+    fitting._metadata = getattr(state, "_metadata", OrderedDict())  # type: ignore[attr-defined]
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def _state_dict(path: str | os.PathLike[str]) -> Mapping[str, torch.Tensor]:
+    checkpoint = load_checkpoint_file(path)
+    state = next((checkpoint[key] for key in ("state_dict", "model") if key in checkpoint), checkpoint)
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(
+            f"{path}: expected a state dict (name: tensor) at the top or under 'state_dict' or 'model', "
+            f"got a {type(state).__name__} with {_some(checkpoint)}"
+        )
+    if state and all(key.startswith("module.") for key in state):
+        metadata = getattr(state, "_metadata", OrderedDict())
+        state = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
+        state._metadata = OrderedDict(  # type: ignore[attr-defined]
+            (key.removeprefix("module").removeprefix("."), value) for key, value in metadata.items()
+        )
+    return state
+
+
+def _some(names: Iterable[Any]) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def install_safe_resume() -> None:
+    """Make mmengine's Runner save, load and resume checkpoints that load with `weights_only=True`.
+
+    Local files are written beside and renamed, so an interrupted write leaves the last checkpoint and
+    `last_checkpoint` as they were; with `max_keep_ckpts` an older checkpoint goes only once the new one is
+    there.
+    Files are read by :func:`load_checkpoint_file`. Calling this again does nothing.
+    """
+    _allow_history_buffers()
+    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+    mmengine.runner.checkpoint.load_from_local = load_from_local
+    for module in (mmengine.runner, mmengine.runner.checkpoint, mmengine.runner.runner):
+        module.save_checkpoint = _save_checkpoint
+    CheckpointHook._save_checkpoint_with_step = _save_checkpoint_with_step
+
+
+def _allow_history_buffers() -> None:
+    HistoryBuffer.__getstate__ = _history_state
+    HistoryBuffer.__setstate__ = _set_history_state
+    torch.serialization.add_safe_globals([HistoryBuffer])
+
+
+def _history_state(self: HistoryBuffer) -> dict[str, Any]:
+    # mmengine's own state holds bound methods, whose pickle calls getattr.
+    log, count = self.data
+    return {
+        "max_length": int(self.max_length),
+        "log_history": torch.from_numpy(np.asarray(log, dtype=np.float64)),
+        "count_history": torch.from_numpy(np.asarray(count, dtype=np.float64)),
+    }
+
+
+def _set_history_state(self: HistoryBuffer, state: dict[str, Any]) -> None:
+    self.__init__(  # type: ignore[misc]
+        state["log_history"].numpy(), state["count_history"].numpy(), state["max_length"]
+    )
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """The loader of local files that mmengine calls, by `load_checkpoint_file`.
+
+    The tensors stay on the CPU: `load_state_dict` copies them to where the model is, and Adam's step counts
+    on a GPU would cost a synchronisation for every parameter and step.
+    """
+    return load_checkpoint_file(filename)
+
+
+_SAFE_LEAVES = (torch.Tensor, HistoryBuffer, torch.Size, torch.dtype, torch.device, bytes)
+
+
+def _plain(value: Any, place: str = "checkpoint") -> Any:
+    """`value` in plain containers, numbers and strings; TypeError, naming the place, where it cannot be."""
+    if value is None or isinstance(value, _SAFE_LEAVES):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist(), place)
+    if isinstance(value, Mapping):
+        items = ((_plain(key, place), _plain(item, f"{place}[{key!r}]")) for key, item in value.items())
+        if not isinstance(value, OrderedDict):
+            return dict(items)
+        ordered = OrderedDict(items)
+        ordered.__dict__.update(value.__dict__)  # a state dict's _metadata
+        return ordered
+    for container in (list, tuple, set):
+        if isinstance(value, container):
+            return container(_plain(item, f"{place}[{index}]") for index, item in enumerate(value))
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(
+        f"{place}: expected tensors, numbers, strings and containers of them, got a {type(value).__name__}, "
+        "which could not be loaded again without trusting the file. Store plain values, or keep it out of "
+        "the checkpoint (message_hub.update_info(..., resumed=False))."
+    )
+
+
+def _save_checkpoint(
+    checkpoint: dict[str, Any],
+    filename: str,
+    file_client_args: dict | None = None,
+    backend_args: dict | None = None,
+) -> None:
+    """What mmengine calls to save: plain values only, and local files atomically."""
+    plain = _plain(checkpoint)
+    if file_client_args is None and isinstance(
+        get_file_backend(filename, backend_args=backend_args), LocalBackend
+    ):
+        with replacing(Path(filename)) as file:
+            torch.save(plain, file)
+    else:
+        _mmengine_save_checkpoint(plain, filename, file_client_args, backend_args)
+
+
+_mmengine_save_checkpoint = mmengine.runner.checkpoint.save_checkpoint
+
+
+def _save_checkpoint_with_step(self: CheckpointHook, runner: Any, step: int, meta: dict[str, Any]) -> None:
+    """As in mmengine, but the oldest checkpoint goes after the new one is there, not before."""
+    outdated = None
+    if self.max_keep_ckpts > 0 and not (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
+        if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+            outdated = self.keep_ckpt_ids.popleft()
+        self.keep_ckpt_ids.append(step)
+        runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+
+    name = self.filename_tmpl.format(step)
+    self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+    runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+    runner.save_checkpoint(
+        self.out_dir,
+        name,
+        self.file_client_args,
+        save_optimizer=self.save_optimizer,
+        save_param_scheduler=self.save_param_scheduler,
+        meta=meta,
+        by_epoch=self.by_epoch,
+        backend_args=self.backend_args,
+        **self.args,
+    )
+    if not is_main_process():
+        return
+    with replacing(Path(runner.work_dir) / _LAST_CHECKPOINT) as file:
+        file.write(self.last_ckpt.encode())
+    if outdated is not None:
+        path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated))
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)

@@ -1,0 +1,3 @@
+"""Fixtures of the annotated folder."""
+
+from tests.data.fixtures import scenes  # noqa: F401

@@ -1,0 +1,250 @@
+"""Images, masks, labels and seeds come out of the pipeline together."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("mmdet")
+
+from mmdet.registry import DATASETS, TRANSFORMS
+
+import sp_fast.mmdet_plugin.datasets
+from sp_fast.data import BrokenImageError
+
+LOAD = [{"type": "ReadImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
+PACK = [{"type": "PackInstances"}]
+
+
+def build(scenes, *transforms, **options):
+    pipeline = [*LOAD, *transforms, *PACK]
+    options = {"ann_file": str(scenes / "masks.json"), "images": str(scenes / "images")} | options
+    return DATASETS.build({"type": "InstanceDataset", "pipeline": pipeline, "_scope_": "mmdet", **options})
+
+
+def with_seeds(scenes, *transforms, **options):
+    return build(scenes, *transforms, seeds=str(scenes / "masks.seeds.safetensors"), **options)
+
+
+def assert_aligned(sample):
+    """Every mask lies on the grey value that its seed and label tell, and in its box."""
+    instances = sample["data_samples"].gt_instances
+    assert len(instances.masks) == len(instances.seeds) == len(instances.labels) == len(instances.bboxes)
+    assert instances.seeds.dtype == torch.float32
+    for mask, seed, label, box in zip(
+        instances.masks.masks, instances.seeds, instances.labels, instances.bboxes.tensor, strict=True
+    ):
+        inside = sample["inputs"][:, torch.from_numpy(mask).bool()]
+        assert inside.numel() > 0
+        assert seed[1] == 40 * (seed[0] + 1)
+        assert inside.float().median() == seed[1]
+        assert label == seed[0] % 2
+        y, x = np.nonzero(mask)
+        np.testing.assert_allclose(box, [x.min(), y.min(), x.max() + 1, y.max() + 1], atol=1.5)
+    return [int(seed[0]) for seed in instances.seeds]
+
+
+@pytest.mark.parametrize("direction", ["horizontal", "vertical", "diagonal"])
+def test_seeds_follow_their_masks_through_resize_and_flip(scenes, direction):
+    dataset = with_seeds(
+        scenes,
+        {"type": "Resize", "scale": (96, 96), "keep_ratio": True},
+        {"type": "RandomFlip", "prob": 1.0, "direction": direction},
+    )
+    assert dataset.metainfo["classes"] == ("cat", "dog")
+    assert [sorted(assert_aligned(dataset[k])) for k in range(3)] == [[0, 1, 2], [], [3, 4]]
+    assert dataset[0]["inputs"].shape == (3, 64, 96)
+
+
+def test_seeds_follow_their_masks_through_crop_and_filter(scenes):
+    crop = {"type": "RandomCrop", "crop_size": (20, 24), "allow_negative_crop": True}
+    filter_small = {"type": "FilterAnnotations", "min_gt_bbox_wh": (4, 4), "keep_empty": False}
+    dataset = with_seeds(scenes, {"type": "KeepSeedsAligned", "transforms": [crop, filter_small]})
+    np.random.seed(0)  # noqa: NPY002 (mmcv's transforms draw from it)
+    left = {tuple(assert_aligned(dataset[0])) for _ in range(20)}
+    assert len(left) > 2
+    assert min(map(len, left)) < 3
+
+
+def test_filter_without_alignment_is_refused(scenes):
+    dataset = with_seeds(
+        scenes, {"type": "FilterAnnotations", "min_gt_bbox_wh": (11, 1), "keep_empty": False}
+    )
+    with pytest.raises(ValueError, match=r"0\.png: 2 instances but 3 seeds: .*KeepSeedsAligned"):
+        dataset[0]
+
+
+def test_crowds_are_packed_apart_with_their_seeds(scenes):
+    path = scenes / "masks.json"
+    coco = json.loads(path.read_text())
+    next(a for a in coco["annotations"] if a["seed_row"] == 1)["iscrowd"] = 1
+    path.write_text(json.dumps(coco))
+    sample = with_seeds(scenes)[0]
+    assert sorted(assert_aligned(sample)) == [0, 2]
+    assert sample["data_samples"].ignored_instances.seeds.tolist() == [[1, 80]]
+
+
+def test_images_without_objects_are_kept_or_filtered(scenes):
+    dataset = build(scenes)
+    assert len(dataset) == 3
+    empty = dataset[1]["data_samples"].gt_instances
+    assert empty.masks.masks.shape == (0, 32, 48)
+    assert empty.bboxes.tensor.shape == (0, 4)
+    assert "seeds" not in empty
+    assert len(build(scenes, filter_cfg={"filter_empty_gt": True})) == 2
+
+
+def test_class_agnostic_and_named_classes(scenes):
+    dataset = build(scenes, class_agnostic=True)
+    assert dataset.metainfo["classes"] == ("object",)
+    assert dataset[0]["data_samples"].gt_instances.labels.tolist() == [0, 0, 0]
+    named = build(scenes, metainfo={"classes": ("dog", "bird", "cat")})
+    assert named[0]["data_samples"].gt_instances.labels.tolist() == [2, 0, 2]
+    with pytest.raises(ValueError, match=r"categories \['dog'\] are not among the classes \['cat'\]"):
+        build(scenes, metainfo={"classes": ("cat",)})
+    assert build(scenes).metainfo["classes"] == ("cat", "dog")  # nothing is left behind in the class
+
+
+def test_objects_of_nothing_are_left_out(scenes):
+    path = scenes / "masks.json"
+    coco = json.loads(path.read_text())
+    of = {annotation["seed_row"]: annotation for annotation in coco["annotations"]}
+    of[0]["area"] = 0
+    of[1]["bbox"] = [60, 4, 8, 20]
+    path.write_text(json.dumps(coco))
+    assert assert_aligned(with_seeds(scenes)[0]) == [2]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        lambda x, y, w, h: {"bbox": [x, y, x + w, y + h]},  # xyxy, as some methods' files have it
+        lambda x, y, w, h: {"bbox": [x - 1.5, y - 2, w + 4, h + 3], "area": w * h / 2},
+        lambda x, y, w, h: {"bbox": [0, 0, 0, 0], "area": 0},
+    ],
+)
+def test_tight_boxes_come_from_the_masks_whatever_the_file_says(scenes, foreign):
+    path = scenes / "masks.json"
+    expected = with_seeds(scenes)[0]["data_samples"].gt_instances.bboxes.tensor
+    coco = json.loads(path.read_text())
+    for annotation in coco["annotations"]:
+        annotation.update(foreign(*annotation["bbox"]))
+    path.write_text(json.dumps(coco))
+    sample = with_seeds(scenes, tight_boxes=True)[0]
+    assert len(assert_aligned(sample)) == 3
+    assert torch.equal(sample["data_samples"].gt_instances.bboxes.tensor, expected)
+
+
+def test_annotation_file_without_images_is_refused(scenes):
+    path = scenes / "masks.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"images": [], "annotations": []}))
+    with pytest.raises(ValueError, match=r"masks\.json: 'images' is empty"):
+        build(scenes)
+
+
+def test_image_of_another_size_is_refused(scenes):
+    Image.new("RGB", (32, 48)).save(scenes / "images" / "0.png")
+    with pytest.raises(ValueError, match=r"0\.png is 48 x 32 .* its annotations say 32 x 48"):
+        build(scenes)[0]
+
+
+def test_images_are_bgr(scenes):
+    Image.new("RGB", (48, 32), (1, 2, 3)).save(scenes / "images" / "1.png")
+    assert build(scenes)[1]["inputs"][:, 0, 0].tolist() == [3, 2, 1]
+
+
+def test_data_set_travels_to_a_worker(scenes):
+    dataset = with_seeds(scenes)
+    dataset[0]
+    assert assert_aligned(pickle.loads(pickle.dumps(dataset))[2]) == [4, 3]
+
+
+def change_seeds(change):
+    def apply(scenes):
+        path = scenes / "masks.json"
+        coco = json.loads(path.read_text())
+        change(coco["annotations"][0])
+        path.write_text(json.dumps(coco))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda scenes: (scenes / "masks.seeds.safetensors").write_bytes(b"x" * 40), "not a store of seeds"),
+        (lambda scenes: (scenes / "masks.seeds.safetensors").unlink(), "no such store of seeds"),
+        (change_seeds(lambda annotation: annotation.pop("seed_row")), "annotation 5 has seed_row None"),
+        (change_seeds(lambda annotation: annotation.update(seed_row=5)), "seed_row 5, expected a row of"),
+    ],
+)
+def test_bad_seeds_are_told(scenes, damage, message):
+    damage(scenes)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        with_seeds(scenes)
+
+
+def break_image(scenes, name="0.png"):
+    path = scenes / "images" / name
+    path.write_bytes(path.read_bytes()[:60])
+
+
+def enlarge(scenes, count=40):
+    """More images without objects, so that one broken image is less than 5 %."""
+    path = scenes / "masks.json"
+    coco = json.loads(path.read_text())
+    for k in range(count):
+        Image.new("RGB", (48, 32)).save(scenes / "images" / f"more{k}.png")
+        coco["images"].append({"id": 100 + k, "file_name": f"more{k}.png", "height": 32, "width": 48})
+    path.write_text(json.dumps(coco))
+
+
+def test_broken_image_is_named_once_and_another_one_taken(scenes, caplog, monkeypatch):
+    lines = []
+    monkeypatch.setattr(
+        sp_fast.mmdet_plugin.datasets, "print_log", lambda message, **_: lines.append(message)
+    )
+    enlarge(scenes)
+    break_image(scenes)
+    dataset = build(scenes)
+    for _ in range(3):
+        assert dataset[0]["data_samples"].img_id != 10
+    assert len(lines) == 1
+    assert "0.png" in lines[0]
+
+
+def test_too_many_broken_images_stop_training(scenes):
+    break_image(scenes)
+    with pytest.raises(ValueError, match=r"1 of 3 images could not be read: .*More than 5%"):
+        build(scenes)[0]
+
+
+def test_broken_image_stops_evaluation(scenes):
+    enlarge(scenes)
+    break_image(scenes)
+    with pytest.raises(BrokenImageError, match=r"0\.png"):
+        build(scenes, test_mode=True)[0]
+
+
+def test_image_folder_needs_no_annotations(scenes):
+    pipeline = [{"type": "ReadImage"}, {"type": "Resize", "scale": (24, 16)}, {"type": "PackInstances"}]
+    dataset = DATASETS.build(
+        {
+            "type": "ImageFolderDataset",
+            "images": str(scenes / "images"),
+            "pipeline": pipeline,
+            "_scope_": "mmdet",
+        }
+    )
+    assert len(dataset) == 3
+    sample = dataset[2]
+    assert sample["inputs"].shape == (3, 16, 24)
+    assert sample["data_samples"].img_path.endswith("2.png")
+    assert (dataset.get_data_info(0)["height"], dataset.get_data_info(0)["width"]) == (32, 48)
+
+
+def test_transforms_are_registered():
+    assert {"ReadImage", "PackInstances", "KeepSeedsAligned"} <= set(TRANSFORMS.module_dict)

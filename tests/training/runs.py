@@ -1,0 +1,96 @@
+"""Small training runs for tests: a folder of scenes, configs on them, the command in its own process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from sp_fast.data.synthetic import SetOptions, make_set
+
+CONFIGS = Path(__file__).parents[2] / "sp_fast" / "configs"
+TRAIN = Path(__file__).parents[2] / "sp_fast" / "train.py"
+CHANNELS = 16
+
+CONFIG = """
+_base_ = ['{configs}/_base_/knet_demo.py', '{configs}/_base_/{kind}.py', '{configs}/_base_/runtime.py']
+pipeline = [
+    dict(type='ReadImage'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackInstances'),
+]
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(pipeline=pipeline)
+)
+{rest}
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, begin=0, end=4, milestones=[3], gamma=0.1)]
+default_hooks = dict(logger=dict(interval=1))
+"""
+PRETRAIN = """
+model = dict(
+    _delete_=True,
+    type='SaliencyPromptPretrainer',
+    detector=_base_.model,
+    source='cached',
+    supervision=dict(seed_channels=1),
+)
+train_cfg = dict(max_epochs=4)
+"""
+FINETUNE = """
+test_pipeline = [dict(type='ReadImage'), dict(type='PackInstances')]
+val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs=4, val_interval=4)
+"""
+
+
+def write_scenes(folder: Path, size: int = 64) -> Path:
+    """A small synthetic set, and its labelled scenes again as class-agnostic masks with seeds."""
+    made = make_set(folder, SetOptions(size=size, unlabelled=1, labelled=6, validation=3))
+    coco = json.loads((made / "labelled.json").read_text())
+    for row, annotation in enumerate(coco["annotations"]):
+        annotation.update(seed_row=row, category_id=1)
+    coco["categories"] = [{"id": 1, "name": "object"}]
+    (made / "masks.json").write_text(json.dumps(coco))
+    seeds = np.random.default_rng(0).normal(size=(len(coco["annotations"]), CHANNELS)).astype(np.float16)
+    save_file({"seeds": torch.from_numpy(seeds)}, made / "masks.seeds.safetensors")
+    return made
+
+
+def write_config(path: Path, kind: str) -> Path:
+    """A config of kind `pretrain` or `finetune`: 4 epochs of 3 steps."""
+    path.write_text(
+        CONFIG.format(configs=CONFIGS, kind=kind, rest=PRETRAIN if kind == "pretrain" else FINETUNE)
+    )
+    return path
+
+
+def pretrain_options(scenes: Path) -> list[str]:
+    """The data of a pre-training run."""
+    return ["--images", str(scenes / "labelled"), "--annotations", str(scenes / "masks.json")]
+
+
+def finetune_options(scenes: Path) -> list[str]:
+    """The data of a fine-tuning run."""
+    return [
+        *("--images", str(scenes / "labelled"), "--annotations", str(scenes / "labelled.json")),
+        *("--val-images", str(scenes / "validation"), "--val-annotations", str(scenes / "validation.json")),
+    ]
+
+
+def environment() -> dict[str, str]:
+    """One thread a process: tests share the machine."""
+    return dict(os.environ, OMP_NUM_THREADS="1")
+
+
+def train(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Runs the training command and gives its exit status and output."""
+    command = [sys.executable, str(TRAIN), *map(str, arguments)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)

@@ -1,0 +1,156 @@
+"""The training command, in processes of its own: whole way, several processes, kill and resume, bad input."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.runs import (
+    TRAIN,
+    environment,
+    finetune_options,
+    pretrain_options,
+    train,
+    write_config,
+    write_scenes,
+)
+
+pytest.importorskip("mmdet")
+
+from sp_fast.weights.checkpoint import load_checkpoint_file
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(scenes, tmp_path_factory):
+    """The work folder of a finished pre-training."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    config = write_config(folder / "config.py", "pretrain")
+    result = train(config, *pretrain_options(scenes), "--work-dir", folder / "run", "--epochs", 2)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder / "run"
+
+
+def test_pretraining_exports_weights_that_fine_tuning_loads(scenes, pretrained, tmp_path):
+    assert (pretrained / "epoch_2.pth").is_file()
+    assert not list(pretrained.glob("*.partial"))
+    exported = torch.load(pretrained / "pretrained.pth", weights_only=True)["state_dict"]
+    assert not any(name.startswith("supervision") or "fc_cls" in name for name in exported)
+
+    config = write_config(tmp_path / "config.py", "finetune")
+    weights = pretrained / "pretrained.pth"
+    result = train(
+        *(config, *finetune_options(scenes), "--load-from", weights, "--work-dir", tmp_path / "run"),
+        *("--epochs", 1),
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = result.stdout + result.stderr
+    assert f"weights from {weights}: " in log
+    assert "roi_head.mask_head.0.fc_cls.weight" in log  # what pre-training does not give is told
+    scores = scores_of(tmp_path / "run")
+    assert 0 <= scores["coco/segm_mAP"] <= 1
+    assert 0 <= scores["class_agnostic/segm_mAP"] <= 1
+
+    result = train(
+        *(config, *finetune_options(scenes), "--work-dir", tmp_path / "evaluated"),
+        *("--load-from", tmp_path / "run" / "epoch_1.pth", "--eval-only"),
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    again = scores_of(tmp_path / "evaluated")
+    assert again["class_agnostic/segm_mAP"] == scores["class_agnostic/segm_mAP"]
+
+
+def scores_of(work_dir: Path) -> dict:
+    """The last evaluation that a run logged."""
+    texts = [path.read_text() for path in sorted(work_dir.glob("*/vis_data/*.json"))]
+    texts += [path.read_text() for path in sorted(work_dir.glob("*/*.json"))]
+    lines = [json.loads(line) for text in texts for line in text.splitlines()]
+    return [line for line in lines if "coco/segm_mAP" in line][-1]
+
+
+def test_two_processes_end_with_the_same_weights(scenes, tmp_path):
+    config = write_config(tmp_path / "config.py", "pretrain")
+    script = tmp_path / "ranks.py"
+    script.write_text(
+        "import sys, torch, torch.distributed as dist\n"
+        "from sp_fast.train import leave_processes, parse_arguments, prepare\n"
+        "runner = prepare(parse_arguments(sys.argv[2:]))\n"
+        "runner.train()\n"
+        "torch.save(runner.model.module.state_dict(), f'{sys.argv[1]}/rank{dist.get_rank()}.pth')\n"
+        "leave_processes()\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [
+        script,
+        tmp_path,
+        config,
+        *pretrain_options(scenes),
+        "--work-dir",
+        tmp_path / "run",
+        "--epochs",
+        1,
+    ]
+    result = subprocess.run(
+        list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    start = torch.load(tmp_path / "run" / "pretrained.pth", weights_only=True)["state_dict"]
+    parameters = [name for name in first if "running_" not in name and "num_batches" not in name]
+    assert all(torch.equal(first[name], second[name]) for name in parameters)
+    assert all(torch.equal(start[name], first[f"detector.{name}"]) for name in start)
+
+
+def test_a_killed_run_resumes(scenes, tmp_path):
+    config = write_config(tmp_path / "config.py", "pretrain")
+    arguments = [str(config), *pretrain_options(scenes), "--work-dir", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, str(TRAIN), *arguments], env=environment(), stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "last_checkpoint").is_file() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    reached = Path((tmp_path / "run" / "last_checkpoint").read_text()).name
+    assert reached < "epoch_4.pth"
+
+    result = train(*arguments, "--resume")
+    assert result.returncode == 0, result.stderr[-3000:]
+    log = result.stdout + result.stderr
+    assert f"resumed epoch: {reached[6]}" in log
+    final = load_checkpoint_file(tmp_path / "run" / "epoch_4.pth")
+    assert (final["meta"]["epoch"], final["meta"]["iter"]) == (4, 12)
+    rates = [group["lr"] for group in final["optimizer"]["param_groups"]]
+    assert max(rates) == pytest.approx(1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_parts(scenes, tmp_path):
+    config = write_config(tmp_path / "config.py", "pretrain")
+    result = train(
+        *(config, *pretrain_options(scenes), "--work-dir", tmp_path / "run"),
+        *("--cfg-options", "optim_wrapper.optimizer.lr=1e18"),
+    )
+    assert result.returncode == 1
+    message = result.stderr[result.stderr.index("sp-fast train: step") :]
+    assert "is not finite. The losses of this step:" in message
+    assert "s0_loss_dice" in message
+    assert "loss_kernel" in message
+    assert "nan" in message
+    assert "Traceback" not in message
+    for path in (tmp_path / "run").glob("*.pth"):
+        assert all(
+            torch.isfinite(one).all() for one in torch.load(path, weights_only=True)["state_dict"].values()
+        )
