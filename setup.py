@@ -104,18 +104,31 @@ from torch.utils import cpp_extension  # noqa: E402
 
 
 class BuildExtension(cpp_extension.BuildExtension):
-    """Builds the extension; where that fails the package goes without, unless the extension was asked for."""
+    """Builds the extension, or what of it can be built, unless more was asked for."""
 
     def build_extensions(self) -> None:
         try:
             super().build_extensions()
         except Exception as error:
-            mend = "Install a C++ compiler (Debian, Ubuntu: apt-get install build-essential) or set CXX"
-            if TOOLKIT:
-                mend += "; SP_FAST_CUDA=0 builds for the CPU alone"
-            message = f"sp_fast: the extension did not build ({type(error).__name__}: {error}). {mend}."
-            if wish("SP_FAST_EXTENSION") or wish("SP_FAST_CUDA"):
-                sys.exit(message)
+            self.go_on_after(error)
+
+    def go_on_after(self, error: Exception) -> None:
+        """Build without CUDA, or leave the extension out."""
+        with_cuda = any(source.endswith(".cu") for e in self.extensions for source in e.sources)
+        what = "the CUDA sources" if with_cuda else "the extension"
+        mend = (
+            "The output above tells why; SP_FAST_CUDA=0 builds for the CPU alone"
+            if with_cuda
+            else "Install a C++ compiler (Debian, Ubuntu: apt-get install build-essential) or set CXX"
+        )
+        message = f"sp_fast: {what} did not build ({type(error).__name__}: {error}). {mend}."
+        if wish("SP_FAST_CUDA") or (wish("SP_FAST_EXTENSION") and not with_cuda):
+            sys.exit(message)
+        if with_cuda:
+            print(message, "Going on for the CPU alone.")
+            vars(self.extensions[0]).update(vars(extension(None)))  # keeps what setuptools added
+            self.build_extensions()
+        else:
             print(message, "Going on without it: the ops will run in plain PyTorch, slower.")
             self.extensions = []
 
@@ -148,19 +161,19 @@ def files(pattern: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
 
 
-def extension():
-    """The extension module."""
+def extension(toolkit: str | None):
+    """The extension module, with the CUDA sources where there is a toolkit."""
     libraries = found_at_run_time(cpp_extension.library_paths())
     cxx_flags = ["-O3", "-g0", "-Wall", "-Wextra", *system_includes(cpp_extension.include_paths())]
     sources = files("csrc/*.cpp")
-    if TOOLKIT is None:
+    if toolkit is None:
         return cpp_extension.CppExtension(
             "sp_fast._C", sources, extra_compile_args={"cxx": cxx_flags}, extra_link_args=libraries
         )
 
     sources += files("csrc/cuda/*.cpp") + files("csrc/**/*.cu")
     nvcc_flags = ["-O3", *system_includes(cpp_extension.include_paths())]
-    if not (Path(TOOLKIT) / "include" / "cusparse.h").exists():
+    if not (Path(toolkit) / "include" / "cusparse.h").exists():
         # ATen's CUDA headers include those of the libraries, which a bare toolkit lacks.
         of_libraries = system_includes([str(p / "include") for p in nvidia_packages()])
         nvcc_flags += of_libraries
@@ -179,7 +192,7 @@ def extension():
 
 
 setup(
-    ext_modules=[] if wish("SP_FAST_EXTENSION") is False else [extension()],
+    ext_modules=[] if wish("SP_FAST_EXTENSION") is False else [extension(TOOLKIT)],
     cmdclass={"build_ext": BuildExtension},
     # `find` in pyproject.toml cannot take a package from outside the folder of its parent.
     packages=[*find_namespace_packages(include=["sp_fast*"]), "sp_fast.kernels"],

@@ -94,6 +94,29 @@ def test_nvcc_of_pip_is_tried_after_those_of_the_system(script, tmp_path, monkey
     assert script.toolkit_of(found[-1]) == (home, 13)
 
 
+def test_where_only_the_cuda_sources_fail_the_rest_is_built(script, monkeypatch, capsys):
+    def build(command):
+        if any(source.endswith(".cu") for source in command.extensions[0].sources):
+            raise RuntimeError("no such header")
+
+    monkeypatch.setattr(script.cpp_extension.BuildExtension, "build_extensions", build)
+    command = script.BuildExtension.__new__(script.BuildExtension)
+    module = script.extension(None)
+    module.sources += ["csrc/build_info.cu"]
+    module.added = "by setuptools"
+    command.extensions = [module]
+    command.build_extensions()
+    assert "the CUDA sources did not build (RuntimeError: no such header)" in capsys.readouterr().out
+    assert command.extensions == [module]
+    assert module.added
+    assert module.sources == script.extension(None).sources
+
+    module.sources += ["csrc/build_info.cu"]
+    monkeypatch.setenv("SP_FAST_CUDA", "1")
+    with pytest.raises(SystemExit, match="SP_FAST_CUDA=0 builds for the CPU alone"):
+        command.build_extensions()
+
+
 @pytest.mark.parametrize("name", ["SP_FAST_CUDA", "SP_FAST_EXTENSION"])
 def test_a_wish_is_yes_or_no(script, monkeypatch, name):
     monkeypatch.setenv(name, "yes")
