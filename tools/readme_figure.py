@@ -2,7 +2,7 @@
 
     python tools/readme_figure.py --weights mobilenet_v2.pth
 
-The photo is scikit-image's `coffee` (Rachel Michetti, CC0). Masks, boxes and similarities are computed here; the
+The photo is scikit-image's `coffee` (Rachel Michetti, CC0). Masks, boxes and cosines are computed here; the
 AP is read from docs/assets/figure/demo_results.json, which names the command that measured it.
 """
 
