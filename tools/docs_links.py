@@ -1,7 +1,7 @@
 """A mkdocs hook: files of the repository that the pages link to become pages of the site.
 
-On a code host `../sp_fast/ops/mask_nms.py` opens the file. The site has only what is in `docs/`, so linked source
-files are added to it as code, markdown and images as they are, and the links are changed to them.
+On a code host `../sp_fast/ops/mask_nms.py` opens the file. The site has only what is in `docs/`, so linked
+source files are added to it as code, markdown and images as they are, and the links are changed to them.
 """
 
 from __future__ import annotations
