@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch.nn.functional as F
 
+from sp_fast.data.rle import run_lengths
 from sp_fast.knet.masks import MASK_STRIDE
 from sp_fast.knet.prediction import masks_at_image_size
 from sp_fast.knet.targets import TARGET_STRIDE
-from sp_fast.study.evaluation import OBJECT, as_one_class, average_precision, detection, run_lengths
+from sp_fast.study.evaluation import OBJECT, as_one_class, average_precision, detection
 from sp_fast.study.memory import load_images, pack_masks
 from sp_fast.study.source import annotated, open_data
 
@@ -39,7 +40,9 @@ def ceiling(data: Path, size: int) -> dict[str, float]:
             at_image = masks_at_image_size(
                 inside.logit(), (size, size), tuple(images.sizes[i].tolist()), shapes[i]
             )
-            found += [detection(image["id"], OBJECT, 1.0, one) for one in run_lengths(at_image > 0.5)]
+            found += [
+                detection(image["id"], OBJECT, 1.0, one) for one in run_lengths((at_image > 0.5).numpy())
+            ]
     return average_precision(as_one_class(coco), found)
 
 

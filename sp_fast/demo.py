@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
-from sp_fast.data.coco import load_coco
-from sp_fast.data.synthetic import SetOptions, best_overlaps, make_set
+from sp_fast.data.synthetic import SPLITS, SetOptions, make_set
 from sp_fast.files import write_json
 from sp_fast.jobs import Job, available_cores, run_jobs
 from sp_fast.progress import RunProgress
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.run import propose_folder
+from sp_fast.proposals.scores import score_proposals
 from sp_fast.report.demo_figure import write_figure
 from sp_fast.report.demo_results import ARMS, SHORT, collect, curve, print_results
 from sp_fast.report.progress import JobsView
@@ -75,7 +75,7 @@ def run_demo(
     for seed in seeds:
         folder = out / f"seed{seed}"
         _make_data(folder, seed, options, console)
-        proposals[seed] = _score_proposals(folder, options.data.unlabelled)
+        proposals[seed] = _score_proposals(folder)
         of_seed[seed] = _finetune_jobs(folder, seed, options, many=len(seeds) > 1)
     # Longest ways first; the short one fills the gap.
     for arm in ("prompts", "pseudo_labels", "scratch"):
@@ -133,15 +133,14 @@ def _make_data(folder: Path, seed: int, options: DemoOptions, console: Console) 
     write_json(wanted, stamp)
 
 
-def _score_proposals(folder: Path, count: int) -> dict[str, float]:
-    """How well the proposals cover the objects, which nothing was trained on: told by the scenes' recipe."""
-    coco = load_coco(folder / "proposals.json")
-    options = SetOptions(**json.loads((folder / "set" / "options.json").read_text()))
-    overlaps = best_overlaps(coco, options, range(min(count, 50)))
+def _score_proposals(folder: Path) -> dict[str, float]:
+    """How well the proposals cover the objects, whose annotations training never reads."""
+    scores = score_proposals(folder / "proposals.json", folder / "set" / SPLITS["unlabelled"])
+    objects = scores.by_size["all"]
     return {
-        "masks_per_image": len(coco["annotations"]) / max(len(coco["images"]), 1),
-        "mean_best_iou": float(overlaps.mean()),
-        "share_above_half": float((overlaps > 0.5).mean()),
+        "masks_per_image": scores.masks_per_image,
+        "mean_best_iou": objects.mean_best_iou,
+        "share_above_half": objects.above_half,
     }
 
 

@@ -10,8 +10,6 @@ from rich.console import Console
 
 pytest.importorskip("mmdet")
 
-from sp_fast.data import load_coco
-from sp_fast.data.synthetic import SetOptions, best_overlaps, make_scene, make_set
 from sp_fast.demo import QUICK, run_demo
 from sp_fast.report.demo_figure import overlay
 from sp_fast.report.demo_results import ARMS, collect, conclusion, print_results
@@ -66,29 +64,6 @@ def test_second_run_keeps_what_is_there(ran):
     again = run_demo(out, [3], QUICK, Console(file=printed, width=120))
     assert again["summary"] == results["summary"]
     assert printed.getvalue().count("kept from an earlier run") == 5
-
-
-def test_proposals_are_scored_by_the_recipe(tmp_path):
-    options = SetOptions(size=64, unlabelled=2, labelled=2, validation=0, seed=5)
-    make_set(tmp_path, options)
-    truth = load_coco(tmp_path / "labelled.json")
-    scene = make_scene(64, (5, 0, 0))
-    assert best_overlaps(truth | {"annotations": []}, options, range(2)).tolist() == [0.0] * (
-        len(scene.masks) + len(make_scene(64, (5, 0, 1)).masks)
-    )
-    # The first scene's own masks, but for one.
-    annotations = []
-    for mask in scene.masks[1:]:
-        counts = np.diff(np.flatnonzero(np.diff(np.concatenate([[0], mask.T.ravel(), [0]]))), prepend=0)
-        runs = [*counts.tolist(), 64 * 64 - int(counts.sum())]
-        annotations.append({"image_id": 1, "segmentation": {"size": [64, 64], "counts": runs}})
-    path = tmp_path / "perfect.json"
-    for number, annotation in enumerate(annotations):
-        annotation |= {"id": number + 1, "category_id": 1}
-    path.write_text(json.dumps(truth | {"annotations": annotations}))
-    overlaps = best_overlaps(load_coco(path), options, [0])
-    assert overlaps[1:].tolist() == [1.0] * (len(scene.masks) - 1)
-    assert overlaps[0] < 1
 
 
 def made_up(ap):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-from torch import Tensor
 
+from sp_fast.data.evaluation import evaluate_coco
+from sp_fast.data.rle import run_lengths
 from sp_fast.knet.prediction import masks_at_image_size, select_top
 from sp_fast.study.batches import in_turn, make_batch
 from sp_fast.study.memory import Images
@@ -23,8 +19,10 @@ from sp_fast.study.precision import mixed_precision
 
 BATCH_SIZE = 16
 OBJECT = 1  # the category of everything, class-agnostic
-# Where COCOeval's summary has them; recall is that of 100 detections.
-NAMES = {"ap": 0, "ap50": 1, "ap75": 2, "ap_small": 3, "ap_medium": 4, "ap_large": 5, "ar": 8, "ar_large": 11}
+NAMES = {
+    **{"ap": "mAP", "ap50": "mAP_50", "ap75": "mAP_75"},
+    **{"ap_small": "mAP_s", "ap_medium": "mAP_m", "ap_large": "mAP_l", "ar": "AR@100", "ar_large": "AR_l"},
+}
 
 
 @torch.no_grad()
@@ -86,7 +84,14 @@ def predictions(
                 (info["height"], info["width"]),
             )
             scores, labels, kernels = (part[i] for part in pairs)
-            yield position, kernels, labels, scores, best[i], run_lengths(masks > detector.mask_thr)
+            yield (
+                position,
+                kernels,
+                labels,
+                scores,
+                best[i],
+                run_lengths((masks > detector.mask_thr).cpu().numpy()),
+            )
 
 
 def as_one_class(coco: dict[str, Any]) -> dict[str, Any]:
@@ -100,20 +105,6 @@ def detection(image_id: Any, category: int, score: float, mask: dict[str, Any]) 
     return {"image_id": image_id, "category_id": category, "score": score, "segmentation": mask}
 
 
-def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
-    """COCO's compressed run lengths of bool masks `[M, H, W]`; only where they change leaves the device."""
-    count, height, width = masks.shape
-    flat = masks.transpose(1, 2).reshape(count, height * width)
-    change = torch.cat([flat[:, :1], flat[:, 1:] != flat[:, :-1]], 1)
-    mask, place = change.nonzero().cpu().numpy().T
-    ends = [int(end) for end in np.atleast_1d(np.searchsorted(mask, np.arange(count + 1)))]
-    uncompressed = []
-    for first, last in itertools.pairwise(ends):
-        counts = np.diff(place[first:last], prepend=0, append=height * width)
-        uncompressed.append({"size": [height, width], "counts": counts.tolist()})
-    return coco_mask.frPyObjects(uncompressed, height, width) if uncompressed else []
-
-
 def average_precision(coco: dict[str, Any], detections: list[dict]) -> dict[str, float]:
     """COCO's mask AP and AR of detections and the objects' mean best IoU with one, all in points of 0 to 100.
 
@@ -121,26 +112,6 @@ def average_precision(coco: dict[str, Any], detections: list[dict]) -> dict[str,
     """
     if not detections:
         return dict.fromkeys((*NAMES, "best_iou"), 0.0)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        truth = COCO()
-        truth.dataset = coco
-        truth.createIndex()
-        metric = COCOeval(truth, truth.loadRes([dict(one) for one in detections]), "segm")
-        metric.params.imgIds = [image["id"] for image in coco["images"]]
-        metric.evaluate()
-        metric.accumulate()
-        metric.summarize()
-    values = {name: float(metric.stats[place]) for name, place in NAMES.items()}
-    values["best_iou"] = _mean_best_iou(metric)
-    return {name: 100 * value if value >= 0 else -1.0 for name, value in values.items()}
-
-
-def _mean_best_iou(metric: COCOeval) -> float:
-    """Mean over objects that are no crowds of the best IoU with a detection; -1 without objects."""
-    best = [
-        float(metric.ious[place][:, column].max()) if len(metric.ious[place]) else 0.0
-        for place, objects in list(metric._gts.items())
-        for column, one in enumerate(objects)
-        if not one.get("iscrowd", 0)
-    ]
-    return float(np.mean(best)) if best else -1.0
+    values = evaluate_coco(coco, detections)
+    chosen = {name: values[key] for name, key in (NAMES | {"best_iou": "best_iou"}).items()}
+    return {name: -1.0 if math.isnan(value) else 100 * value for name, value in chosen.items()}
