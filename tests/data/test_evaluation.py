@@ -17,18 +17,8 @@ from sp_fast.data.rle import best_ious, run_lengths
 from sp_fast.data.synthetic import SHAPES, SetOptions, make_set
 
 NAMES = [
-    "mAP",
-    "mAP_50",
-    "mAP_75",
-    "mAP_s",
-    "mAP_m",
-    "mAP_l",
-    "AR@1",
-    "AR@10",
-    "AR@100",
-    "AR_s",
-    "AR_m",
-    "AR_l",
+    *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),
+    *("AR@1", "AR@10", "AR@100", "AR_s", "AR_m", "AR_l"),
 ]
 
 
@@ -94,9 +84,7 @@ def test_values_are_those_of_pycocotools(truth, detections, iou_type, key):
 
 
 def renamed(entries, names):
-    return [
-        {key: names[key](value) if key in names else value for key, value in one.items()} for one in entries
-    ]
+    return [one | {key: name(one[key]) for key, name in names.items()} for one in entries]
 
 
 @pytest.mark.parametrize("first", [0, 1])
