@@ -69,7 +69,7 @@ gpu-report:
 	@$(or $(wildcard $(BIN)/python),python3) benchmarks/gpu_report $(GPU_REPORT)
 
 ptxas: setup
-	@$(BIN)/python benchmarks/ptxas.py
+	@$(BIN)/python -m tools.ptxas
 
 lint: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*' 'tests/cpp/*.cpp' 'tests/cuda/*.h')

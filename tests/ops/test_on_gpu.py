@@ -40,8 +40,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 # Cells may differ from the reference where the saliency is this near the threshold: products of fp32 are of
 # TF32, whose inputs have 10 bits; of halves they are exact, but seeds summed in another order round apart.
 NEAR_THRESHOLD = {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-# Largest share of masks with a cell that differs, at full size. Rounding these inputs to TF32 on the CPU moves 1
-# to 4 cells, in 0.05 to 0.6 % of the masks.
+# Largest share of masks with a cell that differs, at full size. Rounding these inputs to TF32 on the CPU
+# moves 1 to 4 cells, in 0.05 to 0.6 % of the masks.
 FLIPPED = {torch.float32: 0.01, torch.float16: 0.02, torch.bfloat16: 0.02}
 
 EXACT = [name for name in CASES if name != "seed_saliency"]
