@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder")
     parser.add_argument("--dry-run", action="store_true", help="try all of it at small sizes on the CPU")
     options = parser.parse_args(arguments)
-    # Stopped from outside, the steps' processes are stopped too.
+    # Where it is stopped from outside, its commands are stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     device = probe()
     if options.dry_run:

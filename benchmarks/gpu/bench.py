@@ -72,10 +72,6 @@ class Session:
             torch.cuda.empty_cache()
         write(self.report, self.path)
 
-    def measure_ceilings(self) -> None:
-        """What the device can do at most."""
-        self.found["ceilings"] = dataclasses.asdict(measure.ceilings())
-
     def row(self, case: Case) -> dict[str, Any]:
         """What is known of a case; counted at first."""
         if case.key not in self.found["rows"]:
@@ -127,7 +123,9 @@ def main() -> None:
     # Whatever plain PyTorch gains by TF32; the ops choose for themselves.
     torch.set_float32_matmul_precision("high")
     if session.gpu:
-        session.once("ceilings", session.measure_ceilings)
+        session.once(
+            "ceilings", lambda: session.found.update(ceilings=dataclasses.asdict(measure.ceilings()))
+        )
     table = cases(session.sizes, "cuda" if session.gpu else "cpu")
     for kind, work in (("sp_fast", session.measure_op), ("others", session.measure_others)):
         for case in table:

@@ -54,25 +54,10 @@ def saliency(sizes: Sizes, seeds: int, dtype: str) -> Work:
 
 
 def overlaps(sizes: Sizes, masks: int, bytes_out: int) -> Work:
-    """Masks and scores read; the words of every pair of masks intersected and their bits counted."""
+    """NMS: masks and scores read; the words of every pair of masks intersected and their bits counted."""
     pairs = masks * (masks - 1) // 2
     moved = sizes.images * (masks * (4 * words(sizes) + 4) + bytes_out)
     return Work(moved, {"popcount": sizes.images * pairs * words(sizes)})
-
-
-def mask_nms(sizes: Sizes, masks: int) -> Work:
-    """Mask NMS: the indices of the masks kept come out."""
-    return overlaps(sizes, masks, 8 * sizes.kept)
-
-
-def matrix_nms(sizes: Sizes, masks: int) -> Work:
-    """Matrix NMS: a score for every mask comes out."""
-    return overlaps(sizes, masks, 4 * masks)
-
-
-def shapes(sizes: Sizes, masks: int) -> Work:
-    """Areas and boxes of packed masks."""
-    return Work(sizes.images * masks * (4 * words(sizes) + 4 + 16), launches=2)
 
 
 def roi(sizes: Sizes, dtype: str, backward: bool) -> Work:
@@ -102,20 +87,21 @@ def kernel_loss(sizes: Sizes, backward: bool) -> Work:
     forward = matched + targets + 8 * sizes.stages * sizes.images * sizes.prompts
     if not backward:
         return Work(forward)
-    return Work(
-        2 * forward + 4 * channels * sizes.stages * sizes.images * sizes.kernels + targets, launches=2
-    )
+    of_kernels = 4 * channels * sizes.stages * sizes.images * sizes.kernels
+    return Work(2 * forward + of_kernels + targets, launches=2)
 
 
 def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
-    """Of each case: the work of its steps, which wait for one another, and the goal in multiples of the floor."""
+    """Of each case: the work of its steps, one after another, and the goal in multiples of the floor."""
     few, many = (grid[0] * grid[1] for grid in (sizes.grid, sizes.dense_grid))
+    indices, scores = 8 * sizes.kept, 4 * few
     table: dict[str, tuple[list[Work], float | None]] = {
-        "mask_nms_few": ([mask_nms(sizes, few)], 3.4),
-        "mask_nms_many": ([mask_nms(sizes, many)], 1.4),
-        "matrix_nms_few": ([matrix_nms(sizes, few)], None),
-        "shapes_few": ([shapes(sizes, few)], None),
-        "proposals": ([saliency(sizes, few, "bf16"), mask_nms(sizes, few)], 2.9),
+        "mask_nms_few": ([overlaps(sizes, few, indices)], 3.4),
+        "mask_nms_many": ([overlaps(sizes, many, indices)], 1.4),
+        "matrix_nms_few": ([overlaps(sizes, few, scores)], None),
+        # Areas and boxes of packed masks.
+        "shapes_few": ([Work(sizes.images * few * (4 * words(sizes) + 4 + 16), launches=2)], None),
+        "proposals": ([saliency(sizes, few, "bf16"), overlaps(sizes, few, indices)], 2.9),
         "match_forward": ([matching(sizes, backward=False)], 3),
         "match_both": ([matching(sizes, backward=True)], 3.5),
         "loss_forward": ([kernel_loss(sizes, backward=False)], None),

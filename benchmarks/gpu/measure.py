@@ -101,15 +101,8 @@ def _seconds(call: Call) -> float:
     return in_graph([call])["us"] / 1e6
 
 
-def copy_rate(elements: int = 10**9) -> float:
-    """Bytes/s of a copy of fp32 on the device, read and written."""
-    source = torch.rand(elements, device="cuda")
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / _seconds(lambda: target.copy_(source))
-
-
 def product_rate(dtype: torch.dtype, size: int = 8192) -> float:
-    """Operations/s of a square matrix product of random numbers; fp32 as TF32 (see `bench`)."""
+    """Operations/s of a square matrix product of random numbers; fp32 as TF32 (see bench.py)."""
     a, b = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * size**3 / _seconds(lambda: torch.mm(a, b, out=out))
@@ -124,8 +117,10 @@ def popcount_rate(rounds: int = 256, words: int = 4096) -> float:
     return rounds * out.numel() / _seconds(lambda: count_bits[(programs,)](out, rounds, words, num_warps=8))
 
 
-def ceilings() -> Ceilings:
-    """All of them, measured now."""
-    tiny = torch.zeros(32, device="cuda")
+def ceilings(elements: int = 10**9) -> Ceilings:
+    """All of them, measured now; the copy is of that many fp32 numbers, read and written."""
+    tiny, source = torch.zeros(32, device="cuda"), torch.rand(elements, device="cuda")
+    target = torch.empty_like(source)
     rates = {"bf16": product_rate(torch.bfloat16), "tf32": product_rate(torch.float32)}
-    return Ceilings(copy_rate(), {**rates, "popcount": popcount_rate()}, _seconds(lambda: tiny.add_(1)))
+    copy = 2 * source.nbytes / _seconds(lambda: target.copy_(source))
+    return Ceilings(copy, {**rates, "popcount": popcount_rate()}, _seconds(lambda: tiny.add_(1)))

@@ -78,9 +78,7 @@ class Place:
 class Step:
     """A part of a target: `work(place, seconds)` returns a verdict and a note.
 
-    Attributes:
-        share: of the time left, beside the shares of the steps to come.
-        vital: whether the later steps are left out unless it passes.
+    The time left is divided by `share`; where a `vital` step fails, the later ones are left out.
     """
 
     name: str
@@ -91,8 +89,7 @@ class Step:
 
 def carry_out(steps: list[Step], seconds: float, place: Place, report: dict[str, Any], target: str) -> None:
     """Take the steps in turn; the report is written after each."""
-    end = time.monotonic() + seconds
-    obstacle = ""
+    end, obstacle = time.monotonic() + seconds, ""
     write(report, place.results)
     for number, step in enumerate(steps):
         begin = time.monotonic()

@@ -27,9 +27,8 @@ VARIANTS: dict[str, tuple[list[torch.dtype], list[int], list[tuple[int, int, int
 def compile_step(architecture: int, dtype: torch.dtype, channels: int, sizes: tuple, shared: bool) -> int:
     """Compile the launches of one training step; returns their number."""
     images, kernels, prompts = sizes
-    step = launches(
-        dtype, channels=channels, images=images, kernels=kernels, prompts=prompts, shared=shared
-    ).values()
+    numbers = {"images": images, "kernels": kernels, "prompts": prompts}
+    step = launches(dtype, channels=channels, shared=shared, **numbers).values()
     return len([compiled(launch, architecture) for launch in step])
 
 
