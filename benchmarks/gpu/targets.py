@@ -154,7 +154,7 @@ TARGETS = {
     "bench": steps("bench", Step("times", measure, share=9)),
     "sanitize": steps(
         "sanitize",
-        Step("small suite", partial(run_tests, paths=[SMALL_SUITE], parallel=False), vital=True),
+        Step("small suite", partial(run_tests, paths=[SMALL_SUITE], parallel=False), 2, vital=True),
         *(Step(tool, partial(sanitize, tool=tool), share=3) for tool in ("memcheck", "racecheck")),
         *(Step(tool, partial(sanitize, tool=tool), share=2) for tool in ("synccheck", "initcheck")),
     ),
