@@ -19,7 +19,7 @@ F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 VARIANTS: dict[str, tuple[list[torch.dtype], list[int], list[tuple[int, int, int]]]] = {
     "test": ([F32, F16, BF16], [1, 63, 72, 256, 300], [(2, 1, 1), (2, 33, 17), (2, 100, 17), (2, 333, 300)]),
     "bench": ([F32], [256], [(12, 100, 20)]),
-    "sanitize": ([F32, BF16], [24, 67], [(2, 33, 17)]),
+    "sanitize": ([F32, BF16], [24, 67], [(2, 1, 1), (2, 33, 17)]),
     "dry run": ([F32], [24], [(2, 3, 3)]),
 }
 
