@@ -1,25 +1,19 @@
 """What the kernels take of a multiprocessor, from the compiler: no GPU is needed."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 pytest.importorskip("triton.backends.nvidia")
 
-SOURCE = Path(__file__).resolve().parents[2] / "benchmarks" / "triton_resources.py"
-
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """Of every kernel at the sizes of a training step, compiled anew."""
-    spec = importlib.util.spec_from_file_location("triton_resources", SOURCE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    from tools import triton_resources
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
-        return module.resources((torch.float32, torch.bfloat16))
+        return triton_resources.resources((torch.float32, torch.bfloat16))
 
 
 def test_nothing_spills(rows):

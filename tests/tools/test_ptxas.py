@@ -1,13 +1,10 @@
 """The CUDA sources as the compiler sees them: no warnings, no spills, wide accesses. No GPU is needed."""
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
-import ptxas
+from tools import ptxas
 
 # Kernels (a name, or a pattern of whole names) whose design counts on 16-byte accesses, and which: every
 # instance of them has some.

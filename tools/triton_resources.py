@@ -1,6 +1,6 @@
 """Registers, spills and shared memory of the Triton kernels, compiled without a GPU.
 
-python benchmarks/triton_resources.py
+python -m tools.triton_resources
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import torch
 import triton
@@ -20,8 +21,6 @@ from sp_fast.kernels.launch import DTYPES, Launch
 from sp_fast.kernels.match_prompts import plan_backward as plan_match_backward
 from sp_fast.kernels.match_prompts import plan_forward as plan_match
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from triton.runtime.jit import mangle_type
 
 ARCHITECTURES = (80, 90)
 
@@ -46,10 +45,11 @@ def launches(
     channels: int = 256,
     stages: int = 3,
     images: int = 12,
+    shared: bool = True,
 ) -> dict[str, Launch]:
-    """Every launch of a training step, on tensors without memory."""
+    """Every launch of a training step, on tensors without memory; `shared`: all images share the kernels."""
     with torch.device("meta"):
-        k = torch.empty(kernels, channels, dtype=dtype)
+        k = torch.empty(*([] if shared else [images]), kernels, channels, dtype=dtype)
         p = torch.empty(images, prompts, channels, dtype=dtype)
         count = torch.empty(images, dtype=torch.int64)
         decorated = torch.empty(images, kernels, channels, dtype=dtype)
@@ -60,7 +60,9 @@ def launches(
         first, second = plan_loss(updated, p, matched, True, scalar)
         return {
             "match_prompts forward": plan_match(k, p, count, decorated, index),
-            "match_prompts backward": plan_match_backward(decorated, index, prompts, k, p),
+            "match_prompts backward": plan_match_backward(
+                decorated, index, prompts, k if shared else k[:0], p
+            ),
             "kernel_supervision_loss forward": first,
             "kernel_supervision_loss forward, total": second,
             "kernel_supervision_loss backward": plan_loss_backward(
@@ -69,22 +71,26 @@ def launches(
         }
 
 
+class Compiler:
+    """Stands in for Triton's driver: an architecture without a device."""
+
+    def __init__(self, architecture: int) -> None:
+        self.architecture = architecture
+
+    def get_current_device(self) -> int:
+        return self.architecture  # Triton keeps what it compiled by device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.architecture, 32)
+
+
 def compiled(launch: Launch, architecture: int):
-    """The kernel as Triton compiles it for these arguments, memory aligned to 16 bytes."""
-    fixed = {p.name for p in launch.kernel.params if p.is_constexpr}
-    free = {p.name for p in launch.kernel.params if p.do_not_specialize}
-    signature, constants, attributes = {}, {}, {}
-    for i, name in enumerate(launch.kernel.arg_names):
-        value = launch.arguments[name]
-        if name in fixed or value is None or (type(value) is int and value == 1 and name not in free):
-            signature[name], constants[(i,)] = "constexpr", value
-        else:
-            signature[name] = mangle_type(value)
-            if isinstance(value, torch.Tensor) or (value % 16 == 0 and name not in free):
-                attributes[(i,)] = [["tt.divisibility", 16]]
-    source = ASTSource(launch.kernel, signature, constants, attributes)
-    target = GPUTarget("cuda", architecture, 32)
-    return triton.compile(source, target=target, options={"num_warps": launch.warps})
+    """The kernel as Triton compiles it for these arguments, memory aligned to 16 bytes, and caches it."""
+    with mock.patch.object(triton.runtime.driver, "_active", Compiler(architecture)):
+        return launch.kernel.warmup(grid=(launch.programs,), num_warps=launch.warps, **launch.arguments)
 
 
 def resources(dtypes: Sequence[torch.dtype] = DTYPES, **sizes: int) -> list[Row]:

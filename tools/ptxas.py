@@ -1,7 +1,7 @@
 """What the compiler says of every CUDA kernel: registers, spills, stack, shared memory, 16-byte accesses.
 
-python benchmarks/ptxas.py            writes benchmarks/results/ptxas.md
-python benchmarks/ptxas.py --check    says whether that file is up to date
+python -m tools.ptxas            writes benchmarks/results/ptxas.md
+python -m tools.ptxas --check    says whether that file is up to date
 
 Needs nvcc and cuobjdump (of the CUDA toolkit, or of Triton's package), and no GPU.
 """
@@ -28,7 +28,6 @@ SOURCES = ROOT / "csrc" / "cuda"
 # What was compiled before, by the hash of all that went in.
 CACHE = ROOT / "build" / "ptxas"
 RESULT = ROOT / "benchmarks" / "results" / "ptxas.md"
-TRITON = ROOT / "benchmarks" / "triton_resources.py"
 TRITON_HEADING = "## Triton"
 
 ARCHITECTURES = ("80", "90")
@@ -275,12 +274,11 @@ def render(kernels: list[Kernel], version: str) -> str:
 
 
 def triton_part() -> str:
-    """What benchmarks/triton_resources.py prints, under its heading; empty where there is none."""
-    if not TRITON.exists():
-        return ""
-    done = subprocess.run([sys.executable, str(TRITON)], capture_output=True, text=True)
+    """What tools/triton_resources.py prints, under its heading."""
+    command = [sys.executable, "-m", "tools.triton_resources"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise CompilerError(f"{TRITON.name}:\n{done.stderr}")
+        raise CompilerError(f"{' '.join(command)}:\n{done.stderr}")
     return triton_table([line.split("\t") for line in done.stdout.strip().splitlines()])
 
 
