@@ -12,18 +12,22 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from sp_fast.proposals.extents import MaskedPadding, Size, pad_batch, sizes_tensor
-from sp_fast.weights.backbone import WeightsReport, closest_network, load_backbone_weights
+from sp_fast.proposals.networks import (
+    MOBILENET_CHANNELS,
+    NETWORKS,
+    RESNETS,
+    mobilenet_features,
+    parameter_shapes,
+    to_caffe,
+)
+from sp_fast.weights import WeightsReport, closest_network, load_backbone_weights
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-BACKBONES = (*RESNETS, "mobilenet_v2", "random")
+BACKBONES = (*NETWORKS, "random")
 STYLES = ("pytorch", "caffe")
 STAGES = (1, 2, 3, 4)
-_CLASSIFIERS = ("fc.", "classifier.")
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 _IMAGENET_STD = (58.395, 57.12, 57.375)
-# End of each stage (strides 4, 8, 16, 32) in torchvision's `features`, and its channels.
-_MOBILENET_STAGES = {1: (4, 24), 2: (7, 32), 3: (14, 96), 4: (18, 320)}
 
 
 class Features(NamedTuple):
@@ -52,10 +56,10 @@ class Backbone(nn.Module):
     stride: int
     channels: int
 
-    def __init__(self, body: nn.Module, complete_keys: Sequence[str] = ()) -> None:
+    def __init__(self, body: nn.Module, name: str) -> None:
         super().__init__()
-        self.body = body
-        self.complete_keys = frozenset(complete_keys)
+        self.body, self.name = body, name
+        self.complete_keys = frozenset(parameter_shapes(name) if name in NETWORKS else ())
         self.weights_report: WeightsReport | None = None
         self._masking = MaskedPadding(self)
         self.requires_grad_(False)
@@ -111,16 +115,15 @@ class ResNetBackbone(Backbone):
 
     def __init__(self, name: str, style: str = "pytorch", stage: int = 4) -> None:
         body: ResNet = getattr(torchvision.models, name)(weights=None)
-        keys = [key for key in body.state_dict() if not key.startswith("fc.")]
         if style == "caffe":
-            _to_caffe(body)
+            to_caffe(body)
         last = getattr(body, f"layer{stage}")[-1]
         channels = last.conv3.out_channels if isinstance(last, Bottleneck) else last.conv2.out_channels
         del body.fc, body.avgpool
         for later in range(stage + 1, 5):
             delattr(body, f"layer{later}")
-        super().__init__(body, keys)
-        self.name, self.style, self.stage = name, style, stage
+        super().__init__(body, name)
+        self.style, self.stage = style, stage
         self.channels, self.stride = channels, 2 ** (stage + 1)
 
     def _stages(self, x: Tensor) -> Tensor:
@@ -129,27 +132,18 @@ class ResNetBackbone(Backbone):
         return x
 
 
-def _to_caffe(body: ResNet) -> None:
-    body.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
-    for block in body.modules():
-        if isinstance(block, Bottleneck) and block.stride != 1:
-            block.conv1.stride, block.conv2.stride = (block.stride, block.stride), (1, 1)
-
-
 class MobileNetV2Backbone(Backbone):
     """MobileNetV2 on torchvision's modules. Stage 4 ends with the last bottleneck, of 320 channels.
 
-    The 1 x 1 convolution to 1280 channels after it belongs to the classifier and gives worse masks.
+    The 1 x 1 convolution to 1280 channels after it would give worse masks.
     """
 
     def __init__(self, stage: int = 4) -> None:
-        whole = torchvision.models.mobilenet_v2(weights=None)
-        end, channels = _MOBILENET_STAGES[stage]
         body = nn.Module()
-        body.features = whole.features[:end]
-        super().__init__(body, [key for key in whole.state_dict() if not key.startswith("classifier.")])
-        self.name, self.style, self.stage = "mobilenet_v2", "pytorch", stage
-        self.channels, self.stride = channels, 2 ** (stage + 1)
+        body.features = mobilenet_features(stage)
+        super().__init__(body, "mobilenet_v2")
+        self.style, self.stage = "pytorch", stage
+        self.channels, self.stride = MOBILENET_CHANNELS[stage - 1], 2 ** (stage + 1)
 
     def _stages(self, x: Tensor) -> Tensor:
         return self.body.features(x)
@@ -168,9 +162,9 @@ class RandomBackbone(Backbone):
             layer = nn.Conv2d(inputs, channels, kernel_size, padding=kernel_size // 2, bias=False)
             nn.init.orthogonal_(layer.weight)
             layers += [layer, nn.ReLU(inplace=True)]
-        super().__init__(nn.Sequential(*layers, nn.AvgPool2d(pool)))
+        super().__init__(nn.Sequential(*layers, nn.AvgPool2d(pool)), "random")
         self.body.insert(len(layers), _Standardize(self._masking))
-        self.name, self.style, self.stage = "random", "pytorch", 1
+        self.style, self.stage = "pytorch", 1
         self.channels, self.stride = channels, pool
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -205,13 +199,7 @@ def backbone_of(path: str | os.PathLike[str]) -> str:
         WeightsError: not a checkpoint, or of none of the backbones.
         FileNotFoundError: no such file.
     """
-    networks: dict[str, dict[str, tuple[int, ...]]] = {}
-    with torch.device("meta"):
-        for name in (*RESNETS, "mobilenet_v2"):
-            state = getattr(torchvision.models, name)(weights=None).state_dict()
-            parts = {key: tuple(value.shape) for key, value in state.items()}
-            networks[name] = {key: shape for key, shape in parts.items() if not key.startswith(_CLASSIFIERS)}
-    return closest_network(path, networks)
+    return closest_network(path, {name: parameter_shapes(name) for name in NETWORKS})
 
 
 def build_backbone(
@@ -231,7 +219,7 @@ def build_backbone(
         stage: 1 to 4, the stage whose output is the features; strides 4, 8, 16 and 32.
         weights: a checkpoint in one of the layouts of `load_backbone_weights`; without it, random weights.
         allow_partial: load a checkpoint that lacks parameters, which stay random.
-        seed: of the random weights; the global generators are left alone.
+        seed: random seed of the initial weights; the global generators are left alone.
 
     Raises:
         ValueError: an unknown name, style or stage, or a checkpoint that does not fit.

@@ -23,7 +23,7 @@ from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 from sp_fast.pretraining.sources import StepProposals, mean_inside
 from sp_fast.study.batches import Batch
 from sp_fast.study.variants import Variant
-from sp_fast.weights.backbone import load_backbone_weights
+from sp_fast.weights import load_backbone_weights
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "study"
 BACKBONES = ("resnet50", "mobilenet_v2", "mobilenet_v2_64")

@@ -18,7 +18,7 @@ from sp_fast.progress import RunProgress
 from sp_fast.study.memory import canvas_size
 from sp_fast.study.models import load_settings
 from sp_fast.study.source import FOLDERS, LABELLED, PACK, StudyData, open_data
-from sp_fast.weights.checkpoint import load_checkpoint_file
+from sp_fast.weights import read_state
 
 
 def write_pack(
@@ -81,8 +81,7 @@ def write_pack(
 def _write_weights(source: StudyData, name: str, out: Path) -> None:
     path = source.weights(name)
     assert path is not None
-    checkpoint = load_checkpoint_file(path)
-    state = checkpoint.get("state_dict", checkpoint)
+    state = read_state(path)
     halved = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     lost = [key for key, value in halved.items() if not torch.isfinite(value).all()]
     if lost:

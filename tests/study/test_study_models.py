@@ -2,14 +2,12 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("mmdet")
 
 from sp_fast.proposals import build_backbone
-from sp_fast.study.backbone import CaffeResNet50
 from sp_fast.study.batches import Batch
 from sp_fast.study.models import (
     BACKBONES,
@@ -152,23 +150,6 @@ def test_padding_is_zero_and_channels_are_as_the_config_says():
     assert rgb[0, 0, 5, 5].item() == pytest.approx(red, abs=1e-5)
     bgr = Normalizer(dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0]))(one)
     assert bgr[0, 2, 5, 5].item() == pytest.approx(one.images[0, 0, 5, 5].item() - 123.675, abs=1e-4)
-
-
-def test_caffe_resnet_is_that_of_the_proposals_and_takes_weights_without_the_last_stage(tmp_path):
-    from sp_fast.weights.backbone import load_backbone_weights
-
-    proposals = build_backbone("resnet50", style="caffe", stage=3, seed=4)
-    state = dict(proposals.body.state_dict())
-    state["layer4.0.conv1.weight"] = torch.zeros(512, 1024, 1, 1)  # the published file has some of layer4
-    torch.save(state, tmp_path / "partial.pth")
-    student = CaffeResNet50(num_stages=3)
-    report = load_backbone_weights(student, tmp_path / "partial.pth")
-    assert not report.missing
-    student.eval()
-    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 64, 96), np.uint8))
-    maps = student(proposals.normalize(pixels))
-    assert [tuple(one.shape[1:]) for one in maps] == [(256, 16, 24), (512, 8, 12), (1024, 4, 6)]
-    torch.testing.assert_close(maps[-1], proposals(proposals.normalize(pixels)))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

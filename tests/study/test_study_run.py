@@ -168,7 +168,7 @@ def test_two_calls_divide_the_variants(tiny, whole, tmp_path):
 
 
 def test_weights_of_another_run_of_training_load_into_sp_fast_train(whole):
-    from sp_fast.weights.checkpoint import load_checkpoint_file
+    from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
 
     state = load_checkpoint_file(whole[0] / "seed0" / "cosine" / "pretrain" / "pretrained.pth")["state_dict"]
     assert "rpn_head.init_kernels.weight" in state
