@@ -9,7 +9,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from sp_fast.proposals.networks import MOBILENET_ENDS, mobilenet_features, parameter_shapes, to_caffe
+from sp_fast.proposals.networks import MOBILENET_ENDS, layers, parameter_shapes, to_caffe
 
 
 @MODELS.register_module()
@@ -37,7 +37,7 @@ class TorchvisionMobileNetV2(BaseModule):
             raise ValueError(f"frozen_stages: expected 0 to {len(MOBILENET_ENDS)}, got {frozen_stages}")
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        self.features = mobilenet_features()
+        self.features = layers(self.name).features
         self.complete_keys = frozenset(parameter_shapes(self.name))
         for layer in self._frozen():
             layer.requires_grad_(False)

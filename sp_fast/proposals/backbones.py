@@ -7,19 +7,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from sp_fast.proposals.extents import MaskedPadding, Size, pad_batch, sizes_tensor
-from sp_fast.proposals.networks import (
-    MOBILENET_CHANNELS,
-    NETWORKS,
-    RESNETS,
-    mobilenet_features,
-    parameter_shapes,
-    to_caffe,
-)
+from sp_fast.proposals.networks import NETWORKS, RESNETS, layers, parameter_shapes
 from sp_fast.weights import WeightsReport, closest_network, load_backbone_weights
 
 BACKBONES = (*NETWORKS, "random")
@@ -50,15 +41,11 @@ class Backbone(nn.Module):
         weights_report: what loading its weights did; None with random weights.
     """
 
-    name: str
-    style: str
-    stage: int
-    stride: int
-    channels: int
-
-    def __init__(self, body: nn.Module, name: str) -> None:
+    def __init__(self, body: nn.Module, name: str, style: str = "pytorch", stage: int = 4) -> None:
         super().__init__()
-        self.body, self.name = body, name
+        self.body, self.name, self.style, self.stage = body, name, style, stage
+        self.stride = 2 ** (stage + 1)
+        self.channels = [layer for layer in body.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
         self.complete_keys = frozenset(parameter_shapes(name) if name in NETWORKS else ())
         self.weights_report: WeightsReport | None = None
         self._masking = MaskedPadding(self)
@@ -71,12 +58,7 @@ class Backbone(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images [..., 3, H, W], RGB, uint8 or floating point in 0..255, as the network wants them: float."""
-        if images.ndim < 3 or images.shape[-3] != 3:
-            raise ValueError(
-                f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
-            )
-        dtype = images.dtype if images.is_floating_point() else torch.get_default_dtype()
-        x = images.to(dtype)
+        x = _checked(images)
         mean = x.new_tensor(_IMAGENET_MEAN).reshape(3, 1, 1)
         if self.style == "caffe":
             return (x - mean).flip(-3)
@@ -84,10 +66,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] -> features [B, D, h, w]."""
-        return self._stages(images)
-
-    def _stages(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        return self.body(images)
 
     @torch.no_grad()
     def features(self, images: Sequence[Tensor]) -> Features:
@@ -106,49 +85,6 @@ class Backbone(nn.Module):
         return Features(maps, sizes_tensor(own, maps.device), own)
 
 
-class ResNetBackbone(Backbone):
-    """ResNet-18/34/50/101 on torchvision's modules.
-
-    `style="caffe"`: the stride of a bottleneck is in its first 1 x 1 convolution, the max-pooling has ceil
-    mode and no padding, and images are BGR in 0..255 minus the mean. `style="pytorch"`: torchvision's own.
-    """
-
-    def __init__(self, name: str, style: str = "pytorch", stage: int = 4) -> None:
-        body: ResNet = getattr(torchvision.models, name)(weights=None)
-        if style == "caffe":
-            to_caffe(body)
-        last = getattr(body, f"layer{stage}")[-1]
-        channels = last.conv3.out_channels if isinstance(last, Bottleneck) else last.conv2.out_channels
-        del body.fc, body.avgpool
-        for later in range(stage + 1, 5):
-            delattr(body, f"layer{later}")
-        super().__init__(body, name)
-        self.style, self.stage = style, stage
-        self.channels, self.stride = channels, 2 ** (stage + 1)
-
-    def _stages(self, x: Tensor) -> Tensor:
-        for child in self.body.children():  # in torchvision's order: conv1, bn1, relu, maxpool, layer1, ...
-            x = child(x)
-        return x
-
-
-class MobileNetV2Backbone(Backbone):
-    """MobileNetV2 on torchvision's modules. Stage 4 ends with the last bottleneck, of 320 channels.
-
-    The 1 x 1 convolution to 1280 channels after it would give worse masks.
-    """
-
-    def __init__(self, stage: int = 4) -> None:
-        body = nn.Module()
-        body.features = mobilenet_features(stage)
-        super().__init__(body, "mobilenet_v2")
-        self.style, self.stage = "pytorch", stage
-        self.channels, self.stride = MOBILENET_CHANNELS[stage - 1], 2 ** (stage + 1)
-
-    def _stages(self, x: Tensor) -> Tensor:
-        return self.body.features(x)
-
-
 class RandomBackbone(Backbone):
     """Two random 5 x 5 convolutions of 64 orthogonal filters, each with a ReLU, then 4 x 4 average pooling.
 
@@ -156,29 +92,29 @@ class RandomBackbone(Backbone):
     image, and of the features before pooling, are normalised to zero mean and unit variance in each image.
     """
 
-    def __init__(self, channels: int = 64, kernel_size: int = 5, pool: int = 4) -> None:
-        layers: list[nn.Module] = []
-        for inputs in (3, channels):
-            layer = nn.Conv2d(inputs, channels, kernel_size, padding=kernel_size // 2, bias=False)
+    def __init__(self) -> None:
+        body = nn.Sequential()
+        for inputs in (3, 64):
+            layer = nn.Conv2d(inputs, 64, kernel_size=5, padding=2, bias=False)
             nn.init.orthogonal_(layer.weight)
-            layers += [layer, nn.ReLU(inplace=True)]
-        super().__init__(nn.Sequential(*layers, nn.AvgPool2d(pool)), "random")
-        self.body.insert(len(layers), _Standardize(self._masking))
-        self.style, self.stage = "pytorch", 1
-        self.channels, self.stride = channels, pool
+            body.extend([layer, nn.ReLU(inplace=True)])
+        body.append(nn.AvgPool2d(4))
+        super().__init__(body, "random", stage=1)
+        self.body.insert(4, _Standardize(self._masking))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Each image [..., 3, H, W] with zero mean and unit variance in each channel."""
-        if images.ndim < 3 or images.shape[-3] != 3:
-            raise ValueError(
-                f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
-            )
-        x = images if images.is_floating_point() else images.to(torch.get_default_dtype())
+        x = _checked(images)
         deviation, mean = torch.std_mean(x, dim=(-2, -1), keepdim=True, correction=0)
         return (x - mean) / deviation.clamp(min=1e-3)
 
-    def _stages(self, x: Tensor) -> Tensor:
-        return self.body(x)
+
+def _checked(images: Tensor) -> Tensor:
+    if images.ndim < 3 or images.shape[-3] != 3:
+        raise ValueError(
+            f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
+        )
+    return images if images.is_floating_point() else images.to(torch.get_default_dtype())
 
 
 class _Standardize(nn.Module):
@@ -236,13 +172,9 @@ def build_backbone(
         raise ValueError("weights: the random backbone takes none; leave them out or choose another backbone")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone: Backbone
-        if name in RESNETS:
-            backbone = ResNetBackbone(name, style, stage)
-        elif name == "mobilenet_v2":
-            backbone = MobileNetV2Backbone(stage)
-        else:
-            backbone = RandomBackbone()
+        backbone = (
+            RandomBackbone() if name == "random" else Backbone(layers(name, style, stage), name, style, stage)
+        )
     if weights is not None:
         load_backbone_weights(backbone, weights, allow_partial=allow_partial)
     return backbone

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import cache
+from itertools import islice
 
 import torch
 import torchvision
@@ -10,16 +12,27 @@ from torch import nn
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 NETWORKS = (*RESNETS, "mobilenet_v2")
-# End of each stage (strides 4, 8, 16, 32) in torchvision's `features`, and its channels. The convolution to
-# 1280 channels after the last bottleneck belongs to the classifier.
+# End of each stage (strides 4, 8, 16, 32) in torchvision's `features`. The convolution to 1280 channels after
+# the last bottleneck belongs to the classifier.
 MOBILENET_ENDS = (4, 7, 14, 18)
-MOBILENET_CHANNELS = (24, 32, 96, 320)
 _CLASSIFIERS = ("fc.", "classifier.")
 
 
-def mobilenet_features(stages: int = 4) -> nn.Sequential:
-    """The layers of MobileNetV2 up to the end of stage 1 to 4."""
-    return torchvision.models.mobilenet_v2(weights=None).features[: MOBILENET_ENDS[stages - 1]]
+def layers(name: str, style: str = "pytorch", stage: int = 4) -> nn.Sequential:
+    """The layers of one of NETWORKS up to the end of a stage, with torchvision's parameter names.
+
+    Args:
+        name: one of NETWORKS.
+        style: "pytorch" for torchvision's own, or "caffe" (ResNets only, see :func:`to_caffe`).
+        stage: 1 to 4; strides 4, 8, 16 and 32.
+    """
+    whole = getattr(torchvision.models, name)(weights=None)
+    if name not in RESNETS:
+        return nn.Sequential(OrderedDict(features=whole.features[: MOBILENET_ENDS[stage - 1]]))
+    if style == "caffe":
+        to_caffe(whole)
+    # In torchvision's order: conv1, bn1, relu, maxpool, layer1, ...
+    return nn.Sequential(OrderedDict(islice(whole.named_children(), 4 + stage)))
 
 
 def to_caffe(resnet: nn.Module) -> None:
@@ -28,8 +41,7 @@ def to_caffe(resnet: nn.Module) -> None:
     A bottleneck's stride is in its first 1 x 1 convolution, and max-pooling has ceil mode and no padding.
     """
     resnet.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
-    for layer in ("layer2", "layer3", "layer4"):
-        block = getattr(resnet, layer)[0] if hasattr(resnet, layer) else None
+    for block in resnet.modules():
         if hasattr(block, "conv3"):
             block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
 

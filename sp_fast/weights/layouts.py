@@ -53,9 +53,9 @@ def translate(tensors: Mapping[str, Tensor], names: Collection[str]) -> Translat
     unknown: list[str] = []
     dropped: set[str] = set()
     for key, value in tensors.items():
-        name = renamed[prefix].get(key)
-        part = (name or key).split(".")[0]
-        if name in names:
+        name = renamed[prefix].get(key, key)
+        part = name.split(".")[0]
+        if key in renamed[prefix] and name in names:
             state[name] = value
         elif OTHER_PARTS.fullmatch(part):
             dropped.add(part)
