@@ -1,8 +1,6 @@
 """Loading whole models, and backbones in every key layout of published weights."""
 
 import argparse
-import subprocess
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -228,14 +226,6 @@ def test_real_caffe_resnet_is_partial(data_dir) -> None:
     complete = build_backbone("resnet50", style="caffe", stage=3, weights=path).weights_report
     assert complete is not None
     assert not complete.missing
-
-
-def test_weights_need_no_mmdet() -> None:
-    code = (
-        "import sys, sp_fast.weights; sys.exit(any(m.split('.')[0].startswith('mm') and m != 'mmap'"
-        " for m in sys.modules))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def detector(classes: int) -> nn.Sequential:
