@@ -1,7 +1,6 @@
 # K-Net on ImageNet's ResNet-50, Caffe style, whose layer4 the weights lack. A random frozen layer4 would be noise,
 # so it is left out: the features of the proposals are layer3's, and P5 is a strided convolution of C4.
 _base_ = ['../_base_/knet_r50.py', '_study.py']
-custom_imports = dict(imports=['sp_fast.models', 'sp_fast.study.backbone'])
 
 title = 'K-Net, ResNet-50 up to layer3 (ImageNet, Caffe style)'
 frozen_stages = 3

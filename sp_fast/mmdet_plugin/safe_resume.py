@@ -1,12 +1,10 @@
-"""Checkpoints: read without trusting a pickle, written whole or not at all, loaded in full or reported."""
+"""Checkpoints of mmengine's Runner: read without trusting a pickle, written whole or not at all."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from mmengine.runner import CheckpointLoader
 from sp_fast.files import replacing
 from sp_fast.weights.unpickle import Inert, load_foreign
 
-__all__ = ["WeightsReport", "install_safe_resume", "load_checkpoint_file", "load_weights"]
+__all__ = ["install_safe_resume", "load_checkpoint_file"]
 
 _LAST_CHECKPOINT = "last_checkpoint"
 _HISTORY_BUFFER = f"{HistoryBuffer.__module__}.{HistoryBuffer.__name__}"
@@ -73,114 +71,6 @@ def _others_beside(path: Path) -> str:
         f" Other checkpoints beside it, newest first: {', '.join(other.name for other in others)}. To go on "
         f"from one of them, write its path into {path.parent / _LAST_CHECKPOINT}, and resume."
     )
-
-
-@dataclass
-class WeightsReport:
-    """What `load_weights` did, by keys of the state dict."""
-
-    loaded: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    """In the model, not in the file: kept as they were."""
-    unknown: list[str] = field(default_factory=list)
-    """In the file, not in the model: not used."""
-    mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    """The shape in the file and in the model: kept as they were."""
-
-    def differences(self) -> list[str]:
-        """The keys that are in the file or the model but were not loaded."""
-        return [*self.missing, *self.unknown, *self.mismatched]
-
-    def __str__(self) -> str:
-        shapes = [
-            f"{key} {file} in the file, {model} in the model"
-            for key, (file, model) in self.mismatched.items()
-        ]
-        lines = [f"{len(self.loaded)} tensors loaded"]
-        for title, entries in (
-            ("missing from the file", self.missing),
-            ("unknown to the model", self.unknown),
-            ("of another shape", shapes),
-        ):
-            if entries:
-                lines.append(f"{len(entries)} {title}:" + "".join(f"\n  {entry}" for entry in entries))
-        return "\n".join(lines)
-
-
-def load_weights(
-    model: torch.nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    allow: Iterable[str] = (),
-    allow_partial: bool = False,
-) -> WeightsReport:
-    """Load the weights in `path` into `model`, and say what differs.
-
-    Args:
-        model: the model; not one inside a data-parallel wrapper.
-        path: a checkpoint with the state dict at its top or under `state_dict` or `model`; a prefix `module.`
-            on all keys is dropped.
-        allow: regular expressions, matched from the start of a key (so that a prefix serves): such keys may
-            be missing, unknown or of another shape. BatchNorm's `num_batches_tracked` may always be missing.
-        allow_partial: allow every difference.
-
-    Raises:
-        ValueError: a difference that is not allowed (all are listed, nothing is loaded), nothing to load, or
-            not a weights file.
-        FileNotFoundError: no such file.
-    """
-    state = _state_dict(path)
-    own = model.state_dict()
-    report = WeightsReport(
-        missing=[key for key in own if key not in state and not key.endswith("num_batches_tracked")],
-        unknown=[key for key in state if key not in own],
-    )
-    fitting = OrderedDict()
-    for key in own.keys() & state.keys():
-        shapes = tuple(state[key].shape), tuple(own[key].shape)
-        if shapes[0] == shapes[1]:
-            fitting[key] = state[key]
-        else:
-            report.mismatched[key] = shapes
-    report.loaded = [key for key in own if key in fitting]
-    if not report.loaded:
-        raise ValueError(
-            f"{path}: none of its {len(state)} tensors fits the model. In the file: {_some(state)}; "
-            f"in the model: {_some(own)}"
-        )
-    patterns = [re.compile(pattern) for pattern in allow]
-    refused = [key for key in report.differences() if not any(pattern.match(key) for pattern in patterns)]
-    if refused and not allow_partial:
-        raise ValueError(
-            f"{path}: the weights do not fit the model, nothing was loaded. Not allowed to differ: "
-            f"{', '.join(refused)}. In full: {report}"
-        )
-    # Carries the versions by which modules convert their older layouts.
-    fitting._metadata = getattr(state, "_metadata", OrderedDict())  # type: ignore[attr-defined]
-    model.load_state_dict(fitting, strict=False)
-    return report
-
-
-def _state_dict(path: str | os.PathLike[str]) -> Mapping[str, torch.Tensor]:
-    checkpoint = load_checkpoint_file(path)
-    state = next((checkpoint[key] for key in ("state_dict", "model") if key in checkpoint), checkpoint)
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ValueError(
-            f"{path}: expected a state dict (name: tensor) at the top or under 'state_dict' or 'model', "
-            f"got a {type(state).__name__} with {_some(checkpoint)}"
-        )
-    if state and all(key.startswith("module.") for key in state):
-        metadata = getattr(state, "_metadata", OrderedDict())
-        state = OrderedDict((key.removeprefix("module."), value) for key, value in state.items())
-        state._metadata = OrderedDict(  # type: ignore[attr-defined]
-            (key.removeprefix("module").removeprefix("."), value) for key, value in metadata.items()
-        )
-    return state
-
-
-def _some(names: Iterable[Any]) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def install_safe_resume() -> None:

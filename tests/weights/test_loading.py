@@ -1,17 +1,18 @@
-"""Every key layout of published weights, on checkpoints of a ResNet-18 or MobileNetV2 made here."""
+"""Loading whole models, and backbones in every key layout of published weights."""
 
 import argparse
-import importlib
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torchvision
-from torch import Tensor
+from torch import Tensor, nn
 
 from sp_fast.proposals import Backbone, WeightsError, backbone_of, build_backbone
-from sp_fast.weights.backbone import mmdet_mobilenet_prefixes
+from sp_fast.weights import load_state, read_state
+from sp_fast.weights.layouts import mmdet_mobilenet_prefixes
 
 Tensors = dict[str, Tensor]
 
@@ -116,14 +117,6 @@ def test_mmdet_names_of_mobilenet(tmp_path: Path) -> None:
     loads_completely(backbone, {k: v for k, v in features.items() if not k.startswith("features.18.")})
 
 
-def test_mmdet_names_of_mobilenet_are_mmdets() -> None:
-    pytest.importorskip("mmdet")
-    importlib.import_module("sp_fast.models")  # stands in for mmcv's compiled ops, which mmdet asks for
-    backbones = importlib.import_module("mmdet.models.backbones")
-    keys = {key.rsplit(".", 1)[0] + "." for key in backbones.MobileNetV2().state_dict()}
-    assert keys == set(mmdet_mobilenet_prefixes())
-
-
 def test_without_batch_counters_and_in_half_precision(trunk: Tensors, tmp_path: Path) -> None:
     tensors = {k: v.half() for k, v in trunk.items() if not k.endswith("num_batches_tracked")}
     torch.save(tensors, tmp_path / "weights.pth")
@@ -176,7 +169,7 @@ def test_other_shapes_are_never_accepted(trunk: Tensors, tmp_path: Path) -> None
     torch.save(trunk | {"bn1.weight": torch.rand(32)}, path)
     for allow_partial in (False, True):
         with pytest.raises(
-            WeightsError, match=r"1 of another shape: bn1.weight \(file \[32\], resnet18 \[64\]\)"
+            WeightsError, match=r"1 of another shape: bn1.weight \(file \[32\], model \[64\]\)"
         ):
             build_backbone("resnet18", weights=path, allow_partial=allow_partial)
 
@@ -211,7 +204,7 @@ def test_checkpoint_without_tensors(tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="weights: no such file"):
         build_backbone("resnet18", weights=tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match="is a folder"):
+    with pytest.raises(WeightsError, match="got a folder"):
         build_backbone("resnet18", weights=tmp_path)
 
 
@@ -233,3 +226,63 @@ def test_real_caffe_resnet_is_partial(data_dir) -> None:
     complete = build_backbone("resnet50", style="caffe", stage=3, weights=path).weights_report
     assert complete is not None
     assert not complete.missing
+
+
+def detector(classes: int) -> nn.Sequential:
+    return nn.Sequential(
+        OrderedDict(body=nn.Linear(2, 3), norm=nn.BatchNorm1d(3), fc_cls=nn.Linear(3, classes))
+    )
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}]
+)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_whole_model(tmp_path: Path, wrap: Any, prefix: str) -> None:
+    source, target = detector(4), detector(4)
+    state = source.state_dict()
+    wrapped = OrderedDict((prefix + key, value) for key, value in state.items())
+    if prefix:
+        wrapped._metadata = nn.DataParallel(source).state_dict()._metadata
+    else:
+        wrapped._metadata = state._metadata
+    torch.save(wrap(wrapped), tmp_path / "w.pth")
+    read = read_state(tmp_path / "w.pth")
+    assert {**state._metadata} == {key: read._metadata[key] for key in state._metadata}
+    report = load_state(target, read, tmp_path / "w.pth")
+    assert (report.loaded, str(report)) == (len(state), f"{len(state)} tensors loaded")
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_whole_model_refuses_what_differs(tmp_path: Path) -> None:
+    state = detector(4).state_dict()
+    del state["norm.num_batches_tracked"], state["norm.weight"]
+    state["prompt.weight"] = torch.zeros(1)
+
+    model = detector(7)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(WeightsError, match="does not fit the model; nothing was loaded") as error:
+        load_state(model, state, "w.pth", allow=[r"prompt\."])
+    for text in ("1 missing: norm.weight", "2 of another shape: fc_cls.bias (file [4], model [7])"):
+        assert text in str(error.value)
+    assert "prompt" not in str(error.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+    report = load_state(model, state, "w.pth", allow=[r"prompt\.", "fc_cls", r"norm\.weight$"])
+    assert report.missing == ("norm.weight",)
+    assert report.unknown == ("prompt.weight",)
+    assert report.mismatched == (
+        "fc_cls.bias (file [4], model [7])",
+        "fc_cls.weight (file [4, 3], model [7, 3])",
+    )
+    assert torch.equal(model.body.weight, state["body.weight"])
+    assert torch.equal(model.fc_cls.weight, before["fc_cls.weight"])
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"8 missing: body\.bias.*1 unknown: stem\.weight"):
+        load_state(detector(2), {"stem.weight": torch.zeros(3)}, "w.pth")
+    torch.save({"state_dict": {"stem": 3}}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match="holds no tensors by name"):
+        read_state(tmp_path / "w.pth")

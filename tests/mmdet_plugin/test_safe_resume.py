@@ -1,4 +1,4 @@
-"""Checkpoints of mmengine's Runner: plain, atomic, resumable; weights loaded in full or refused."""
+"""Checkpoints of mmengine's Runner: plain, atomic, resumable."""
 
 import json
 import multiprocessing
@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from sp_fast.weights.checkpoint import install_safe_resume, load_checkpoint_file, load_weights
+from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
 
 
 class Numbers(torch.utils.data.Dataset):
@@ -233,57 +233,3 @@ def test_saved_values(tmp_path):
     assert loaded["pair"] == (1, 2)
     assert type(loaded["config"]) is dict
     assert loaded["state_dict"]._metadata == weights._metadata
-
-
-def detector(classes):
-    return nn.Sequential(
-        OrderedDict(body=nn.Linear(2, 3), norm=nn.BatchNorm1d(3), fc_cls=nn.Linear(3, classes))
-    )
-
-
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"state_dict": s}, lambda s: {"model": s, "epoch": 3}]
-)
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_load_weights(tmp_path, wrap, prefix):
-    source, target = detector(4), detector(4)
-    torch.save(wrap({prefix + key: value for key, value in source.state_dict().items()}), tmp_path / "w.pth")
-    report = load_weights(target, tmp_path / "w.pth")
-    assert report.differences() == []
-    assert report.loaded == list(source.state_dict())
-    for key, value in target.state_dict().items():
-        assert torch.equal(value, source.state_dict()[key]), key
-
-
-def test_load_weights_refuses_what_differs(tmp_path):
-    state = detector(4).state_dict()
-    del state["norm.num_batches_tracked"], state["norm.weight"]
-    state["prompt.weight"] = torch.zeros(1)
-    torch.save(state, tmp_path / "w.pth")
-
-    model = detector(7)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match="nothing was loaded") as error:
-        load_weights(model, tmp_path / "w.pth", allow=[r"prompt\."])
-    for text in ("norm.weight", "fc_cls.bias (4,) in the file, (7,) in the model", "prompt.weight"):
-        assert text in str(error.value)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-    report = load_weights(model, tmp_path / "w.pth", allow=[r"prompt\.", "fc_cls", r"norm\.weight$"])
-    assert report.missing == ["norm.weight"]
-    assert report.unknown == ["prompt.weight"]
-    assert sorted(report.mismatched) == ["fc_cls.bias", "fc_cls.weight"]
-    assert torch.equal(model.body.weight, state["body.weight"])
-    assert torch.equal(model.fc_cls.weight, before["fc_cls.weight"])
-
-    again = load_weights(detector(7), tmp_path / "w.pth", allow_partial=True)
-    assert again == report
-
-
-def test_load_weights_of_another_model(tmp_path):
-    torch.save({"stem.weight": torch.zeros(3)}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match=r"none of its 1 tensors.*stem\.weight.*body\.weight"):
-        load_weights(detector(2), tmp_path / "w.pth", allow_partial=True)
-    torch.save({"state_dict": {"stem": 3}}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="expected a state dict"):
-        load_weights(detector(2), tmp_path / "w.pth")
