@@ -197,13 +197,8 @@ def _data(steps: Sequence[Step]) -> list[dict[str, Any]]:
             parts = {"": data} if run.kind == "proposals" else data
             for part, prints in parts.items():
                 images = run.spec["val_images" if part == "validation" else "images"]
-                entry = {
-                    "images": _place(images),
-                    "annotations_sha256": None,
-                    **prints,
-                    "count": prints["images"],
-                }
-                entry["images"] = _place(images)
+                hashes = [prints["listing_sha256"], prints.get("annotations_sha256")]
+                entry = {"folder": _place(images), "images": prints["images"], "hashes": hashes}
                 found.setdefault(json.dumps(entry, sort_keys=True), entry)
     return list(found.values())
 

@@ -59,7 +59,7 @@ def write_images(folder: Path, count: int = 3) -> None:
         images.append({"id": number, "file_name": name, "height": 40, "width": 60})
         for box in ((2, 3, 20, 20), (30, 10, 25, 25)):
             annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": 1, **_mask(box), "score": 0.9}
+                {"id": len(annotations) + 1, "image_id": number, "category_id": 1, **mask(box), "score": 0.9}
             )
     categories = [{"id": 1, "name": "object"}]
     write_json(
@@ -67,11 +67,12 @@ def write_images(folder: Path, count: int = 3) -> None:
     )
 
 
-def _mask(box: tuple[int, int, int, int]) -> dict:
+def mask(box: tuple[int, int, int, int]) -> dict:
+    """The segmentation of a rectangle: x, y, width, height."""
     x, y, width, height = box
-    mask = np.zeros((40, 60), np.uint8, order="F")
-    mask[y : y + height, x : x + width] = 1
-    rle = coco_mask.encode(mask)
+    pixels = np.zeros((40, 60), np.uint8, order="F")
+    pixels[y : y + height, x : x + width] = 1
+    rle = coco_mask.encode(pixels)
     return {"segmentation": {"size": [40, 60], "counts": rle["counts"].decode()}}
 
 
@@ -109,7 +110,7 @@ def finish(plan: Plan, run: Run, images: Path) -> None:
             ]
             result["data"]["validation"] = {**prints, "annotations_sha256": HASH}
             predicted = [
-                {"image_id": k, "category_id": 1, "score": 0.4, **_mask((2, 3, 20, 18))} for k in (1, 2, 3)
+                {"image_id": k, "category_id": 1, "score": 0.4, **mask((2, 3, 20, 18))} for k in (1, 2, 3)
             ]
             write_json(predicted, run.folder / "predictions.segm.json")
     seconds = 60.0 if run.kind == "proposals" else 10.0 * run.steps
