@@ -111,18 +111,14 @@ def _steps(plan: Plan) -> list[Step]:
 
 def _settings(run: Run) -> list[str]:
     spec = run.spec
-    if run.kind == "proposals":
+    if run.kind == "train":
+        pairs = {"config": spec["config"], "steps": spec["steps"] or "as in the config"}
+    elif spec["kind"] == "saliency":
         backbone = {f"backbone {name}": value for name, value in spec["backbone"].items()}
-        if spec["kind"] != "saliency":
-            backbone = {}
-        pairs = {
-            "kind": spec["kind"],
-            **backbone,
-            "image size": spec["size"] or "as it is",
-            **spec["options"],
-        }
+        pairs = {"kind": "saliency", **backbone, "image size": spec["size"] or "as it is"}
     else:
-        pairs = {"config": spec["config"], "steps": spec["steps"] or "as in the config", **spec["options"]}
+        pairs = {"kind": spec["kind"]}
+    pairs |= spec["options"]
     return [f"{name} = {_short(value)}" for name, value in pairs.items()] + list(spec.get("arguments", ()))
 
 

@@ -91,7 +91,7 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray], colours: Sequence[np
 
 
 def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
-    """The best pseudo labels of each kind on the same images; none while no run is finished.
+    """The best pseudo labels of each kind on the same images; empty without finished runs or images.
 
     Args:
         runs: finished runs by label.
@@ -100,8 +100,10 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
     strips: list[Strip] = []
     names: list[str] = []
     for label, run in runs.items():
-        coco = json.loads((run.folder / MASKS).read_text())
         folder = place(run.spec["images"], run)
+        if not folder.is_dir():
+            continue
+        coco = json.loads((run.folder / MASKS).read_text())
         ids = {info["file_name"]: info["id"] for info in coco["images"]}
         if not strips:
             names = _spread(list(ids), count)
@@ -119,7 +121,7 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
 
 
 def prediction_samples(plan: Plan, training: str) -> list[Strip]:
-    """The annotated objects of some validation images, and what each row predicts there.
+    """The annotated objects of some validation images, and each row's predictions; empty without images.
 
     All rows are shown with the seed that most of them have finished. Of each row as many of its best
     predictions are drawn as the image has objects, in the colour of the object that they overlap most, or
@@ -139,12 +141,14 @@ def prediction_samples(plan: Plan, training: str) -> list[Strip]:
     if not runs:
         return []
     first = next(iter(runs.values()))
+    folder = place(first.spec["val_images"], first)
+    if not folder.is_dir():
+        return []
     coco = load_coco(place(first.spec["val_annotations"], first))
     objects = _by_image(one for one in coco["annotations"] if not one["iscrowd"])
     # A few objects each: none shows nothing, a crowd cannot be read.
     known = [info for info in coco["images"] if 2 <= len(objects.get(info["id"], [])) <= 8]
     infos = _spread(known or coco["images"], plan.experiment.samples)
-    folder = place(first.spec["val_images"], first)
     images = {info["id"]: read_image(folder / info["file_name"]) for info in infos}
     truth = {key: _rles(objects.get(key, []), image) for key, image in images.items()}
     drawn = [

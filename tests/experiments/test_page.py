@@ -157,3 +157,10 @@ def test_the_command_goes_on_with_the_same_experiment(finished: Plan, tmp_path, 
     assert command_line(plan, source) == (
         "sp-fast experiment run 'my experiment.py' --out out --seeds 0,1 --data-root /data --quick"
     )
+
+
+def test_a_folder_without_its_data_is_reported_without_pictures(finished: Plan, tmp_path) -> None:
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    text = rendered(finished)
+    assert "<img" not in text
+    assert "13.0 ± 1.0" in text
