@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -183,20 +184,29 @@ def print_table(experiment: Experiment, results: dict[str, Any], console: Consol
 
 def markdown(experiment: Experiment, results: dict[str, Any]) -> str:
     """The same as markdown."""
-    lines = [f"# {results['title']}", "", f"Mean ± standard deviation over {seeds_text(results['seeds'])}."]
+    lines = [
+        f"# {_escaped(results['title'])}",
+        "",
+        f"Mean ± standard deviation over {seeds_text(results['seeds'])}.",
+    ]
     if len(results["seeds"]) == 1:
         lines[-1] = f"A single run of each row, {seeds_text(results['seeds'])}."
     notice = missing(results)
     if notice:
-        lines += ["", f"**{notice}**"]
+        lines += ["", f"**{_escaped(notice)}**"]
     for block in blocks(experiment, results):
         lines += ["", _markdown_row([block.heading, *block.columns])]
         lines.append(_markdown_row(["---", *["---:"] * len(block.columns)]))
         lines += [_markdown_row([line.label, *line.cells]) for line in block.lines]
-        lines += [""] * bool(block.findings) + [f"- {finding}" for finding in block.findings]
+        lines += [""] * bool(block.findings) + [f"- {_escaped(str(finding))}" for finding in block.findings]
     lines += ["", TEST] if results["comparisons"] else []
     return "\n".join(lines) + "\n"
 
 
 def _markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace('*', chr(92) + '*') for cell in cells)} |"
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+
+
+def _escaped(text: str) -> str:
+    """The text with markdown's marks escaped."""
+    return re.sub(r"([\\|*_<`])", r"\\\1", text)

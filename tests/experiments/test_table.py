@@ -57,7 +57,10 @@ def test_rows_that_lack_seeds_are_marked_and_the_missing_runs_are_counted(plan: 
     # 4 fine-tunings of `none`, proposals, pre-training and 2 fine-tunings of `prompts`.
     notice = f"Not complete (*): {len(plan.runs) - 8} of {len(plan.runs)} runs are missing"
     assert notice in printed(print_table, plan.experiment, results)
-    assert notice in markdown(plan.experiment, results)
+    text = markdown(plan.experiment, results)
+    assert notice.replace("*", r"\*") in text
+    assert r"| no pre-training \* | 12.5 ± 0.7 | 25.0 ± 1.4 | 2 of 3 |" in text
+    assert text.startswith(r"# Made-up \<numbers>")
 
 
 def test_the_terminal_and_markdown_show_the_same_cells(finished: Plan) -> None:
