@@ -64,9 +64,9 @@ def place(text: str, run: Run) -> Path:
 
 
 def overlay(image: np.ndarray, masks: Sequence[np.ndarray], colours: Sequence[np.ndarray]) -> np.ndarray:
-    """The image at a longer side of 360 pixels, each mask tinted and outlined; the smallest on top.
+    """The image at a longer side of 360 pixels and paler, each mask tinted and outlined; the smallest on top.
 
-    White masks are hardly tinted, since they hide what is below.
+    White masks are hardly tinted, since they would hide what is below.
 
     Args:
         image: uint8 [H, W, 3].
@@ -76,15 +76,17 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray], colours: Sequence[np
     Returns:
         uint8 [h, w, 3].
     """
-    scale = _SIDE / max(image.shape[:2])
-    size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
-    big = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)).astype(np.float32)
+    big: np.ndarray = _resized(image).astype(np.float32)
+    # Colours of the image would be taken for those of masks.
+    grey = big.mean(axis=2, keepdims=True)
+    big = grey + 0.3 * (big - grey)
+    size = big.shape[1], big.shape[0]
     for k in sorted(range(len(masks)), key=lambda k: -masks[k].sum()):
         soft = Image.fromarray(masks[k].astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
         mask = np.asarray(soft) >= 128
         inner = np.pad(mask, 2)
         inner = inner[:-4, 2:-2] & inner[4:, 2:-2] & inner[2:-2, :-4] & inner[2:-2, 4:]
-        tint = 0.1 if colours[k] is _WHITE else 0.4
+        tint = 0.1 if colours[k] is _WHITE else 0.45
         big[mask] = (1 - tint) * big[mask] + tint * colours[k]
         big[mask & ~inner] = colours[k]
     return np.rint(big).astype(np.uint8)
@@ -109,13 +111,13 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
             names = _spread(list(ids), count)
             if not names:
                 return []
-            strips.append(Strip("image", [_uri(read_image(folder / name)) for name in names]))
+            strips.append(Strip("image", [_uri(_resized(read_image(folder / name))) for name in names]))
         masks = _by_image(coco["annotations"])
         pictures = []
         for name in names:
             best = sorted(masks.get(ids.get(name), []), key=lambda one: -one.get("score", 0))[:BEST]
             colours = [_PALETTE[k % len(_PALETTE)] for k in range(len(best))]
-            pictures.append(_uri(read_image(folder / name), best, colours))
+            pictures.append(_drawn(read_image(folder / name), best, colours))
         strips.append(Strip(label, pictures))
     return strips
 
@@ -152,7 +154,8 @@ def prediction_samples(plan: Plan, training: str) -> list[Strip]:
     images = {info["id"]: read_image(folder / info["file_name"]) for info in infos}
     truth = {key: _rles(objects.get(key, []), image) for key, image in images.items()}
     drawn = [
-        _uri(images[key], truth[key], _PALETTE[np.arange(len(truth[key])) % len(_PALETTE)]) for key in images
+        _drawn(images[key], truth[key], _PALETTE[np.arange(len(truth[key])) % len(_PALETTE)])
+        for key in images
     ]
     strips = [Strip("annotated objects", drawn)]
     for row in rows:
@@ -163,7 +166,7 @@ def prediction_samples(plan: Plan, training: str) -> list[Strip]:
         pictures = []
         for key, image in images.items():
             best = sorted(predicted.get(key, []), key=lambda one: -one["score"])[: len(truth[key])]
-            pictures.append(_uri(image, best, _matched(best, truth[key])))
+            pictures.append(_drawn(image, best, _matched(best, truth[key])))
         strips.append(Strip(row.label, pictures, row.name, run.seed))
     return strips
 
@@ -193,10 +196,19 @@ def _rles(annotations: Iterable[dict[str, Any]], image: np.ndarray) -> list[dict
     return [to_rle(one["segmentation"], *image.shape[:2]) for one in annotations]
 
 
-def _uri(image: np.ndarray, masks: Sequence[dict[str, Any]] = (), colours: Sequence[np.ndarray] = ()) -> str:
-    """The image with masks (annotations or run lengths) as a data URI."""
+def _drawn(image: np.ndarray, masks: Sequence[dict[str, Any]], colours: Sequence[np.ndarray]) -> str:
+    """The image with masks (annotations or run lengths) over it, as a data URI."""
     rles = [to_rle(one.get("segmentation", one), *image.shape[:2]) for one in masks]
-    decoded = [coco_mask.decode(rle).astype(bool) for rle in rles]
+    return _uri(overlay(image, [coco_mask.decode(rle).astype(bool) for rle in rles], colours))
+
+
+def _resized(image: np.ndarray) -> np.ndarray:
+    scale = _SIDE / max(image.shape[:2])
+    size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def _uri(picture: np.ndarray) -> str:
     file = io.BytesIO()
-    Image.fromarray(overlay(image, decoded, colours)).save(file, "webp", quality=80)
+    Image.fromarray(picture).save(file, "webp", quality=80)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -134,8 +134,8 @@ def test_overlay_draws_small_masks_over_large_ones() -> None:
         drawn = overlay(image, masks, colours)
         assert drawn.shape == (120, 360, 3)
         assert drawn[0, 0].tolist() == [255, 0, 0]
-        assert drawn[60, 20].tolist() == [102, 0, 0]
-        assert drawn[60, 180].tolist() == [61, 0, 102]  # 0.6 of the large one's tint, 0.4 of its own
+        assert drawn[60, 20].tolist() == [115, 0, 0]
+        assert drawn[60, 180].tolist() == [63, 0, 115]  # 0.55 of the large one's tint, 0.45 of its own
 
 
 def test_the_report_is_four_files_and_the_table(finished: Plan) -> None:
