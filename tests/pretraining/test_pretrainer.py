@@ -114,7 +114,7 @@ def test_mean_inside_is_the_mean_of_the_covered_cells():
         (dict(source="teachers"), "source: expected one of cached, shared, teacher, import, got 'teachers'"),
         (dict(preset="mine"), "preset: expected one of paper, official, got 'mine'"),
         (dict(prompts=dict(inject="end")), "prompts.inject: expected one of init, proposal"),
-        (dict(proposer=dict(grid=(2, 2))), "proposer: has a use only with source='shared'"),
+        (dict(proposer=dict(grid=(2, 2))), "proposer: expected only with source='shared'"),
     ],
 )
 def test_errors_name_the_option(options, words):

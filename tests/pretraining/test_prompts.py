@@ -210,7 +210,7 @@ def test_matched_kernels_inverts_the_assignment():
         (lambda: PromptInjector("nearest"), "strategy: expected one of cosine"),
         (lambda: PromptInjector(drop_rate=1.0), "drop_rate"),
         (lambda: PromptGenerator(()), "levels"),
-        (lambda: PromptGenerator(("P4", "box_size")), "levels: 'box_size' stands alone"),
+        (lambda: PromptGenerator(("P4", "box_size")), "levels: expected 'box_size' without other levels"),
         (lambda: KernelSupervision(4, 4, reduction="none"), "reduction"),
         (
             lambda: KernelSupervision(4, 4)(
