@@ -51,7 +51,7 @@ class SaliencyPromptPretrainer(BaseDetector):
             `drop_rate`), and `inject`: `init` decorates the initial kernels before the first masks,
             `proposal` the kernels after the first head or stage (see the family's adapter).
         supervision: options of `KernelSupervision` (`seed_channels`, `loss_weight`, `reduction`, `center`)
-            or None for no kernel loss. Both presets use the mean over pairs, as the authors' code does: the sum
+            or None for no kernel loss. Both presets use the mean over pairs, like the authors' code: the sum
             of Eq. 9 grows with the batch and the number of proposals, but its weight in Eq. 10 is 1.
         frozen_stages: last stage of the backbone that is not trained; the stem and the stages before it are
             not trained either. None keeps the setting of `detector`, or freezes all with `official`. -1
