@@ -4,14 +4,15 @@ import sys
 
 import typer
 
+from sp_fast.commands.demo import EXAMPLES as DEMO_EXAMPLES
 from sp_fast.commands.demo import demo
+from sp_fast.commands.experiment import app as experiment
 from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
 from sp_fast.commands.propose import propose
 from sp_fast.commands.random_boxes import EXAMPLES as RANDOM_BOXES_EXAMPLES
 from sp_fast.commands.random_boxes import random_boxes
 from sp_fast.commands.score import EXAMPLES as SCORE_EXAMPLES
 from sp_fast.commands.score import score
-from sp_fast.commands.study import app as study
 from sp_fast.commands.train import PASSED_ON, train
 
 app = typer.Typer(
@@ -29,17 +30,17 @@ app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
 app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("score", epilog=SCORE_EXAMPLES)(score)
 app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
-app.command("demo")(demo)
-app.add_typer(study, name="study")
+app.command("demo", epilog=DEMO_EXAMPLES)(demo)
+app.add_typer(experiment, name="experiment")
 
 
 def main() -> None:
-    """Run the command line; an error a user can mend is one line on standard error, and exit code 1."""
+    """Run the command line; an error that a user can mend is one line on standard error, and exit status 2."""
     try:
         app()
     except (ValueError, OSError, OverflowError) as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

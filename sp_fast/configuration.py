@@ -14,7 +14,9 @@ from sp_fast.proposals.store import seeds_path
 
 
 def apply_options(cfg: Any, args: argparse.Namespace) -> None:
-    """Changes `cfg` as the command line says, but for --epochs, which :func:`scale_schedule` does before.
+    """Changes `cfg` as the command line says, but for the length.
+
+    That is set before, by :func:`scale_epochs` and :func:`scale_steps`.
 
     Raises:
         FileNotFoundError: a file or folder that is named does not exist.
@@ -46,13 +48,13 @@ def _cache(cfg: Any, cache: str | None) -> None:
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="StoredFeaturesHook")]
 
 
-def scale_schedule(cfg: Any, epochs: int) -> None:
+def scale_epochs(cfg: Any, epochs: int) -> None:
     """Sets the number of epochs and moves the steps of the learning rate in proportion."""
     loop = _section(cfg, "train_cfg", "--epochs")
     if epochs < 1:
         raise ValueError(f"--epochs: expected at least 1, got {epochs}")
     if "max_epochs" not in loop:
-        raise ValueError("--epochs: this config counts steps; use --cfg-options train_cfg.max_iters=N")
+        raise ValueError("--epochs: this config counts steps; use --steps N")
     factor = epochs / loop.max_epochs
     loop.max_epochs = epochs
     if "val_interval" in loop:
@@ -61,6 +63,29 @@ def scale_schedule(cfg: Any, epochs: int) -> None:
         if scheduler.get("by_epoch", True) and "milestones" in scheduler:
             scheduler.milestones = [max(1, round(step * factor)) for step in scheduler.milestones]
             scheduler.end = epochs
+
+
+def scale_steps(cfg: Any, steps: int) -> None:
+    """Sets the number of steps, and moves the learning rate's and the evaluation's in proportion."""
+    loop = _section(cfg, "train_cfg", "--steps")
+    if steps < 1:
+        raise ValueError(f"--steps: expected at least 1, got {steps}")
+    if "max_iters" not in loop:
+        raise ValueError("--steps: this config counts epochs; use --epochs N")
+    factor = steps / loop.max_iters
+    loop.max_iters = steps
+    if "val_interval" in loop:
+        loop.val_interval = max(1, min(steps, round(loop.val_interval * factor)))
+    for scheduler in cfg.get("param_scheduler") or []:
+        if scheduler.get("by_epoch", True):
+            continue
+        for name in {"begin", "end", "T_max"} & scheduler.keys():
+            scheduler[name] = round(scheduler[name] * factor)
+        scheduler.end = max(scheduler.get("end", steps), scheduler.get("begin", 0) + 1)
+        if "T_max" in scheduler:
+            scheduler.T_max = max(1, scheduler.T_max)
+        if "milestones" in scheduler:
+            scheduler.milestones = [max(1, round(step * factor)) for step in scheduler.milestones]
 
 
 def is_pretraining(cfg: Any) -> bool:

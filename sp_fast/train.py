@@ -44,9 +44,6 @@ examples:
 class _ListConfigs(argparse.Action):
     """Prints the names of the shipped configs."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, nargs=0, default=argparse.SUPPRESS, **kwargs)
-
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from sp_fast.configs import config_names
 
@@ -68,7 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", help="name of a config, such as knet_r50/pretrain, or a config file")
-    parser.add_argument("--list", action=_ListConfigs, help="list the names of the configs and exit")
+    parser.add_argument("--list", action=_ListConfigs, nargs=0, help="list the names of the configs and exit")
     parser.add_argument(
         "--work-dir", help="where logs, checkpoints and weights go (default: runs/CONFIG's name)"
     )
@@ -98,6 +95,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument(
         "--epochs", type=int, metavar="N", help="train for N epochs; the schedule is scaled to it"
     )
+    run.add_argument(
+        "--steps", type=int, metavar="N", help="train for N steps, with a config that counts steps; likewise"
+    )
     run.add_argument("--batch-size", type=int, metavar="N", help="images a process")
     run.add_argument(
         "--cache",
@@ -121,11 +121,13 @@ def load_config(args: argparse.Namespace) -> Any:
     from mmengine.config import Config
 
     from sp_fast.configs import find_config
-    from sp_fast.configuration import apply_options, scale_schedule
+    from sp_fast.configuration import apply_options, scale_epochs, scale_steps
 
     cfg = Config.fromfile(find_config(args.config))
     if args.epochs is not None:
-        scale_schedule(cfg, args.epochs)
+        scale_epochs(cfg, args.epochs)
+    if args.steps is not None:
+        scale_steps(cfg, args.steps)
     cfg.merge_from_dict(args.cfg_options)  # after the scaling: what is asked for by name is not scaled
     apply_options(cfg, args)
     return cfg
@@ -176,11 +178,15 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status.
+    """The command; returns its exit status, as `run` does."""
+    return run(parse_arguments(arguments))
 
-    2 for input that does not fit, 1 for a loss that is not finite, 128 + the signal's number when stopped.
+
+def run(args: argparse.Namespace) -> int:
+    """Does what the options say; returns the exit status.
+
+    2 for bad input, 1 for a loss that is not finite, 128 plus the signal's number when it was stopped.
     """
-    args = parse_arguments(arguments)
     try:
         runner = prepare(args)
     except (OSError, ValueError) as error:

@@ -14,10 +14,10 @@ from mmengine.runner import BaseLoop
 from torch import nn
 
 from sp_fast.mmdet_plugin.hooks import CHECKPOINT_NAME, EXPORTED_NAME, TimedCheckpointHook, unwrapped
+from sp_fast.mmdet_plugin.safe_resume import install_safe_resume
 from sp_fast.pretraining.adapters import adapter_for
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
-from sp_fast.weights.backbone import load_backbone_weights
-from sp_fast.weights.checkpoint import install_safe_resume, load_checkpoint_file, load_weights
+from sp_fast.weights import load_backbone_weights, load_state, read_state
 
 
 class Runner(mmengine_runner.Runner):
@@ -40,7 +40,7 @@ class Runner(mmengine_runner.Runner):
 
         Args:
             weights: published weights for the backbone, in any layout that
-                :func:`sp_fast.weights.backbone.load_backbone_weights` reads.
+                :func:`sp_fast.weights.load_backbone_weights` reads.
             allow_partial: keep the initial value of what `weights` lacks, and say what that is.
             load_from: a checkpoint of the model, or of its pre-training; class heads may differ.
 
@@ -57,17 +57,16 @@ class Runner(mmengine_runner.Runner):
             if isinstance(model, SaliencyPromptPretrainer):
                 model.backbone_loaded()
         if load_from:
-            whole = isinstance(model, SaliencyPromptPretrainer)
-            heads = () if whole else adapter_for(model).class_heads
-            try:
-                report = load_weights(model, load_from, allow=heads)
-            except ValueError as error:
-                if not whole and is_pretraining_checkpoint(load_from):
+            state = read_state(load_from)
+            heads: tuple[str, ...] = ()
+            if not isinstance(model, SaliencyPromptPretrainer):
+                heads = adapter_for(model).class_heads
+                if any(name.startswith("detector.") for name in state):
                     raise ValueError(
                         f"{load_from}: expected weights of the model, got a checkpoint of its pre-training, "
                         f"which serves --resume; the weights are beside it, in {EXPORTED_NAME}"
-                    ) from error
-                raise
+                    )
+            report = load_state(model, state, load_from, allow=heads)
             self.logger.info(f"weights from {load_from}: {report}")
 
     def train(self) -> nn.Module:
@@ -96,11 +95,6 @@ class Runner(mmengine_runner.Runner):
     def _init_model_weights(self) -> None:
         if not self._initialised:
             super()._init_model_weights()
-
-
-def is_pretraining_checkpoint(path: str) -> bool:
-    """Whether the file holds a whole pre-trainer: the detector and the layer of Eq. 9."""
-    return any(name.startswith("detector.") for name in load_checkpoint_file(path).get("state_dict", {}))
 
 
 class _WithoutRepetition(logging.Filter):

@@ -1,0 +1,179 @@
+"""`sp-fast experiment`: rows of pseudo labels, pre-training and fine-tuning, run and compared."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+RUN_EXAMPLES = """
+\b
+Examples:
+  The demo with three seeds:
+    sp-fast experiment run demo --out runs/demo --seeds 0,1,2
+  An experiment of your own, in parts of 9 minutes (exit status 3: more to do):
+    sp-fast experiment run my_experiment.py --out runs/mine --minutes 9
+  Two of its rows:
+    sp-fast experiment run my_experiment.py --out runs/mine --rows none,prompts
+  Several calls with one --out, on GPUs or machines that share it, divide the runs:
+    for gpu in 0 1 2 3; do
+      CUDA_VISIBLE_DEVICES=$gpu sp-fast experiment run demo --out runs/demo &
+    done; wait
+
+Stopped or killed, the same command goes on where it was.
+"""
+STATUS_EXAMPLES = """
+\b
+Example:
+  sp-fast experiment status runs/demo
+"""
+REPORT_EXAMPLES = """
+\b
+Example:
+  sp-fast experiment report runs/demo
+"""
+MORE_TO_DO = 3
+
+app = typer.Typer(
+    help="Run, watch and report comparisons of trainings.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@app.command("run", epilog=RUN_EXAMPLES)
+def run(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|FILE.py", help="Built-in experiment, or a file of one.")
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of everything that is made; it can be moved.", show_default=False)
+    ],
+    rows: Annotated[
+        str | None, typer.Option(help="Names of rows to run, with commas.", show_default=False)
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Random seeds, with commas [the experiment's].", show_default=False)
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Stop after so many minutes; the same command goes on.", show_default=False),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Runs at once [one per GPU, or per core].", show_default=False)
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the data, for experiments that take one.", show_default=False),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small version, to see that it works.")] = False,
+) -> None:
+    """Run an experiment as far as the time allows, and report it."""
+    arguments: dict[str, Any] = {}
+    if data_root is not None:
+        arguments["data_root"] = str(data_root.resolve())
+    if quick:
+        arguments["quick"] = True
+    run_and_report(
+        name,
+        out,
+        arguments,
+        rows=None if rows is None else rows.split(","),
+        seeds=None if seeds is None else _numbers(seeds),
+        minutes=minutes,
+        jobs=jobs,
+    )
+
+
+def run_and_report(
+    name: str,
+    out: Path,
+    arguments: dict[str, Any],
+    *,
+    rows: list[str] | None = None,
+    seeds: list[int] | None = None,
+    minutes: float | None = None,
+    jobs: int | None = None,
+) -> None:
+    """Runs an experiment, writes its report, and exits with the command's status."""
+    try:
+        import mmdet  # noqa: F401  (before minutes are spent on what comes first)
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"sp-fast experiment needs {error.name}: pip install 'sp_fast[mmdet]'") from None
+    from sp_fast.experiments.plan import Plan
+    from sp_fast.experiments.progress import TasksView
+    from sp_fast.experiments.report import write_report
+    from sp_fast.experiments.scheduler import OutOfTimeError, RunFailedError, default_jobs, run_all
+    from sp_fast.experiments.store import Source, remember
+
+    if minutes is not None and minutes <= 0:
+        raise ValueError(f"--minutes: expected a number above 0, got {minutes:g}; leave it out for no limit")
+    path = str(Path(name).resolve()) if name.endswith(".py") else name
+    source = Source(path, arguments)
+    experiment = source.load()
+    chosen = experiment.chosen(rows)
+    wanted = sorted(set(experiment.seeds if seeds is None else seeds))
+    plan = Plan(experiment, out, remember(out, source, wanted))
+    console = Console()
+    # Ended from outside, this process ends its runs, which save.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    complete = True
+    try:
+        with TasksView(console) as view:
+            run_all(
+                plan.needed([row.name for row in chosen.rows], wanted),
+                source,
+                jobs=jobs or default_jobs(),
+                seconds=None if minutes is None else 60 * minutes,
+                show=view,
+            )
+    except OutOfTimeError:
+        complete = False
+        console.print(f"The {minutes:g} minutes are over; the same command goes on.", highlight=False)
+    except KeyboardInterrupt:
+        console.print("Interrupted. The same command goes on where it was.")
+        raise typer.Exit(130) from None
+    except RunFailedError as error:
+        console.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(1) from None
+    write_report(plan, source, console)
+    if not complete:
+        raise typer.Exit(MORE_TO_DO)
+
+
+@app.command("status", epilog=STATUS_EXAMPLES)
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of the experiment.")],
+) -> None:
+    """Show what is done, what runs and what is missing, and the time left."""
+    from sp_fast.experiments.plan import Plan
+    from sp_fast.experiments.report import print_status
+    from sp_fast.experiments.store import recall
+
+    source, seeds = recall(folder)
+    print_status(Plan(source.load(), folder, seeds), Console())
+
+
+@app.command("report", epilog=REPORT_EXAMPLES)
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of the experiment.")],
+) -> None:
+    """Write the table, the curves and the page of what is finished."""
+    from sp_fast.experiments.plan import Plan
+    from sp_fast.experiments.report import write_report
+    from sp_fast.experiments.store import recall
+
+    source, seeds = recall(folder)
+    write_report(Plan(source.load(), folder, seeds), source, Console())
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise ValueError(f"--seeds: expected whole numbers with commas, such as 0,1,2, got {text!r}")
+    return numbers

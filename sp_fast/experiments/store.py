@@ -1,0 +1,99 @@
+"""An experiment's folder: which experiment it is, where it came from, and which seeds were asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import runpy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sp_fast.experiments.experiment import Experiment
+from sp_fast.files import write_json
+from sp_fast.locks import turn_in
+
+STAMP = "experiment.json"
+# Name -> module and name of what makes it.
+BUILT_IN = {
+    "demo": ("sp_fast.experiments.demo", "experiment"),
+    **{name: ("sp_fast.experiments.paper", name) for name in ("table4", "table5", "table7")},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where an experiment is defined.
+
+    Attributes:
+        name: one of the built-in experiments, or a Python file.
+        arguments: what its function is called with, such as `data_root` and `quick`.
+    """
+
+    name: str
+    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def load(self) -> Experiment:
+        """The experiment.
+
+        Raises:
+            ValueError: neither a built-in name nor a file, a file without an experiment, or arguments that
+                it does not take or lacks.
+        """
+        if self.name in BUILT_IN:
+            module, attribute = BUILT_IN[self.name]
+            defined = getattr(importlib.import_module(module), attribute)
+        elif Path(self.name).is_file():
+            defined = runpy.run_path(self.name).get("experiment")
+        else:
+            raise ValueError(
+                f"EXPERIMENT: expected {', '.join(BUILT_IN)} or a Python file, got {self.name!r}, which is "
+                "neither"
+            )
+        experiment = self._call(defined) if callable(defined) else defined
+        if not isinstance(experiment, Experiment):
+            raise ValueError(
+                f"{self.name}: expected `experiment`, an sp_fast.experiments.Experiment or a function that "
+                f"makes one, got {type(experiment).__name__}"
+            )
+        return experiment
+
+    def _call(self, function: Any) -> Any:
+        known = inspect.signature(function).parameters
+        unknown = [name for name in self.arguments if name not in known]
+        if unknown:
+            option = "--" + unknown[0].replace("_", "-")
+            raise ValueError(f"{option}: the experiment {self.name} does not take it")
+        lacking = [
+            name for name, one in known.items() if one.default is one.empty and name not in self.arguments
+        ]
+        if lacking:
+            option = "--" + lacking[0].replace("_", "-")
+            raise ValueError(f"{option}: the experiment {self.name} needs it")
+        return function(**self.arguments)
+
+
+def remember(out: Path, source: Source, seeds: Sequence[int]) -> list[int]:
+    """Writes down which experiment `out` holds; returns all seeds that were ever asked for in it, sorted."""
+    with turn_in(out):
+        before = json.loads((out / STAMP).read_text())["seeds"] if (out / STAMP).is_file() else []
+        asked = sorted({*before, *seeds})
+        write_json({"source": dataclasses.asdict(source), "seeds": asked}, out / STAMP)
+    return asked
+
+
+def recall(out: Path) -> tuple[Source, list[int]]:
+    """Where the experiment in a folder is defined, and the seeds that were asked for.
+
+    Raises:
+        FileNotFoundError: no experiment was run into this folder.
+    """
+    path = out / STAMP
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"DIR: expected the --out folder of `sp-fast experiment run`, got {out}, which has no {STAMP}"
+        )
+    stamp = json.loads(path.read_text())
+    return Source(**stamp["source"]), stamp["seeds"]

@@ -1,0 +1,215 @@
+"""One run of an experiment, in a process of its own: `python -m sp_fast.experiments.worker FOLDER`.
+
+FOLDER/run.json says what to do. `result.json` is written last and holds nothing that differs between two runs
+of the same spec; `times.json` holds what does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sp_fast.experiments.plan import RESULT
+from sp_fast.experiments.scalars import read_scalars
+from sp_fast.experiments.store import Source
+from sp_fast.files import write_json
+
+PROGRESS = "progress.json"
+TIMES = "times.json"
+PREDICTIONS = "predictions"
+CURVE_POINTS = 40
+
+
+def main(folder: Path) -> int:
+    """Does the run; returns the exit status."""
+    started = time.time()
+    run = json.loads((folder / "run.json").read_text())
+    spec, seed = run["spec"], run["seed"]
+    near = {name: folder.parent / key for name, key in run["needs"].items()}
+    places = {"data": str(near.get("data", "")), "seed": str(seed)}
+    if run["kind"] == "data":
+        prepare = Source(**run["source"]).load().prepare
+        assert prepare is not None
+        prepare(folder, seed)
+        result: dict[str, Any] = {}
+    elif run["kind"] == "proposals":
+        result = _propose(folder, _filled(spec, places), seed)
+    else:
+        training = _filled(spec, places)
+        arguments = train_arguments(training, folder, seed, near)
+        status = _train(arguments, training["options"])
+        if status:
+            return status
+        result = _trained(folder, training)
+    before = json.loads((folder / TIMES).read_text())["seconds"] if (folder / TIMES).is_file() else 0.0
+    write_json({"seconds": before + time.time() - started, **_environment()}, folder / TIMES)
+    write_json(result, folder / RESULT)
+    return 0
+
+
+def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dict[str, Path]) -> list[str]:
+    """The arguments of `sp-fast train`, but for `--cfg-options`.
+
+    Args:
+        training: the fields of a :class:`sp_fast.experiments.Training`, paths filled in.
+        folder: of the run.
+        seed: random seed.
+        near: folders of the runs that this one needs, by `proposals` and `pretrain`.
+    """
+    arguments = [training["config"], "--work-dir", str(folder), "--seed", str(seed), "--resume"]
+    arguments += ["--images", training["images"]]
+    if "proposals" in near:
+        arguments += ["--annotations", str(near["proposals"] / "masks.json")]
+    elif training["annotations"]:
+        arguments += ["--annotations", training["annotations"]]
+    if training["val_images"]:
+        arguments += [
+            "--val-images",
+            training["val_images"],
+            "--val-annotations",
+            training["val_annotations"],
+        ]
+    if training["steps"]:
+        arguments += ["--steps", str(training["steps"])]
+    if "pretrain" in near:
+        arguments += ["--load-from", str(near["pretrain"] / "pretrained.pth")]
+    return [*arguments, *training["arguments"]]
+
+
+def _train(arguments: list[str], options: dict[str, Any]) -> int:
+    from sp_fast import train
+
+    parsed = train.parse_arguments(arguments)
+    parsed.cfg_options = {**options, **parsed.cfg_options}
+    if parsed.val_images:
+        folder = Path(parsed.work_dir)
+        parsed.cfg_options.setdefault("val_evaluator.0.outfile_prefix", str(folder / PREDICTIONS))
+    return train.run(parsed)
+
+
+def _propose(folder: Path, spec: dict[str, Any], seed: int) -> dict[str, Any]:
+    out = folder / "masks.json"
+    if spec["kind"] == "random_boxes":
+        from sp_fast.proposals.random_boxes import write_random_boxes
+
+        write_random_boxes(spec["images"], out, overwrite=True, **{"seed": seed, **spec["options"]})
+    else:
+        _propose_masks(spec, out, seed)
+    if spec["truth"] is None:
+        return {"data": fingerprint(spec["images"])}
+    from sp_fast.proposals.scores import score_proposals
+
+    scores = dataclasses.asdict(score_proposals(out, spec["truth"]))
+    return {"data": fingerprint(spec["images"], spec["truth"]), "scores": _without_nan(scores)}
+
+
+def _propose_masks(spec: dict[str, Any], out: Path, seed: int) -> None:
+    import torch
+
+    from sp_fast.proposals import SaliencyProposer, build_backbone
+    from sp_fast.proposals.run import propose_folder
+
+    size = spec["size"]
+    last = -math.inf
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > 1 or done == total:
+            last = time.monotonic()
+            write_json({"done": done, "total": total}, out.with_name(PROGRESS))
+
+    if out.is_file():
+        return
+    propose_folder(
+        spec["images"],
+        out,
+        SaliencyProposer(build_backbone(**{"seed": seed, **spec["backbone"]}), **spec["options"]),
+        size=tuple(size) if isinstance(size, list) else size,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        progress=report,
+    )
+
+
+def _trained(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
+    """What a training logged: the measured values by step, and the losses at some of the steps."""
+    evaluations, losses = [], []
+    for step, entry in sorted(read_scalars(folder).items()):
+        measured = {name: value for name, value in entry.items() if "/" in name and "loss" not in name}
+        lost = {name: value for name, value in entry.items() if name == "loss" or "loss_" in name}
+        measured = {name: value for name, value in measured.items() if not name.endswith(("time", "memory"))}
+        if measured:
+            evaluations.append({"step": step, **measured})
+        if lost:
+            losses.append({"step": step, **lost})
+    stride = max(1, math.ceil(len(losses) / CURVE_POINTS))
+    losses = losses[stride - 1 :: stride]
+    data = {"training": fingerprint(training["images"], training["annotations"])}
+    if training["val_images"]:
+        data["validation"] = fingerprint(training["val_images"], training["val_annotations"])
+    return {"evaluations": evaluations, "losses": losses, "data": data}
+
+
+def fingerprint(images: str, annotations: str | None = None) -> dict[str, Any]:
+    """Number of images, and hashes: of their names and sizes, and of the annotation file."""
+    from sp_fast.data.images import list_images
+
+    paths = list_images(images)
+    listing = "\n".join(f"{path.relative_to(images).as_posix()} {path.stat().st_size}" for path in paths)
+    found = {"images": len(paths), "listing_sha256": hashlib.sha256(listing.encode()).hexdigest()}
+    if annotations:
+        found["annotations_sha256"] = hashlib.sha256(Path(annotations).read_bytes()).hexdigest()
+    return found
+
+
+def _filled(value: Any, places: dict[str, str]) -> Any:
+    """The value with `{data}` and `{seed}` filled in, in all its strings."""
+    if isinstance(value, dict):
+        return {key: _filled(one, places) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_filled(one, places) for one in value]
+    if isinstance(value, str):
+        for name, place in places.items():
+            value = value.replace(f"{{{name}}}", place)
+    return value
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _environment() -> dict[str, Any]:
+    import torch
+
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    else:
+        device = _processor()
+    return {
+        "device": device,
+        "host": platform.node(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    sys.exit(main(Path(sys.argv[1])))
