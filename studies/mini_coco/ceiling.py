@@ -31,15 +31,7 @@ COLUMNS = {"mAP": "AP", "AR@100": "AR", "AR_l": "AR large", "best_iou": "best Io
 
 
 def ceiling(data: Path, size: int) -> dict[str, float]:
-    """COCO's class-agnostic values if each object's prediction were the best mask of the grid.
-
-    Args:
-        data: folder with coco_mini/.
-        size: longer side of the images in pixels.
-
-    Returns:
-        See :func:`sp_fast.data.evaluation.evaluate_coco`.
-    """
+    """`evaluate_coco` of the best mask that the grid has for each object, at a longer side of `size` pixels."""
     annotations = data / "coco_mini/annotations/instances_val.json"
     init_default_scope("mmdet")
     dataset = InstanceDataset(
@@ -63,18 +55,14 @@ def ceiling(data: Path, size: int) -> dict[str, float]:
         if len(masks):
             inside = F.avg_pool2d(masks, MASK_STRIDE // TARGET_STRIDE).clamp(1e-4, 1 - 1e-4)
             at_image = masks_at_image_size(inside.logit(), padded, sample.img_shape, sample.ori_shape)
-            found += [
-                {"image_id": sample.img_id, "category_id": 0, "score": 1.0, "segmentation": rle}
-                for rle in run_lengths((at_image > 0.5).numpy())
-            ]
+            one = {"image_id": sample.img_id, "category_id": 0, "score": 1.0}
+            found += [{**one, "segmentation": rle} for rle in run_lengths((at_image > 0.5).numpy())]
     return evaluate_coco(load_coco(annotations), found, class_agnostic=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table in markdown."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, metavar="DATA", help="folder with coco_mini/")
     parser.add_argument("--sizes", default="160,384", help="longer sides in pixels, with commas")
     given = parser.parse_args(arguments)

@@ -167,7 +167,9 @@ def experiment(
         data_root: folder of the data.
         quick: few small images, few steps and three rows.
         backbone: one of BACKBONES.
-        size, images, finetune_steps: see :class:`Scale`; None for the backbone's own.
+        size: longer side of the training images in pixels; by default the backbone's, see BACKBONES.
+        images: images that pre-training sees; by default the backbone's.
+        finetune_steps: steps of each fine-tuning; by default the backbone's.
 
     Raises:
         ValueError: an unknown backbone.
@@ -283,8 +285,8 @@ def prepare(folder: Path, seed: int, *, data_root: str, limit: int | None) -> No
     for part in (*UNLABELLED.values(), VAL):
         if not (root / part).is_dir():
             raise FileNotFoundError(
-                f"--data-root: expected images in {root / part}, which is no folder; the data have coco_mini/ "
-                "(train, val, unlabeled, annotations), bsds500/ and weights/"
+                f"--data-root: expected images in {root / part}, which is no folder; the data have "
+                "coco_mini/ (train, val, unlabeled, annotations), bsds500/ and weights/"
             )
     for split, part in UNLABELLED.items():
         links = folder / "unlabelled" / split

@@ -60,29 +60,16 @@ KERNELS = {
 
 
 class View(NamedTuple):
-    """What a pre-trained model makes of one image.
+    """What a pre-trained model makes of one image."""
 
-    Attributes:
-        sample: mmdet's data sample.
-        padded: height and width of the model's input.
-        pyramid: P2 to P5.
-        prompts: `[1, L, C]`, of the image's proposals.
-    """
-
-    sample: Any
-    padded: tuple[int, int]
+    sample: Any  # mmdet's
+    padded: tuple[int, int]  # height and width of the model's input
     pyramid: tuple[Tensor, ...]
-    prompts: Tensor
+    prompts: Tensor  # [1, L, C], of the image's proposals
 
 
 class Pretrained:
-    """One pre-trained model and the images that it is measured on.
-
-    Args:
-        run: of the pre-training.
-        masks: proposals of the validation images.
-        truth: their annotations; images that it lacks are left out.
-    """
+    """One pre-trained model, measured on the images of `truth`, whose proposals are in the file `masks`."""
 
     def __init__(self, run: Run, masks: Path, truth: dict[str, Any]) -> None:
         self.run, self.truth = run, truth
@@ -93,22 +80,14 @@ class Pretrained:
         self.model: Any = initial_model(config, run.seed)
         self.adapter: Any = adapter_for(self.model.detector)
         self.first_kernels = self._kernels()
-        exported = run.folder / EXPORTED_NAME
-        load_state(self.model.detector, read_state(exported), str(exported), allow=self.adapter.class_heads)
+        exported = str(run.folder / EXPORTED_NAME)
+        load_state(self.model.detector, read_state(exported), exported, allow=self.adapter.class_heads)
         self.model.eval()
         self.kernels = self._kernels()  # [N, C]
-        pipeline = [one for one in config.train_dataloader.dataset.pipeline if one["type"] != "RandomFlip"]
-        self.dataset = DATASETS.build(
-            dict(
-                type="InstanceDataset",
-                ann_file=str(masks),
-                images=run.spec["val_images"],
-                seeds=str(seeds_path(masks)),
-                class_agnostic=True,
-                test_mode=True,
-                pipeline=pipeline,
-            )
-        )
+        options = config.train_dataloader.dataset.to_dict()
+        options["pipeline"] = [one for one in options["pipeline"] if one["type"] != "RandomFlip"]
+        options.update(ann_file=str(masks), seeds=str(seeds_path(masks)), images=run.spec["val_images"])
+        self.dataset = DATASETS.build(dict(options, test_mode=True, cache=None))
 
     def _kernels(self) -> Tensor:
         return self.model.detector.rpn_head.init_kernels.weight.detach().flatten(1).clone()
@@ -116,7 +95,7 @@ class Pretrained:
     def views(self) -> Iterator[View]:
         """Image by image."""
         for i in range(len(self.dataset)):
-            if self._name(self.dataset.get_data_info(i)) not in self.ids:
+            if Path(self.dataset.get_data_info(i)["img_path"]).name not in self.ids:
                 continue
             batch = self.model.data_preprocessor(pseudo_collate([self.dataset[i]]))
             inputs, samples = batch["inputs"], batch["data_samples"]
@@ -125,10 +104,6 @@ class Pretrained:
             padded = (inputs.shape[-2], inputs.shape[-1])
             prompts = self.model.generator(pyramid, proposals.boxes, proposals.count, padded)
             yield View(samples[0], padded, pyramid, prompts)
-
-    @staticmethod
-    def _name(info: dict[str, Any]) -> str:
-        return Path(info["img_path"]).name
 
     def stages(self, view: View, prompts: Tensor) -> list[StageOutput]:
         """Every update stage, with kernels decorated where pre-training decorates them."""
@@ -173,23 +148,20 @@ class Pretrained:
             given = {"none": none, "own": own[i], "other": own[(i + 1) % len(own)], "mean": mean}
             for whose, prompts in given.items():
                 found[whose] += self._detections(view, self.stages(view, prompts)[-1].mask_logits[0])
-        values: dict[str, float | None] = {}
-        for whose, detections in found.items():
-            scores = evaluate_coco(self.truth, detections, class_agnostic=True)
-            values[f"ar_{whose}"] = 100 * scores["AR@100"]
-            values[f"iou_{whose}"] = 100 * scores["best_iou"]
-        return values
+        scores = {whose: evaluate_coco(self.truth, one, class_agnostic=True) for whose, one in found.items()}
+        return {
+            f"{metric}_{whose}": 100 * one[name]
+            for metric, name in (("ar", "AR@100"), ("iou", "best_iou"))
+            for whose, one in scores.items()
+        }
 
     def _detections(self, view: View, mask_logits: Tensor) -> list[dict[str, Any]]:
         """All kernels' masks. The class heads are not kept, so they have one score."""
         sample = view.sample
         masks = masks_at_image_size(mask_logits, view.padded, sample.img_shape, sample.ori_shape)
         inside = (masks > self.model.detector.mask_thr).numpy()
-        image = self.ids[self._name({"img_path": sample.img_path})]
-        return [
-            {"image_id": image, "category_id": 0, "score": 1.0, "segmentation": rle}
-            for rle in run_lengths(inside)
-        ]
+        one = {"image_id": self.ids[Path(sample.img_path).name], "category_id": 0, "score": 1.0}
+        return [{**one, "segmentation": rle} for rle in run_lengths(inside)]
 
     @torch.no_grad()
     def kernel_loss(self) -> dict[str, float | None]:
@@ -231,13 +203,9 @@ def alike(rows: Tensor, *, unit: bool = True) -> float:
 
 
 def explained(of_kernel: Tensor) -> float | None:
-    """Share of the variance of prompts that the kernel explains, less what chance would.
+    """Share of the variance of `[images, N, C]`, the prompt of each kernel, that the kernel explains.
 
-    Args:
-        of_kernel: `[images, N, C]`, the prompt that each kernel takes.
-
-    Returns:
-        None where there is no variance, or one image.
+    Less what chance would; None where there is no variance, or one image.
     """
     images, kernels = of_kernel.shape[:2]
     total = (of_kernel - of_kernel.mean((0, 1))).square().sum().item()
@@ -248,18 +216,11 @@ def explained(of_kernel: Tensor) -> float | None:
     return (1 - within / total - chance) / (1 - chance)
 
 
+PROMPTED = ("random", "sequential", "cosine", "cosine-no-kernel-loss", "cosine-p2")
 # Titles of the columns, what measures them, of which rows; None for all.
 TABLES: tuple[tuple[dict[str, str], Callable[[Pretrained], dict], tuple[str, ...] | None], ...] = (
-    (
-        PROMPTS,
-        Pretrained.prompts,
-        ("random", "sequential", "cosine", "cosine-no-kernel-loss", "cosine-p2"),
-    ),
-    (
-        NEEDED,
-        Pretrained.needed,
-        ("random", "sequential", "cosine", "cosine-no-kernel-loss", "cosine-p2", "cosine-after-head"),
-    ),
+    (PROMPTS, Pretrained.prompts, PROMPTED),
+    (NEEDED, Pretrained.needed, (*PROMPTED, "cosine-after-head")),
     (KERNELS, Pretrained.kernel_loss, None),
 )
 
@@ -268,33 +229,30 @@ def propose_on_val(plan: Plan, out: Path) -> tuple[Path, dict[str, Any]]:
     """The paper's proposals of the validation images, made once, and the images' annotations."""
     row = next(row for row in plan.experiment.rows if row.name == "cosine")
     proposals, pretrain = row.proposals, row.pretrain
-    assert proposals is not None and pretrain is not None and pretrain.val_annotations is not None
+    assert proposals is not None
+    assert pretrain is not None
     masks = out / VAL_MASKS
     if not masks.is_file():
         proposer = SaliencyProposer(build_backbone(**proposals.backbone), **proposals.options)
         propose_folder(pretrain.val_images, masks, proposer, size=proposals.size)
     data = next(run.folder for run in plan.runs.values() if run.kind == "data")
-    return masks, load_coco(pretrain.val_annotations.format(data=data))
+    return masks, load_coco(str(pretrain.val_annotations).format(data=data))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints tables in markdown, means and standard deviations over seeds, of what is finished."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the experiment")
     parser.add_argument("--seeds", help="random seeds, with commas; all by default")
-    parser.add_argument("--rows", help="names of rows, with commas; all by default")
     given = parser.parse_args(arguments)
     source, seeds = recall(given.out)
     if given.seeds:
         seeds = [int(seed) for seed in given.seeds.split(",")]
     plan = Plan(source.load(), given.out, seeds)
-    chosen = plan.experiment.chosen(given.rows and given.rows.split(","))
     masks, truth = propose_on_val(plan, given.out)
     for columns, measure, names in TABLES:
         print(f"| | {' | '.join(columns.values())} |\n|---|{'---:|' * len(columns)}")
-        for row in chosen.rows:
+        for row in plan.experiment.rows:
             runs = [plan.of(row.name, PRETRAIN, seed) for seed in seeds]
             finished = [run for run in runs if run is not None and run.finished]
             if finished and (names is None or row.name in names):

@@ -147,7 +147,8 @@ def test_prepare_links_the_images_and_cuts_the_annotations(data, tmp_path):
         )
         for path in (data / folder).glob("*.png")
     }
-    assert found == expected and len(found) == 16
+    assert found == expected
+    assert len(found) == 16
     whole = load_coco(data / "coco_mini/annotations/instances_train.json")
     tenth, hundred, truth = (
         json.loads((tmp_path / f"{name}.json").read_text()) for name in ("labels_10", "labels_100", "truth")
@@ -189,7 +190,7 @@ def test_pretraining_is_measured_without_labels_at_its_end(finished):
 
 
 def test_prompts_and_kernels_are_measured(finished, capsys):
-    out, plan = finished
+    out, _ = finished
     prompts.main([str(out), "--seeds", "0"])
     printed = capsys.readouterr().out
     rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| prompts by cosine")]
