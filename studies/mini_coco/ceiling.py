@@ -31,7 +31,7 @@ COLUMNS = {"mAP": "AP", "AR@100": "AR", "AR_l": "AR large", "best_iou": "best Io
 
 
 def ceiling(data: Path, size: int) -> dict[str, float]:
-    """`evaluate_coco` of the best mask that the grid has for each object, at a longer side of `size` pixels."""
+    """`evaluate_coco` of the best masks that the grid has for objects, at a longer side of `size` pixels."""
     annotations = data / "coco_mini/annotations/instances_val.json"
     init_default_scope("mmdet")
     dataset = InstanceDataset(
