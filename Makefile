@@ -12,7 +12,7 @@ CSRC := $(wildcard csrc/* csrc/cuda/*) setup.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MAX_JOBS := $(JOBS)
 
-.PHONY: help setup demo test cpp-test bench gpu-report ptxas lint format clean
+.PHONY: help setup demo test cpp-test docs bench gpu-report ptxas lint format clean
 
 help:
 	@echo "make demo     pre-train, fine-tune and compare on a synthetic set (8 minutes on 2 cores)"
@@ -20,6 +20,7 @@ help:
 	@echo "make bench    the ops and a training step against plain PyTorch"
 	@echo "make gpu-report  on a machine with a GPU: build, tests, sanitizer, benchmarks; 10 minutes, no network"
 	@echo "make ptxas    registers, spills and wide accesses of every kernel -> benchmarks/results/ptxas.md"
+	@echo "make docs     the documentation as a site -> build/site"
 	@echo "make lint     ruff, mypy and clang-format; make format mends what can be mended"
 	@echo "make setup    only the virtual environment ($(VENV)), the packages and the extension"
 
@@ -40,7 +41,7 @@ $(VENV)/.packages: $(VENV)/.python pyproject.toml
 
 $(VENV)/.installed: $(VENV)/.packages $(CSRC)
 	@echo "==> [3/3] sp_fast and its C++ extension$$(command -v nvcc >/dev/null && echo ', with the CUDA sources') (1 to 5 minutes)"
-	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-build-isolation -e ".[mmdet,test,dev]"
+	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q --no-build-isolation -e ".[mmdet,test,dev,docs]"
 	@$(BIN)/python -c "from sp_fast import _C; print('    built:', _C.build_info())"
 	@touch $@
 
@@ -56,6 +57,9 @@ cpp-test: setup
 	@$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python >build-cpp.log 2>&1 \
 		&& $(BIN)/cmake --build build/cpp >>build-cpp.log 2>&1 || { cat build-cpp.log; exit 1; }
 	@rm -f build-cpp.log; $(BIN)/ctest --test-dir build/cpp --output-on-failure
+
+docs: setup
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict && echo "==> build/site/index.html"
 
 bench: setup
 	@$(BIN)/python -m pytest -q benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds

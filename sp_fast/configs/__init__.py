@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -41,3 +42,24 @@ def _name(place: Path) -> str:
         if stem.endswith(f"_{variant}"):
             return f"{stem.removesuffix(f'_{variant}')}/{folder}_{variant}"
     return f"{stem}/{folder}"
+
+
+def model_of_mmdet(name: str) -> dict[str, Any]:
+    """The model of one of mmdet's own configs, as a plain dict.
+
+    Args:
+        name: file below mmdet's `configs`, such as `queryinst/queryinst_r50_fpn_1x_coco.py`.
+
+    Raises:
+        FileNotFoundError: mmdet is installed without its configs.
+    """
+    import mmdet
+    from mmengine.config import Config
+
+    path = Path(mmdet.__file__).parent / ".mim" / "configs" / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected mmdet's own config in {path}, which is not there; install mmdet's wheel: "
+            "pip install mmdet==3.3.0"
+        )
+    return Config.fromfile(path).model.to_dict()

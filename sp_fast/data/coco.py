@@ -69,8 +69,8 @@ def load_coco(
     return coco
 
 
-def save_coco(coco: dict[str, Any], path: str | os.PathLike[str]) -> None:
-    """Write a COCO-format dict as JSON: to a file beside `path`, which then takes its place."""
+def save_coco(coco: dict[str, Any] | list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
+    """Write a COCO-format dict, or COCO's list of results, as JSON; an atomic write."""
     write_text(json.dumps(coco, default=_plain, separators=(",", ":")), Path(path))
 
 

@@ -21,6 +21,22 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     return segmentation
 
 
+def run_lengths(masks: np.ndarray) -> list[dict[str, Any]]:
+    """Compressed run lengths, ready for JSON, of masks bool [n, H, W]."""
+    pixels = np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0))  # [H, W, n]
+    return [dict(rle, counts=rle["counts"].decode("ascii")) for rle in coco_mask.encode(pixels)]
+
+
+def best_ious(objects: Sequence[Any], found: Sequence[Any]) -> np.ndarray:
+    """IoU of each object with the best of `found`, float64 [len(objects)]; 0 if nothing was found.
+
+    Both are compressed run lengths of one image, or boxes [x, y, w, h].
+    """
+    if not objects or not found:
+        return np.zeros(len(objects))
+    return coco_mask.iou(found, objects, [0] * len(objects)).max(axis=0)
+
+
 def rle_areas(rles: Sequence[dict[str, Any]]) -> np.ndarray:
     """Pixels inside each mask, int64 [len(rles)]; pycocotools' own fails for a list of 256 or more."""
     return np.array([coco_mask.area(rle) for rle in rles], dtype=np.int64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import colorsys
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,13 +17,18 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sp_fast.data.coco import save_coco
-from sp_fast.data.rle import to_rle
+from sp_fast.data.rle import run_lengths
 from sp_fast.files import write_json
 
 Level = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 SHAPES = ("disc", "box", "triangle", "star", "cross", "ring", "crescent", "blob")
-SPLITS = ("unlabelled", "labelled", "validation")
+# Each split and its annotation file.
+SPLITS = {
+    "unlabelled": "unlabelled.truth.json",
+    "labelled": "labelled.json",
+    "validation": "validation.json",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,8 @@ def make_set(
     """Write the three splits to `folder`, or keep what is there when it was made with the same options.
 
     Images go to `<split>/000000.png` and so on; `labelled.json` and `validation.json` are COCO-format files
-    with one category per shape. The unlabelled split has no annotations.
+    with one category per shape. `unlabelled.truth.json` is one for the unlabelled split, to score proposals;
+    training never reads it.
 
     Args:
         folder: made when it is not there.
@@ -78,11 +84,12 @@ def make_set(
     """
     folder, options = Path(folder), options or SetOptions()
     stamp = folder / "options.json"
-    if stamp.is_file() and json.loads(stamp.read_text()) == asdict(options):
+    complete = stamp.is_file() and all((folder / name).is_file() for name in SPLITS.values())
+    if complete and json.loads(stamp.read_text()) == asdict(options):
         return folder
     stamp.unlink(missing_ok=True)
     total, done = sum(getattr(options, split) for split in SPLITS), 0
-    for split in SPLITS:
+    for part, (split, file_name) in enumerate(SPLITS.items()):
         images = folder / split
         images.mkdir(parents=True, exist_ok=True)
         for stale in images.glob("*.png"):
@@ -90,65 +97,25 @@ def make_set(
         coco: dict = {"images": [], "annotations": [], "categories": []}
         coco["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(SHAPES)]
         for number in range(getattr(options, split)):
-            scene = make_scene(options.size, (options.seed, SPLITS.index(split), number))
-            name = _file_name(number)
+            scene = make_scene(options.size, (options.seed, part, number))
+            name = f"{number:06d}.png"
             Image.fromarray(scene.image).save(images / name, compress_level=1)
             _annotate(coco, scene, name)
             done += 1
             if progress is not None:
                 progress(done, total)
-        if split != "unlabelled":
-            save_coco(coco, folder / f"{split}.json")
+        save_coco(coco, folder / file_name)
     # Last, so that a set that was interrupted is made again.
     write_json(asdict(options), stamp)
     return folder
-
-
-def best_overlaps(proposals: dict, options: SetOptions, numbers: Iterable[int]) -> np.ndarray:
-    """The best IoU that any proposal has with each object of some unlabelled scenes.
-
-    The objects are told by the scenes' recipe; the files of the unlabelled split do not know them.
-
-    Args:
-        proposals: COCO-format dict of masks for the unlabelled images of the set.
-        options: what the set was made with.
-        numbers: of the scenes to look at.
-
-    Returns:
-        float [objects].
-    """
-    of_image: dict[str, list] = {image["file_name"]: [] for image in proposals["images"]}
-    names = {image["id"]: image["file_name"] for image in proposals["images"]}
-    for annotation in proposals["annotations"]:
-        rle = to_rle(annotation["segmentation"], options.size, options.size)
-        of_image[names[annotation["image_id"]]].append(rle)
-    best: list[float] = []
-    for number in numbers:
-        scene = make_scene(options.size, (options.seed, SPLITS.index("unlabelled"), number))
-        objects = [_encode(mask) for mask in scene.masks]
-        found = of_image.get(_file_name(number), [])
-        if found:
-            best.extend(coco_mask.iou(found, objects, [0] * len(objects)).max(axis=0).tolist())
-        else:
-            best.extend([0.0] * len(objects))
-    return np.array(best)
-
-
-def _file_name(number: int) -> str:
-    return f"{number:06d}.png"
-
-
-def _encode(mask: np.ndarray) -> dict:
-    rle = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
 
 
 def _annotate(coco: dict, scene: Scene, name: str) -> None:
     image_id = len(coco["images"]) + 1
     height, width = scene.image.shape[:2]
     coco["images"].append({"id": image_id, "file_name": name, "height": height, "width": width})
-    for mask, category in zip(scene.masks, scene.categories, strict=True):
-        rle = _encode(mask)
+    rles = run_lengths(scene.masks)
+    for mask, category, rle in zip(scene.masks, scene.categories, rles, strict=True):
         coco["annotations"].append(
             {
                 "id": len(coco["annotations"]) + 1,

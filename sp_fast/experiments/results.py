@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t as student_t
-
 from sp_fast.experiments.experiment import Experiment
 from sp_fast.experiments.plan import Plan, Run
 from sp_fast.experiments.worker import TIMES
@@ -144,6 +142,8 @@ def verdict(each: Sequence[float]) -> str:
     """What differences of paired runs say, by Student's t-test at 5 %."""
     if len(each) < 3:
         return f"{len(each)} seed{'s' if len(each) > 1 else ''}: cannot tell"
+    from scipy.stats import t as student_t  # takes a second to import
+
     mean, error = statistics.mean(each), statistics.stdev(each) / len(each) ** 0.5
     if abs(mean) <= student_t.ppf(0.975, len(each) - 1) * error:
         return "within the noise"

@@ -22,6 +22,7 @@ from sp_fast.experiments.worker import PROGRESS
 from sp_fast.files import write_json
 from sp_fast.locks import try_lock
 
+WORKER = (sys.executable, "-W", "ignore", "-m", "sp_fast.experiments.worker")
 OUTPUT = "output.log"
 LOCK = "lock"
 STOP_SECONDS = 60.0
@@ -119,7 +120,7 @@ def start(task: Task, source: Source, lock: int) -> None:
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     with (run.folder / OUTPUT).open("a") as output:
         task.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "sp_fast.experiments.worker", str(run.folder)],
+            [*WORKER, str(run.folder)],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -16,7 +16,11 @@ from sp_fast.files import write_json
 from sp_fast.locks import turn_in
 
 STAMP = "experiment.json"
-BUILT_IN = {"demo": "sp_fast.experiments.demo"}
+# Name -> module and name of what makes it.
+BUILT_IN = {
+    "demo": ("sp_fast.experiments.demo", "experiment"),
+    **{name: ("sp_fast.experiments.paper", name) for name in ("table4", "table5", "table7")},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Source:
                 it does not take or lacks.
         """
         if self.name in BUILT_IN:
-            defined = importlib.import_module(BUILT_IN[self.name]).experiment
+            module, attribute = BUILT_IN[self.name]
+            defined = getattr(importlib.import_module(module), attribute)
         elif Path(self.name).is_file():
             defined = runpy.run_path(self.name).get("experiment")
         else:

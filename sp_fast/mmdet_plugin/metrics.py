@@ -1,74 +1,86 @@
-"""COCO mask AP, per class and class-agnostic, registered with mmdet."""
+"""COCO AP and AR, per class and class-agnostic, registered with mmdet."""
 
 from __future__ import annotations
 
-import contextlib
-import io
+import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from mmdet.datasets.api_wrappers import COCO
-from mmdet.evaluation.metrics import CocoMetric
+import torch
 from mmdet.registry import METRICS
+from mmengine.evaluator import BaseMetric
 
-from sp_fast.data.coco import load_coco
-
-_ITEMS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+from sp_fast.data.coco import load_coco, save_coco
+from sp_fast.data.evaluation import evaluate_coco
+from sp_fast.data.rle import run_lengths
 
 
 @METRICS.register_module()
-class InstanceMetric(CocoMetric):
-    """mmdet's CocoMetric (COCO AP, averaged over IoU 0.5:0.95), for an InstanceDataset.
+class InstanceMetric(BaseMetric):
+    """COCO AP and AR of a detector's instances, see `sp_fast.data.evaluation.evaluate_coco`.
 
-    The annotation file is checked by `load_coco`; classes are matched by name, whatever their order; and a
-    model that predicts nothing has AP 0.
+    Classes are matched by name, whatever their order; a model that predicts nothing has AP 0.
 
     Args:
-        ann_file: the annotation file of the data set that is evaluated on.
+        ann_file: the annotation file of the data set that is evaluated on, checked by `load_coco`.
+        metric: "segm" for masks, "bbox" for boxes, or a list of them.
         class_agnostic: all objects and all predictions, whatever their class, are one class "object".
-        metric, classwise, proposal_nums, iou_thrs, metric_items, outfile_prefix, prefix, ...: as CocoMetric.
+        outfile_prefix: the predictions are written to `<outfile_prefix>.segm.json` (and `.bbox.json`) in
+            COCO's results format; nothing is written by default.
+        options: `prefix`, `collect_device` and `collect_dir` of mmengine's BaseMetric.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_coco`; another `metric`.
     """
+
+    default_prefix = "coco"
 
     def __init__(
         self,
         ann_file: str | os.PathLike[str],
-        metric: str | list[str] = "segm",
+        metric: str | Sequence[str] = "segm",
         class_agnostic: bool = False,
+        outfile_prefix: str | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(ann_file=None, metric=metric, **options)
+        super().__init__(**options)
+        self.metrics = [metric] if isinstance(metric, str) else list(metric)
+        if not self.metrics or not {"segm", "bbox"}.issuperset(self.metrics):
+            raise ValueError(f"metric must be 'segm', 'bbox' or a list of them, got {metric!r}")
         self.class_agnostic = class_agnostic
-        coco = load_coco(ann_file)
-        if class_agnostic:
-            coco["categories"] = [{"id": 1, "name": "object"}]
-            for annotation in coco["annotations"]:
-                annotation["category_id"] = 1
-        self._coco_api = COCO()
-        self._coco_api.dataset = coco
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            self._coco_api.createIndex()
+        self.outfile_prefix = outfile_prefix
+        self.truth = load_coco(ann_file)
 
-    def process(self, data_batch: Any, data_samples: Any) -> None:
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Collects the predictions of one batch."""
-        super().process(data_batch, data_samples)
-        if self.class_agnostic:
-            for _, prediction in self.results[-len(data_samples) :]:
-                # Not in place: on the CPU the array is a view of the sample, which other metrics read.
-                prediction["labels"] = np.zeros_like(prediction["labels"])
+        for sample in data_samples:
+            found = sample["pred_instances"]
+            one = {name: found[name].tolist() for name in ("labels", "scores", "bboxes")}
+            if "segm" in self.metrics:
+                if "masks" not in found:
+                    raise ValueError("metric is 'segm', but the model predicts no masks: use metric='bbox'")
+                masks = found["masks"]
+                one["masks"] = run_lengths(masks.cpu().numpy()) if isinstance(masks, torch.Tensor) else masks
+            self.results.append((sample["img_id"], one))
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
-        """AP over all images, by name ("segm_mAP", ...), 0 to 1."""
-        self.cat_ids = [1] if self.class_agnostic else self._ids_of_classes()
-        if any(len(prediction["labels"]) for _, prediction in results):
-            return super().compute_metrics(results)
-        if self.outfile_prefix is not None:
-            # Otherwise the files of an earlier evaluation would stay.
-            self.results2json([prediction for _, prediction in results], self.outfile_prefix)
-        return {f"{metric}_{item}": 0.0 for metric in self.metrics for item in self.metric_items or _ITEMS}
+    def compute_metrics(self, results: list[tuple[Any, dict[str, list]]]) -> dict[str, float]:
+        """Values over all images by name ("segm_mAP", ...), 0 to 1, without those that have no objects."""
+        ids = [1] * len(self.dataset_meta["classes"]) if self.class_agnostic else self._ids_of_classes()
+        truth = self.truth if self.class_agnostic else _only(self.truth, ids)
+        values: dict[str, float] = {}
+        for metric in self.metrics:
+            detections = [
+                one for image_id, found in results for one in _detections(image_id, found, ids, metric)
+            ]
+            if self.outfile_prefix is not None:
+                save_coco(detections, f"{self.outfile_prefix}.{metric}.json")
+            scores = evaluate_coco(truth, detections, metric, class_agnostic=self.class_agnostic)
+            values |= {f"{metric}_{name}": value for name, value in scores.items() if not math.isnan(value)}
+        return values
 
     def _ids_of_classes(self) -> list:
-        ids = {category["name"]: category["id"] for category in self._coco_api.dataset["categories"]}
+        ids = {category["name"]: category["id"] for category in self.truth["categories"]}
         missing = [name for name in self.dataset_meta["classes"] if name not in ids]
         if missing:
             raise ValueError(
@@ -76,6 +88,25 @@ class InstanceMetric(CocoMetric):
                 f"has {list(ids)}; a class-agnostic data set needs ClassAgnosticCocoMetric"
             )
         return [ids[name] for name in self.dataset_meta["classes"]]
+
+
+def _only(truth: dict[str, Any], ids: list) -> dict[str, Any]:
+    """The annotations of the data set's classes; its file may have more."""
+    categories = [one for one in truth["categories"] if one["id"] in ids]
+    annotations = [one for one in truth["annotations"] if one["category_id"] in ids]
+    return dict(truth, categories=categories, annotations=annotations)
+
+
+def _detections(image_id: Any, found: dict[str, list], ids: list, metric: str) -> list[dict[str, Any]]:
+    """The predictions of one image in COCO's results format."""
+    if metric == "segm":
+        shapes = [{"segmentation": mask} for mask in found["masks"]]
+    else:
+        shapes = [{"bbox": [x0, y0, x1 - x0, y1 - y0]} for x0, y0, x1, y1 in found["bboxes"]]
+    return [
+        {"image_id": image_id, "category_id": ids[label], "score": score, **shape}
+        for label, score, shape in zip(found["labels"], found["scores"], shapes, strict=True)
+    ]
 
 
 @METRICS.register_module()

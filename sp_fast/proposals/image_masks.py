@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,13 +38,11 @@ def encode(masks: Tensor) -> list[dict[str, Any]]:
     """
     from pycocotools import mask as coco_mask
 
-    from sp_fast.data.rle import rle_areas
+    from sp_fast.data.rle import rle_areas, run_lengths
 
-    pixels = masks.cpu().view(torch.uint8).numpy().transpose(1, 2, 0)  # [H, W, K]
-    pixels = np.asfortranarray(pixels)  # no copy of what comes from image_masks
-    rles = coco_mask.encode(pixels)
+    rles = run_lengths(masks.cpu().numpy())
     areas, boxes = rle_areas(rles), coco_mask.toBbox(rles)
     return [
-        {"counts": rle["counts"].decode("ascii"), "area": int(area), "bbox": [int(side) for side in box]}
+        {"counts": rle["counts"], "area": int(area), "bbox": [int(side) for side in box]}
         for rle, area, box in zip(rles, areas, boxes, strict=True)
     ]

@@ -58,10 +58,8 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
     Raises:
         FileNotFoundError, ValueError: see `sp_fast.data.coco.load_coco`; no image in both files.
     """
-    from pycocotools import mask as coco_mask
-
     from sp_fast.data.coco import load_coco
-    from sp_fast.data.rle import rle_areas
+    from sp_fast.data.rle import best_ious, rle_areas
 
     found, wanted = load_coco(proposals), load_coco(annotations)
     names = {image["file_name"]: image["id"] for image in found["images"]}
@@ -74,22 +72,12 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
             f"{_first_name(found)!r} and {_first_name(wanted)!r}"
         )
     masks, objects = _masks(found), _masks(wanted)
-    best: list[np.ndarray] = []
-    areas: list[np.ndarray] = []
-    for image, other in common.items():
-        if not objects[image]:
-            continue
-        iou = np.zeros(len(objects[image]))
-        if masks[other]:
-            overlap = coco_mask.iou(masks[other], objects[image], [0] * len(objects[image]))
-            iou = np.asarray(overlap).max(axis=0)
-        best.append(iou)
-        areas.append(rle_areas(objects[image]))
-    iou, area = np.concatenate(best or [np.zeros(0)]), np.concatenate(areas or [np.zeros(0)])
+    iou = np.concatenate([best_ious(objects[image], masks[other]) for image, other in common.items()])
+    area = np.concatenate([rle_areas(objects[image]) for image in common])
     return ProposalScores(
         images=len(common),
         images_annotated=len(wanted["images"]),
-        masks_per_image=sum(len(masks[image]) for image in common.values()) / len(common),
+        masks_per_image=sum(len(masks[other]) for other in common.values()) / len(common),
         by_size={name: _coverage(iou[(area >= low) & (area < high)]) for name, (low, high) in SIZES.items()},
     )
 

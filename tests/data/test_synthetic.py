@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from sp_fast.data import list_images, load_coco, read_image
-from sp_fast.data.rle import to_rle
-from sp_fast.data.synthetic import SHAPES, SetOptions, make_scene, make_set
+from sp_fast.data.synthetic import SHAPES, SPLITS, SetOptions, make_scene, make_set
 
 
 def test_scene_depends_on_its_seed_alone():
@@ -53,13 +53,17 @@ def test_set_is_written_whole_and_again_the_same(tmp_path):
     folder = make_set(tmp_path / "a", options, lambda done, total: seen.append((done, total)))
     assert seen == [(k, 7) for k in range(1, 8)]
     assert len(list_images(folder / "unlabelled")) == 3
-    for split in ("labelled", "validation"):
-        coco = load_coco(folder / f"{split}.json", images=folder / split)
-        assert len(coco["images"]) == 2
+    for part, (split, file_name) in enumerate(SPLITS.items()):
+        coco = load_coco(folder / file_name, images=folder / split)
+        assert len(coco["images"]) == getattr(options, split)
         assert [category["name"] for category in coco["categories"]] == list(SHAPES)
-        for annotation in coco["annotations"]:
-            assert to_rle(annotation["segmentation"], 64, 64)["size"] == [64, 64]
+        first = [one["segmentation"] for one in coco["annotations"] if one["image_id"] == 1]
+        np.testing.assert_array_equal(
+            coco_mask.decode(first).transpose(2, 0, 1), make_scene(64, (4, part, 0)).masks
+        )
     assert tree(make_set(tmp_path / "b", options)) == tree(folder)
+    (folder / "unlabelled.truth.json").unlink()  # as in sets of earlier versions
+    assert tree(make_set(folder, options)) == tree(tmp_path / "b")
     make_set(folder, options, lambda *_: pytest.fail("made again although it is there"))
 
 

@@ -1,4 +1,4 @@
-"""README's code on model families, taken from README itself: the toy family trains, the checkpoints load."""
+"""The code on model families in the documentation: the toy family trains, the checkpoints load."""
 
 from __future__ import annotations
 
@@ -8,41 +8,29 @@ import importlib
 import io
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("mmdet")
 
+from tests.docs.pages import ROOT, block
+from tests.mmdet_scope import mmdet_scope  # noqa: F401
 from tests.pretraining.families import BASES, NARROW, batch, build, losses_of, total
 from tests.pretraining.narrow import FAMILIES, HEADS, LAST_STAGE
 
 # isort: split
 from mmdet.registry import MODELS
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-
-
-@pytest.fixture(autouse=True)
-def _mmdet_scope():
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        yield
-
-
-def block(start: str) -> str:
-    """The one block of code of README that holds `start`."""
-    found = [text for text in re.findall(r"```(?:python)?\n(.*?)```", README, re.DOTALL) if start in text]
-    assert len(found) == 1, f"{len(found)} blocks with {start!r}"
-    return found[0]
+FAMILY_PAGE = ROOT / "docs" / "families.md"
+GUIDE = ROOT / "docs" / "guide.md"
 
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """README's `toy.py`, imported."""
-    (tmp_path / "toy.py").write_text(block("class ToyQueries"))
+    """The page's `toy.py`, imported."""
+    (tmp_path / "toy.py").write_text(block(FAMILY_PAGE, "class ToyQueries"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "toy", raising=False)
     MODELS._module_dict.pop("ToyQueries", None)
@@ -51,12 +39,12 @@ def toy(tmp_path, monkeypatch):
 
 
 def test_the_toy_is_short():
-    assert len(block("class ToyQueries").splitlines()) <= 60
+    assert len(block(FAMILY_PAGE, "class ToyQueries").splitlines()) <= 60
 
 
 def test_the_toy_family_trains(toy):
     torch.manual_seed(0)
-    cfg = Config.fromstring(block('type="SaliencyPromptPretrainer"'), ".py")
+    cfg = Config.fromstring(block(FAMILY_PAGE, 'type="SaliencyPromptPretrainer"'), ".py")
     cfg.model.supervision.seed_channels = LAST_STAGE
     model = MODELS.build(cfg.model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -81,17 +69,18 @@ def test_the_toy_family_trains(toy):
 
 @pytest.mark.parametrize("strategy", ["cosine", "random", "sequential", "none"])
 def test_the_toy_family_takes_the_options(toy, strategy):
-    cfg = Config.fromstring(block('type="SaliencyPromptPretrainer"'), ".py")
+    cfg = Config.fromstring(block(FAMILY_PAGE, 'type="SaliencyPromptPretrainer"'), ".py")
     model = MODELS.build({**cfg.model, "prompts": dict(levels="P3", strategy=strategy), "source": "import"})
     total(losses_of(model, batch([0, 2]))).backward()
     assert model.detector.queries.weight.grad.any()
 
 
-def test_checkpoints_load_as_readme_says(tmp_path, monkeypatch):
-    """README's `python -c`, with narrow models under the names it uses."""
-    code = re.search(r'python -c "\n(import sp_fast\.models.*?)\n"\n', README, re.DOTALL)[1]
-    configs = tmp_path / "sp_fast" / "configs" / "finetune"
+def test_checkpoints_load_as_the_guide_says(tmp_path, monkeypatch):
+    """The guide's `python -c`, with narrow models under the names it uses."""
+    code = re.fullmatch(r'python -c "\n(.*?)\n"\n', block(GUIDE, "import sp_fast.models"), re.DOTALL)[1]
+    configs = tmp_path / "configs" / "finetune"
     configs.mkdir(parents=True)
+    monkeypatch.setattr("sp_fast.configs.FOLDER", tmp_path / "configs")
     for family in FAMILIES:
         narrow = {f"model.{name}": value for name, value in NARROW[family].items()}
         changes = Config({})
@@ -104,7 +93,7 @@ def test_checkpoints_load_as_readme_says(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, "guide.md", "exec"), {})
     for family, line in zip(FAMILIES, printed.getvalue().splitlines(), strict=True):
         assert line.startswith(f"{family} ")
         missing, unexpected = (ast.literal_eval(part) for part in re.findall(r"\[.*?\]", line))

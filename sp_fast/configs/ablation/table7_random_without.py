@@ -1,5 +1,0 @@
-# Table 7: random boxes as pseudo labels, without prompts (and so without kernel supervision).
-_base_ = ['../pretrain/knet_r50.py']
-
-model = dict(source='import', prompts=dict(strategy='none'), supervision=None)
-train_dataloader = dict(dataset=dict(ann_file='random.json', seeds=None))

@@ -1,0 +1,116 @@
+"""Runs as processes: order, sharing, stopping, killing, several calls at once, and the same results."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sp_fast.experiments import results, scheduler
+from sp_fast.experiments.plan import Plan
+from sp_fast.experiments.scheduler import OutOfTimeError, RunFailedError, Task, seconds_left
+from tests.experiments.tiny import run, tiny
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu_and_own_worker(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(scheduler, "WORKER", scheduler.WORKER)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The results of an experiment that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        out = tmp_path_factory.mktemp("whole")
+        run(out)
+    return (out / results.RESULTS).read_text()
+
+
+def starts(out):
+    """Where each run began, each time that it was started."""
+    return {path.parent.name: path.read_text().split() for path in out.glob("runs/*/starts")}
+
+
+def call(out, *arguments):
+    """A call in a process of its own."""
+    command = [sys.executable, "-m", "tests.experiments.tiny", str(out), *arguments]
+    return subprocess.Popen(command, env=dict(os.environ, CUDA_VISIBLE_DEVICES=""))
+
+
+def wait_for(condition, seconds=30.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_each_run_starts_once_after_what_it_needs(tmp_path, whole):
+    found = run(tmp_path)  # the fake worker fails where something it needs is not finished
+    assert set(map(tuple, starts(tmp_path).values())) == {("0",)}
+    assert found["finished"] == found["runs"] == len(starts(tmp_path))
+    assert (tmp_path / results.RESULTS).read_text() == whole
+    run(tmp_path)
+    assert set(map(tuple, starts(tmp_path).values())) == {("0",)}  # nothing was made again
+
+
+def test_time_is_up_and_the_same_call_goes_on(tmp_path, whole):
+    calls = 0
+    while True:
+        calls += 1
+        try:
+            run(tmp_path, seconds=0.6)
+            break
+        except OutOfTimeError:
+            assert calls < 100
+    assert calls > 1
+    assert any(begun[-1] != "0" for begun in starts(tmp_path).values())  # some went on in the middle
+    assert (tmp_path / results.RESULTS).read_text() == whole
+
+
+def test_two_calls_divide_the_runs(tmp_path, whole):
+    both = [call(tmp_path), call(tmp_path)]
+    assert [one.wait(timeout=120) for one in both] == [0, 0]
+    assert set(map(tuple, starts(tmp_path).values())) == {("0",)}
+    assert (tmp_path / results.RESULTS).read_text() == whole
+
+
+def test_a_killed_call_leaves_runs_that_another_call_waits_for(tmp_path, whole):
+    first = call(tmp_path)
+    wait_for(lambda: starts(tmp_path))
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    run(tmp_path)
+    assert all(len(begun) == 1 for begun in starts(tmp_path).values())
+    assert (tmp_path / results.RESULTS).read_text() == whole
+
+
+def test_a_failed_run_is_told_with_the_end_of_its_output(tmp_path):
+    with pytest.raises(RunFailedError, match=r"(?s)no pre-training.*status 1.*the config is broken"):
+        run(tmp_path, tiny(config="broken"))
+
+
+def test_rows_alone_make_what_they_need_and_no_more(tmp_path):
+    found = run(tmp_path, rows=["none"])
+    assert {name.split("-")[0] for name in starts(tmp_path)} == {"none"}
+    assert found["rows"]["none"]["trainings"]["few"]["summary"]["AP"]["mean"] == 0.5 * 100
+    assert found["rows"]["labels"]["trainings"]["few"]["summary"] == {}
+    assert found["missing"]
+
+
+def test_time_left_is_played_through(tmp_path):
+    plan = Plan(tiny(steps=10), tmp_path, [0])
+    runs = [one for one in plan.needed(["none", "labels"], [0]) if one.kind == "train"]
+    tasks = {one.label: Task(one) for one in runs}
+    assert seconds_left(list(tasks.values()), 2) is None  # nothing was measured yet
+    for task in tasks.values():
+        task.run.needs.pop("proposals", None)
+    running = tasks["pseudo labels: pre-train"]
+    running.state, running.step = "running", 5
+    running._first, running._moved = (time.monotonic() - 4.0, 1), time.monotonic()  # 1 second per step
+    left = seconds_left([running, *(one for one in tasks.values() if one is not running)], 2)
+    # 5 s of pre-training, then two fine-tunings of 10 s, beside two others of 10 s each.
+    assert left == pytest.approx(25.0, abs=1.0)
