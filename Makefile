@@ -12,13 +12,13 @@ CSRC := $(wildcard csrc/* csrc/cuda/*) setup.py
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MAX_JOBS := $(JOBS)
 
-.PHONY: help setup demo test cpp-test docs bench gpu-report ptxas lint format clean
+.PHONY: help setup demo test cpp-test docs bench gpu-test gpu-bench gpu-sanitize ptxas lint format clean
 
 help:
 	@echo "make demo     pre-train, fine-tune and compare on a synthetic set (8 minutes on 2 cores)"
 	@echo "make test     every test, the C++ and CUDA sources compiled first"
 	@echo "make bench    the ops and a training step against plain PyTorch"
-	@echo "make gpu-report  on a machine with a GPU: build, tests, sanitizer, benchmarks; 10 minutes, no network"
+	@echo "make gpu-test, gpu-bench, gpu-sanitize   on a machine with a GPU: 9 minutes each, no network, no set-up"
 	@echo "make ptxas    registers, spills and wide accesses of every kernel -> benchmarks/results/ptxas.md"
 	@echo "make docs     the documentation as a site -> build/site"
 	@echo "make lint     ruff, mypy and clang-format; make format mends what can be mended"
@@ -64,12 +64,12 @@ docs: setup
 bench: setup
 	@$(BIN)/python -m pytest -q benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
 
-# No setup: a machine with a GPU may have no network, and has PyTorch of its own.
-gpu-report:
-	@$(or $(wildcard $(BIN)/python),python3) benchmarks/gpu_report $(GPU_REPORT)
+# No setup: a machine with a GPU may have no network, and has PyTorch of its own. GPU="--minutes 5" for options.
+gpu-test gpu-bench gpu-sanitize: gpu-%:
+	@$(or $(wildcard $(BIN)/python),python3) -m benchmarks.gpu $* $(GPU)
 
 ptxas: setup
-	@$(BIN)/python benchmarks/ptxas.py
+	@$(BIN)/python -m tools.ptxas
 
 lint: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*' 'tests/cpp/*.cpp' 'tests/cuda/*.h')

@@ -1,8 +1,9 @@
-"""Builds `sp_fast._C`: C++ ops always, CUDA sources where nvcc and a CUDA build of PyTorch are there.
+"""Builds `sp_fast._C`: C++ ops where there is a compiler, and CUDA ops where there is nvcc.
 
 Environment:
+    SP_FAST_EXTENSION     0: no extension; 1: an extension or an error; unset: one where it can be built.
     SP_FAST_CUDA          0: no CUDA; 1: CUDA or an error; unset: CUDA where it can be built.
-    TORCH_CUDA_ARCH_LIST  architectures, default "8.0;9.0+PTX".
+    TORCH_CUDA_ARCH_LIST  architectures of 8.0 or above, default "8.0;9.0+PTX".
     MAX_JOBS              compiler processes at a time.
 """
 
@@ -17,45 +18,78 @@ import torch
 from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).resolve().parent
+ARCHITECTURES = "8.0;9.0+PTX"
+# Names that PyTorch takes in TORCH_CUDA_ARCH_LIST, and numbers, below compute capability 8.0.
+TOO_OLD = re.compile(r"[1-7]\.|Kepler|Maxwell|Pascal|Volta|Turing")
+
+
+def wish(name: str) -> bool | None:
+    """What an environment variable asks for: yes, no, or nothing."""
+    value = os.environ.get(name, "")
+    if value not in ("", "0", "1"):
+        sys.exit(f"{name}: expected 0 or 1, got {value!r}")
+    return None if value == "" else value == "1"
+
+
+def nvidia_packages() -> list[Path]:
+    """Folders of the nvidia-* packages installed beside PyTorch."""
+    return sorted(p for p in (Path(torch.__file__).parents[1] / "nvidia").glob("*") if p.is_dir())
+
+
+def compilers() -> list[str]:
+    """Every nvcc to try: that of CUDA_HOME alone, or else those of PATH, /usr/local/cuda and pip."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    folders = [home] if home else ["/usr/local/cuda", *nvidia_packages()]
+    paths = [f"{folder}/bin/nvcc" for folder in folders]
+    return [nvcc for nvcc in map(shutil.which, paths if home else ["nvcc", *paths]) if nvcc]
 
 
 def toolkit_of(nvcc: str) -> tuple[str, int]:
     """The toolkit's folder and major version, as nvcc itself states them (it may be a wrapper script)."""
     dry_run = subprocess.run(
-        [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True, check=True
+        [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
     )
     top = re.search(r"^#\$ TOP=(.+)$", dry_run.stderr, re.MULTILINE)
-    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
     release = re.search(r"release (\d+)\.", version.stdout)
     if top is None or release is None:
-        raise RuntimeError(f"{nvcc} does not say where its toolkit is")
+        return nvcc, 0
     return str(Path(top.group(1).strip()).resolve()), int(release.group(1))
 
 
-def cuda_toolkit() -> str | None:
+def architectures() -> str:
+    """TORCH_CUDA_ARCH_LIST without what the kernels do not compile for."""
+    names = re.split(r"[;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or ARCHITECTURES)
+    kept = ";".join(name for name in names if name and not TOO_OLD.match(name))
+    dropped = ", ".join(filter(TOO_OLD.match, names))
+    if dropped:
+        print(f"sp_fast: TORCH_CUDA_ARCH_LIST: {dropped} left out: the kernels need 8.0 or above")
+    return kept
+
+
+def set_up_cuda() -> str | None:
     """Folder of the CUDA toolkit to build with, or None to build without CUDA."""
-    wish = os.environ.get("SP_FAST_CUDA", "")
-    if wish not in ("", "0", "1"):
-        sys.exit(f"SP_FAST_CUDA: expected 0 or 1, got {wish!r}")
-    if wish == "0":
+    if wish("SP_FAST_CUDA") is False:
         return None
-    obstacle = None
-    toolkit = None
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    nvcc = shutil.which(f"{home}/bin/nvcc" if home else "nvcc")
-    if nvcc is None and not home:
-        nvcc = shutil.which("/usr/local/cuda/bin/nvcc")
-    if torch.version.cuda is None:
+    found = [toolkit_of(nvcc) for nvcc in compilers()]
+    wanted = int((torch.version.cuda or "0").split(".")[0])
+    fitting = [folder for folder, major in found if major == wanted]
+    names = architectures()
+    if not wanted:
         obstacle = f"PyTorch {torch.__version__} is not a CUDA build"
-    elif nvcc is None:
-        obstacle = f"nvcc was not found in {home + '/bin' if home else 'PATH or /usr/local/cuda/bin'}"
+    elif not found:
+        obstacle = "nvcc was not found in CUDA_HOME, or in PATH, /usr/local/cuda and pip's packages"
+    elif not fitting:
+        versions = ", ".join(f"{folder} is CUDA {major or 'unknown'}" for folder, major in found)
+        obstacle = f"PyTorch is built for CUDA {torch.version.cuda} and {versions}"
+    elif not names:
+        obstacle = "TORCH_CUDA_ARCH_LIST names no architecture of 8.0 or above"
     else:
-        toolkit, major = toolkit_of(nvcc)
-        if major != int(torch.version.cuda.split(".")[0]):
-            obstacle = f"nvcc is of CUDA {major}, PyTorch of CUDA {torch.version.cuda}"
-    if obstacle is None:
-        return toolkit
-    if wish == "1":
+        # Read when cpp_extension is imported; its own guess takes a wrapper of nvcc for the toolkit.
+        os.environ["CUDA_HOME"] = fitting[0]
+        os.environ["TORCH_CUDA_ARCH_LIST"] = names
+        return fitting[0]
+    if wish("SP_FAST_CUDA"):
         sys.exit(
             f"SP_FAST_CUDA=1, but {obstacle}. Install the CUDA toolkit that fits PyTorch and set CUDA_HOME, "
             "or unset SP_FAST_CUDA to build for the CPU."
@@ -64,23 +98,44 @@ def cuda_toolkit() -> str | None:
     return None
 
 
-TOOLKIT = cuda_toolkit()
-if TOOLKIT is not None:
-    # Read when cpp_extension is imported; its own guess takes a wrapper of nvcc for the toolkit.
-    os.environ["CUDA_HOME"] = TOOLKIT
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+TOOLKIT = set_up_cuda()
 
 from torch.utils import cpp_extension  # noqa: E402
+
+
+class BuildExtension(cpp_extension.BuildExtension):
+    """Builds the extension, or what of it can be built, unless more was asked for."""
+
+    def build_extensions(self) -> None:
+        try:
+            super().build_extensions()
+        except Exception as error:
+            self.go_on_after(error)
+
+    def go_on_after(self, error: Exception) -> None:
+        """Build without CUDA, or leave the extension out."""
+        with_cuda = any(source.endswith(".cu") for e in self.extensions for source in e.sources)
+        what = "the CUDA sources" if with_cuda else "the extension"
+        mend = (
+            "The output above tells why; SP_FAST_CUDA=0 builds for the CPU alone"
+            if with_cuda
+            else "Install a C++ compiler (Debian, Ubuntu: apt-get install build-essential) or set CXX"
+        )
+        message = f"sp_fast: {what} did not build ({type(error).__name__}: {error}). {mend}."
+        if wish("SP_FAST_CUDA") or (wish("SP_FAST_EXTENSION") and not with_cuda):
+            sys.exit(message)
+        if with_cuda:
+            print(message, "Going on for the CPU alone.")
+            vars(self.extensions[0]).update(vars(extension(None)))  # keeps what setuptools added
+            self.build_extensions()
+        else:
+            print(message, "Going on without it: the ops will run in plain PyTorch, slower.")
+            self.extensions = []
 
 
 def system_includes(folders: list[str]) -> list[str]:
     """Options that make folders system folders: searched last, and without warnings."""
     return [option for folder in folders for option in ("-isystem", folder)]
-
-
-def nvidia_packages() -> list[Path]:
-    """Folders of the nvidia-* packages installed beside PyTorch."""
-    return sorted(p for p in (Path(torch.__file__).parents[1] / "nvidia").glob("*") if p.is_dir())
 
 
 def found_at_run_time(folders: list[str]) -> list[str]:
@@ -106,19 +161,19 @@ def files(pattern: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
 
 
-def extension():
-    """The extension module."""
+def extension(toolkit: str | None):
+    """The extension module, with the CUDA sources where there is a toolkit."""
     libraries = found_at_run_time(cpp_extension.library_paths())
     cxx_flags = ["-O3", "-g0", "-Wall", "-Wextra", *system_includes(cpp_extension.include_paths())]
     sources = files("csrc/*.cpp")
-    if TOOLKIT is None:
+    if toolkit is None:
         return cpp_extension.CppExtension(
             "sp_fast._C", sources, extra_compile_args={"cxx": cxx_flags}, extra_link_args=libraries
         )
 
     sources += files("csrc/cuda/*.cpp") + files("csrc/**/*.cu")
     nvcc_flags = ["-O3", *system_includes(cpp_extension.include_paths())]
-    if not (Path(TOOLKIT) / "include" / "cusparse.h").exists():
+    if not (Path(toolkit) / "include" / "cusparse.h").exists():
         # ATen's CUDA headers include those of the libraries, which a bare toolkit lacks.
         of_libraries = system_includes([str(p / "include") for p in nvidia_packages()])
         nvcc_flags += of_libraries
@@ -137,8 +192,8 @@ def extension():
 
 
 setup(
-    ext_modules=[extension()],
-    cmdclass={"build_ext": cpp_extension.BuildExtension},
+    ext_modules=[] if wish("SP_FAST_EXTENSION") is False else [extension(TOOLKIT)],
+    cmdclass={"build_ext": BuildExtension},
     # `find` in pyproject.toml cannot take a package from outside the folder of its parent.
     packages=[*find_namespace_packages(include=["sp_fast*"]), "sp_fast.kernels"],
     package_dir={"sp_fast.kernels": "kernels"},

@@ -35,12 +35,12 @@ app.add_typer(experiment, name="experiment")
 
 
 def main() -> None:
-    """Run the command line; an error a user can mend is one line on standard error, and exit code 1."""
+    """Run the command line; an error that a user can mend is one line on standard error, and exit status 2."""
     try:
         app()
     except (ValueError, OSError, OverflowError) as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,12 @@ class OnDevice {
     const cudaStream_t stream;
 #else
     explicit OnDevice(const at::Tensor& tensor)
-        : guard_(tensor.device()), stream(at::cuda::getCurrentCUDAStream()) {}
+        : guard_(tensor.device()), stream(at::cuda::getCurrentCUDAStream()) {
+        const cudaDeviceProp& gpu = *at::cuda::getCurrentDeviceProperties();
+        TORCH_CHECK(gpu.major >= 8, "sp_fast's CUDA kernels need a GPU of compute capability 8.0 or above; ",
+                    gpu.name, " has ", gpu.major, ".", gpu.minor,
+                    ". With SP_FAST_DISABLE_EXTENSION=1 in the environment the ops run in plain PyTorch.");
+    }
 
   private:
     const c10::cuda::CUDAGuard guard_;

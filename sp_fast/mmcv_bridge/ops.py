@@ -12,42 +12,21 @@ from typing import Any
 import torch
 import torchvision
 
-from sp_fast.mmcv_bridge.boxes import nms, softnms
-from sp_fast.mmcv_bridge.deformable import (
-    deform_conv_backward_input,
-    deform_conv_backward_parameters,
-    deform_conv_forward,
-    modulated_deform_conv_backward,
-    modulated_deform_conv_forward,
-    ms_deform_attn_backward,
-    ms_deform_attn_forward,
-)
+from sp_fast.mmcv_bridge.boxes import nms
+from sp_fast.mmcv_bridge.deformable import ms_deform_attn_backward, ms_deform_attn_forward
 from sp_fast.mmcv_bridge.focal import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
-from sp_fast.mmcv_bridge.roi import (
-    roi_align_backward,
-    roi_align_forward,
-    roi_pool_backward,
-    roi_pool_forward,
-)
+from sp_fast.mmcv_bridge.roi import roi_align_backward, roi_align_forward
 
 __all__ = [
-    "deform_conv_backward_input",
-    "deform_conv_backward_parameters",
-    "deform_conv_forward",
     "get_compiler_version",
     "get_compiling_cuda_version",
-    "modulated_deform_conv_backward",
-    "modulated_deform_conv_forward",
     "ms_deform_attn_backward",
     "ms_deform_attn_forward",
     "nms",
     "roi_align_backward",
     "roi_align_forward",
-    "roi_pool_backward",
-    "roi_pool_forward",
     "sigmoid_focal_loss_backward",
     "sigmoid_focal_loss_forward",
-    "softnms",
 ]
 
 

@@ -1,16 +1,15 @@
-"""MobileNetV2 as a detector's backbone, with torchvision's parameter names."""
+"""Backbones of detectors with the parameter names of torchvision, as published weights have them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from mmdet.models.backbones import ResNet
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v2
 
-# End of each stage (strides 4, 8, 16, 32) in torchvision's `features`.
-STAGE_ENDS = (4, 7, 14, 18)
+from sp_fast.proposals.networks import MOBILENET_ENDS, layers, parameter_shapes, to_caffe
 
 
 @MODELS.register_module()
@@ -22,9 +21,7 @@ class TorchvisionMobileNetV2(BaseModule):
 
     Attributes:
         name: of the architecture.
-        body: itself; where :func:`sp_fast.weights.backbone.load_backbone_weights` finds the parameters.
-        complete_keys: the parameter names, with those of the convolution left out.
-        weights_report: what loading published weights did; None before.
+        complete_keys: the parameter names, with those of the convolution that is left out.
 
     Args:
         frozen_stages: stages, from the stem on, that are not trained: 0 to 4.
@@ -36,24 +33,17 @@ class TorchvisionMobileNetV2(BaseModule):
 
     def __init__(self, frozen_stages: int = 0, norm_eval: bool = True, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
-        if not 0 <= frozen_stages <= len(STAGE_ENDS):
-            raise ValueError(f"frozen_stages: expected 0 to {len(STAGE_ENDS)}, got {frozen_stages}")
+        if not 0 <= frozen_stages <= len(MOBILENET_ENDS):
+            raise ValueError(f"frozen_stages: expected 0 to {len(MOBILENET_ENDS)}, got {frozen_stages}")
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
-        whole = mobilenet_v2(weights=None).features
-        self.features = whole[: STAGE_ENDS[-1]]
-        self.complete_keys = frozenset(f"features.{name}" for name in whole.state_dict())
-        self.weights_report: Any = None
+        self.features = layers(self.name).features
+        self.complete_keys = frozenset(parameter_shapes(self.name))
         for layer in self._frozen():
             layer.requires_grad_(False)
 
-    @property
-    def body(self) -> nn.Module:
-        """This module."""
-        return self
-
     def _frozen(self) -> nn.Sequential:
-        return self.features[: STAGE_ENDS[self.frozen_stages - 1] if self.frozen_stages else 0]
+        return self.features[: MOBILENET_ENDS[self.frozen_stages - 1] if self.frozen_stages else 0]
 
     def train(self, mode: bool = True) -> TorchvisionMobileNetV2:
         """Keeps frozen stages, and with `norm_eval` every batch norm, in eval mode."""
@@ -72,6 +62,39 @@ class TorchvisionMobileNetV2(BaseModule):
         x = images
         for i, layer in enumerate(self.features, start=1):
             x = layer(x)
-            if i in STAGE_ENDS:
+            if i in MOBILENET_ENDS:
                 maps.append(x)
         return tuple(maps)
+
+
+@MODELS.register_module()
+class CaffeResNet50(ResNet):
+    """mmdet's ResNet-50 changed to Caffe's, for published weights that may stop before the last stage.
+
+    Takes BGR images in 0..255 less the mean.
+
+    Attributes:
+        name: of the architecture.
+        complete_keys: parameter names of all four stages, so that a file's later stages are known.
+
+    Args:
+        num_stages: stages that are built, 1 to 4.
+        frozen_stages: stages, from the stem on, that are not trained.
+    """
+
+    name = "resnet50"
+
+    def __init__(self, num_stages: int = 4, frozen_stages: int = 1, **options: Any) -> None:
+        super().__init__(
+            depth=50,
+            num_stages=num_stages,
+            out_indices=tuple(range(num_stages)),
+            strides=(1, 2, 2, 2)[:num_stages],
+            dilations=(1, 1, 1, 1)[:num_stages],
+            frozen_stages=frozen_stages,
+            norm_cfg=dict(type="BN", requires_grad=True),
+            norm_eval=True,
+            **options,
+        )
+        to_caffe(self)
+        self.complete_keys = frozenset(parameter_shapes(self.name))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
 import torch
 from mmengine import runner as mmengine_runner
 from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import BaseLoop
 from torch import nn
 
-from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, unwrapped
+from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, TimedCheckpointHook, unwrapped
+from sp_fast.mmdet_plugin.safe_resume import install_safe_resume
 from sp_fast.pretraining.adapters import adapter_for
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
-from sp_fast.weights.backbone import load_backbone_weights
-from sp_fast.weights.checkpoint import install_safe_resume, load_checkpoint_file, load_weights
+from sp_fast.weights import load_backbone_weights, load_state, read_state
 
 
 class Runner(mmengine_runner.Runner):
@@ -37,7 +39,7 @@ class Runner(mmengine_runner.Runner):
 
         Args:
             weights: published weights for the backbone, in any layout that
-                :func:`sp_fast.weights.backbone.load_backbone_weights` reads.
+                :func:`sp_fast.weights.load_backbone_weights` reads.
             allow_partial: keep the initial value of what `weights` lacks, and say what that is.
             load_from: a checkpoint of the model, or of its pre-training; class heads may differ.
 
@@ -54,18 +56,30 @@ class Runner(mmengine_runner.Runner):
             if isinstance(model, SaliencyPromptPretrainer):
                 model.backbone_loaded()
         if load_from:
-            whole = isinstance(model, SaliencyPromptPretrainer)
-            heads = () if whole else adapter_for(model).class_heads
-            try:
-                report = load_weights(model, load_from, allow=heads)
-            except ValueError as error:
-                if not whole and is_pretraining_checkpoint(load_from):
+            state = read_state(load_from)
+            heads: tuple[str, ...] = ()
+            if not isinstance(model, SaliencyPromptPretrainer):
+                heads = adapter_for(model).class_heads
+                if any(name.startswith("detector.") for name in state):
                     raise ValueError(
                         f"{load_from}: expected weights of the model, got a checkpoint of its pre-training, "
                         f"which serves --resume; the weights are beside it, in {EXPORTED_NAME}"
-                    ) from error
-                raise
+                    )
+            report = load_state(model, state, load_from, allow=heads)
             self.logger.info(f"weights from {load_from}: {report}")
+
+    def train(self) -> nn.Module:
+        """See mmengine; with a :class:`TimedCheckpointHook`, signals stop the run after a step."""
+        hook = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
+        with hook.stop if hook else contextlib.nullcontext():
+            return super().train()
+
+    def load_or_resume(self) -> None:
+        """See mmengine; then fills the data sets' caches, unless no step is left."""
+        super().load_or_resume()
+        if isinstance(self._train_loop, BaseLoop) and self.iter < self.max_iters:
+            for loop in filter(None, (self.train_loop, self.val_loop)):
+                getattr(loop.dataloader.dataset, "fill_cache", lambda: None)()
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine, which names a GPU for every process and so fails where there is none."""
@@ -77,11 +91,6 @@ class Runner(mmengine_runner.Runner):
     def _init_model_weights(self) -> None:
         if not self._initialised:
             super()._init_model_weights()
-
-
-def is_pretraining_checkpoint(path: str) -> bool:
-    """Whether the file holds a whole pre-trainer: the detector and the layer of Eq. 9."""
-    return any(name.startswith("detector.") for name in load_checkpoint_file(path).get("state_dict", {}))
 
 
 class _WithoutRepetition(logging.Filter):

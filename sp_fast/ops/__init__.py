@@ -3,7 +3,6 @@
 Compiled where the extension `sp_fast._C` is built, else in plain PyTorch (`sp_fast.ops.reference`).
 """
 
-from sp_fast.ops.extension import COMPILED
 from sp_fast.ops.kernel_supervision_loss import kernel_supervision_loss
 from sp_fast.ops.mask_nms import mask_nms
 from sp_fast.ops.match_prompts import match_prompts
@@ -12,9 +11,6 @@ from sp_fast.ops.packed_masks import PackedMasks
 from sp_fast.ops.reference import SeedSaliency
 from sp_fast.ops.roi_average_pool import roi_average_pool
 from sp_fast.ops.seed_saliency import seed_saliency
-
-if COMPILED:
-    import sp_fast.ops.registration  # noqa: F401
 
 __all__ = [
     "PackedMasks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,6 +86,18 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Check that a string is one of `choices` (ValueError)."""
     if value not in choices:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def check_grids(grid: Any) -> tuple[tuple[int, int], ...]:
+    """The grids given as (rows, columns) or as several such (ValueError)."""
+    grids = [grid] if len(grid) == 2 and all(isinstance(side, int) for side in grid) else list(grid)
+    for pair in grids:
+        sides = tuple(pair) if isinstance(pair, Sequence) else ()
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"grid: expected (rows, columns) of at least 1, or several such, got {grid!r}")
+    if not grids:
+        raise ValueError("grid: expected at least one (rows, columns), got none")
+    return tuple((int(rows), int(columns)) for rows, columns in grids)
 
 
 def check_values(name: str, value: Tensor | None, low: int, high: int) -> None:

@@ -1,10 +1,15 @@
-"""Loads the compiled ops, and says once when there are none."""
+"""Loads the compiled ops, says once when there are none, and makes each known to PyTorch's dispatcher."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
 
 
 def _load() -> bool:
@@ -15,7 +20,8 @@ def _load() -> bool:
     except ImportError as error:
         warnings.warn(
             f"sp_fast._C is not usable ({error}); the ops run in plain PyTorch, slower. "
-            "Build it with: pip install --no-build-isolation -e .",
+            "To build it, or see why it does not build, install sp_fast again from its source with: "
+            "SP_FAST_EXTENSION=1 pip install --no-build-isolation --no-deps .",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -25,3 +31,41 @@ def _load() -> bool:
 
 # Whether the ops of torch.ops.sp_fast exist. SP_FAST_DISABLE_EXTENSION=1 leaves them out, silently.
 COMPILED = _load()
+
+_library = torch.library.Library("sp_fast", "IMPL")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Warn (RuntimeWarning) unless this message was given before."""
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def _without_cuda(reference: Callable) -> Callable:
+    def on_gpu(*args: Any) -> Any:
+        warn_once(
+            "sp_fast._C was built without CUDA; on the GPU its ops run in plain PyTorch, slower. Install a "
+            "CUDA toolkit of PyTorch's version and sp_fast again from its source with: "
+            "SP_FAST_CUDA=1 pip install --no-build-isolation --no-deps ."
+        )
+        return reference(*args)
+
+    return on_gpu
+
+
+def register(name: str, fake: Callable, reference: Callable, on_gpu: Callable | None = None) -> Callable:
+    """The function behind an op: the extension's, or `reference` where there is none.
+
+    Args:
+        name: the op's name in `torch.ops.sp_fast`. All functions take the arguments of its schema.
+        fake: gives results of the right shape and dtype, without values.
+        reference: the op in plain PyTorch; also serves GPUs where the extension was built without CUDA.
+        on_gpu: the op on GPUs, for one that the extension's CUDA sources do not have.
+    """
+    if not COMPILED:
+        return reference
+    qualified = f"sp_fast::{name}"
+    torch.library.register_fake(qualified, fake)
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(qualified, "CUDA"):
+        _library.impl(name, on_gpu or _without_cuda(reference), "CUDA")
+    return getattr(torch.ops.sp_fast, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sp_fast.ops import reference
+from sp_fast.ops import gradients, reference
 from sp_fast.ops.checks import (
     FLOATS_AND_DOUBLE,
     INTS,
@@ -14,7 +14,8 @@ from sp_fast.ops.checks import (
     check_tensor,
     check_values,
 )
-from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.extension import register
+from sp_fast.ops.triton_kernels import triton_for
 
 
 def kernel_supervision_loss(
@@ -41,10 +42,7 @@ def kernel_supervision_loss(
     """
     check_arguments(kernels, targets, index)
     check_choice("reduction", reduction, ("mean", "sum"))
-    if not COMPILED:
-        check_values("index", index, -1, kernels.shape[2] - 1)
-        return reference.kernel_supervision_loss(kernels, targets, index, reduction=reduction)
-    return torch.ops.sp_fast.kernel_supervision_loss(kernels, targets, index, reduction == "mean")
+    return _op(kernels, targets, index, reduction == "mean")
 
 
 def check_arguments(kernels: Tensor, targets: Tensor, index: Tensor) -> None:
@@ -54,3 +52,44 @@ def check_arguments(kernels: Tensor, targets: Tensor, index: Tensor) -> None:
     check_tensor("targets", targets, (batch, "L", channels), FLOATS_AND_DOUBLE, like=kernels)
     check_same_dtype("targets", targets, "kernels", kernels)
     check_tensor("index", index, (stages, batch, targets.shape[1]), INTS, like=kernels)
+
+
+def _fake(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> Tensor:
+    return kernels.new_empty((), dtype=torch.float64 if kernels.dtype == torch.float64 else torch.float32)
+
+
+def _reference(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> Tensor:
+    check_values("index", index, -1, kernels.shape[2] - 1)
+    reduction = "mean" if mean else "sum"
+    return reference.kernel_supervision_loss(kernels, targets, index, reduction=reduction)
+
+
+def _on_gpu(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> Tensor:
+    check_arguments(kernels, targets, index)
+    by = triton_for(kernels)
+    op = _reference if by is None else by.kernel_supervision_loss
+    return op(kernels, targets, index, mean)
+
+
+def _fake_backward(
+    grad: Tensor, kernels: Tensor, targets: Tensor, index: Tensor, mean: bool
+) -> tuple[Tensor, Tensor]:
+    return kernels.new_empty(kernels.shape), targets.new_empty(targets.shape)
+
+
+def _backward_on_gpu(
+    grad: Tensor, kernels: Tensor, targets: Tensor, index: Tensor, mean: bool
+) -> tuple[Tensor, Tensor]:
+    check_arguments(kernels, targets, index)
+    check_tensor("grad", grad, (), FLOATS_AND_DOUBLE, like=kernels)
+    by = triton_for(kernels) or gradients
+    return by.kernel_supervision_loss_backward(grad, kernels, targets, index, mean)
+
+
+_op = register("kernel_supervision_loss", _fake, _reference, _on_gpu)
+register(
+    "kernel_supervision_loss_backward",
+    _fake_backward,
+    gradients.kernel_supervision_loss_backward,
+    _backward_on_gpu,
+)

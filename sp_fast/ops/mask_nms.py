@@ -7,8 +7,25 @@ from torch import Tensor
 
 from sp_fast.ops import reference
 from sp_fast.ops.checks import FLOATS, check_int, check_number, check_tensor
-from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.extension import register
 from sp_fast.ops.packed_masks import PackedMasks, check_masks
+
+
+def _fake(words: Tensor, score: Tensor, iou_threshold: float, min_area: int, max_masks: int) -> Tensor:
+    return score.new_empty(score.shape[0], max_masks, dtype=torch.int64)
+
+
+def _reference(words: Tensor, score: Tensor, iou_threshold: float, min_area: int, max_masks: int) -> Tensor:
+    return reference.mask_nms(
+        reference.row_masks(words),
+        score,
+        iou_threshold=iou_threshold,
+        min_area=min_area,
+        max_masks=max_masks,
+    )
+
+
+_op = register("mask_nms", _fake, _reference)
 
 
 def mask_nms(
@@ -43,8 +60,4 @@ def mask_nms(
     check_number("iou_threshold", iou_threshold, 0, 1)
     check_int("min_area", min_area, 0)
     check_int("max_masks", max_masks, 1)
-    if not COMPILED:
-        return reference.mask_nms(
-            masks, score.detach(), iou_threshold=iou_threshold, min_area=min_area, max_masks=max_masks
-        )
-    return torch.ops.sp_fast.mask_nms(masks.words, score.detach(), float(iou_threshold), min_area, max_masks)
+    return _op(masks.words, score.detach(), float(iou_threshold), min_area, max_masks)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sp_fast.ops import reference
+from sp_fast.ops import gradients, reference
 from sp_fast.ops.checks import FLOATS_AND_DOUBLE, INTS, check_same_dtype, check_tensor, check_values
-from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.extension import register
+from sp_fast.ops.triton_kernels import triton_for
 
 
 def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -30,10 +31,7 @@ def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None)
         ValueError: a wrong rank, shape, device or value.
     """
     check_arguments(kernels, prompts, count)
-    if not COMPILED:
-        check_values("count", count, 0, prompts.shape[1])
-        return reference.match_prompts(kernels, prompts, count)
-    return torch.ops.sp_fast.match_prompts(kernels, prompts, count)
+    return _op(kernels, prompts, count)
 
 
 def check_arguments(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> None:
@@ -46,3 +44,45 @@ def check_arguments(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> N
     check_same_dtype("kernels", kernels, "prompts", prompts)
     if count is not None:
         check_tensor("count", count, (batch,), INTS, like=prompts)
+
+
+def _fake(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
+    batch, number = prompts.shape[0], kernels.shape[-2]
+    return (
+        prompts.new_empty(batch, number, prompts.shape[2]),
+        prompts.new_empty(batch, number, dtype=torch.int64),
+    )
+
+
+def _reference(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
+    check_values("count", count, 0, prompts.shape[1])
+    return reference.match_prompts(kernels, prompts, count)
+
+
+def _on_gpu(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
+    check_arguments(kernels, prompts, count)
+    by = triton_for(prompts) or reference
+    return by.match_prompts(kernels, prompts, count)
+
+
+def _fake_backward(
+    grad: Tensor, index: Tensor, prompts: int, sum_kernels: bool, sum_prompts: bool
+) -> tuple[Tensor, Tensor]:
+    batch, number, channels = grad.shape
+    return (
+        grad.new_empty((number, channels) if sum_kernels else (0,)),
+        grad.new_empty((batch, prompts, channels) if sum_prompts else (0,)),
+    )
+
+
+def _backward_on_gpu(
+    grad: Tensor, index: Tensor, prompts: int, sum_kernels: bool, sum_prompts: bool
+) -> tuple[Tensor, Tensor]:
+    check_tensor("grad", grad, ("B", "N", "C"), FLOATS_AND_DOUBLE)
+    check_tensor("index", index, tuple(grad.shape[:2]), INTS, like=grad)
+    by = triton_for(grad) or gradients
+    return by.match_prompts_backward(grad, index, prompts, sum_kernels, sum_prompts)
+
+
+_op = register("match_prompts", _fake, _reference, _on_gpu)
+register("match_prompts_backward", _fake_backward, gradients.match_prompts_backward, _backward_on_gpu)

@@ -7,8 +7,20 @@ from torch import Tensor
 
 from sp_fast.ops import reference
 from sp_fast.ops.checks import FLOATS, check_choice, check_number, check_tensor
-from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.extension import register
 from sp_fast.ops.packed_masks import PackedMasks, check_masks
+
+
+def _fake(words: Tensor, score: Tensor, gaussian: bool, sigma: float) -> Tensor:
+    return score.new_empty(score.shape, dtype=torch.float32)
+
+
+def _reference(words: Tensor, score: Tensor, gaussian: bool, sigma: float) -> Tensor:
+    kernel = "gaussian" if gaussian else "linear"
+    return reference.matrix_nms(reference.row_masks(words), score, kernel=kernel, sigma=sigma)
+
+
+_op = register("matrix_nms", _fake, _reference)
 
 
 def matrix_nms(masks: PackedMasks, score: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0) -> Tensor:
@@ -35,6 +47,4 @@ def matrix_nms(masks: PackedMasks, score: Tensor, *, kernel: str = "gaussian", s
     check_tensor("score", score, tuple(masks.shape), FLOATS, like=masks.words)
     check_choice("kernel", kernel, ("gaussian", "linear"))
     check_number("sigma", sigma, 0)
-    if not COMPILED:
-        return reference.matrix_nms(masks, score.detach(), kernel=kernel, sigma=sigma)
-    return torch.ops.sp_fast.matrix_nms(masks.words, score.detach(), kernel == "gaussian", float(sigma))
+    return _op(masks.words, score.detach(), kernel == "gaussian", float(sigma))

@@ -9,10 +9,31 @@ from torch import Tensor
 
 from sp_fast.ops import packing
 from sp_fast.ops.checks import check_int
-from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.extension import register
 from sp_fast.ops.packing import words_for
 
-_ops: Any = torch.ops.sp_fast if COMPILED else packing
+
+def _fake_pack(masks: Tensor) -> Tensor:
+    height, width = masks.shape[-2:]
+    return masks.new_empty(*masks.shape[:-2], words_for(height, width), dtype=torch.int32)
+
+
+def _fake_unpack(words: Tensor, height: int, width: int) -> Tensor:
+    return words.new_empty(*words.shape[:-1], height, width, dtype=torch.bool)
+
+
+def _fake_areas(words: Tensor) -> Tensor:
+    return words.new_empty(words.shape[:-1])
+
+
+def _fake_boxes(words: Tensor, height: int, width: int) -> Tensor:
+    return words.new_empty(*words.shape[:-1], 4)
+
+
+_pack_masks = register("pack_masks", _fake_pack, packing.pack_masks)
+_unpack_masks = register("unpack_masks", _fake_unpack, packing.unpack_masks)
+_mask_areas = register("mask_areas", _fake_areas, packing.mask_areas)
+_mask_boxes = register("mask_boxes", _fake_boxes, packing.mask_boxes)
 
 
 class PackedMasks:
@@ -62,19 +83,19 @@ class PackedMasks:
             raise TypeError(f"masks: expected dtype bool, got {masks.dtype}; threshold them first")
         if masks.dim() < 2:
             raise ValueError(f"masks: expected shape [..., H, W], got {list(masks.shape)}")
-        return cls(_ops.pack_masks(masks), *masks.shape[-2:])
+        return cls(_pack_masks(masks), *masks.shape[-2:])
 
     def unpack(self) -> Tensor:
         """The masks as bool [..., H, W]."""
-        return _ops.unpack_masks(self.words, self.height, self.width)
+        return _unpack_masks(self.words, self.height, self.width)
 
     def area(self) -> Tensor:
         """Cells inside each mask, int32 [...]."""
-        return _ops.mask_areas(self.words)
+        return _mask_areas(self.words)
 
     def boxes(self) -> Tensor:
         """Tight boxes x0 y0 x1 y1 in cells, half-open, int32 [..., 4]; an empty mask gives zeros."""
-        return _ops.mask_boxes(self.words, self.height, self.width)
+        return _mask_boxes(self.words, self.height, self.width)
 
     @property
     def shape(self) -> torch.Size:

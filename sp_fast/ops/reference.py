@@ -131,6 +131,11 @@ def seed_saliency(
     return SeedSaliency(masks, score, seeds)
 
 
+def row_masks(words: Tensor) -> PackedMasks:
+    """Words as masks of a single row each: overlaps do not depend on the shape of a mask."""
+    return PackedMasks(words, 1, 32 * words.shape[-1])
+
+
 def _overlap(masks: PackedMasks) -> tuple[Tensor, Tensor]:
     """Intersection and union in cells of all pairs, [B, M] -> fp64 [B, M, M] each."""
     cells = unpack_masks(masks.words, masks.height, masks.width).flatten(2).double()

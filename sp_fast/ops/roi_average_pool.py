@@ -5,9 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sp_fast.ops import reference
+from sp_fast.ops import gradients, reference
 from sp_fast.ops.checks import FLOATS_AND_DOUBLE, INTS, check_map, check_tensor, check_values
-from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.extension import register
+
+
+def _fake(features: Tensor, boxes: Tensor, count: Tensor | None) -> Tensor:
+    return features.new_empty(features.shape[0], boxes.shape[1], features.shape[1])
+
+
+def _reference(features: Tensor, boxes: Tensor, count: Tensor | None) -> Tensor:
+    check_values("count", count, 0, boxes.shape[1])
+    return reference.roi_average_pool(features, boxes, count)
+
+
+def _fake_backward(
+    grad: Tensor, boxes: Tensor, count: Tensor | None, height: int, width: int, channels_last: bool
+) -> Tensor:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    shape = (grad.shape[0], grad.shape[2], height, width)
+    return torch.empty(shape, dtype=grad.dtype, device=grad.device, memory_format=layout)
+
+
+_op = register("roi_average_pool", _fake, _reference)
+register("roi_average_pool_backward", _fake_backward, gradients.roi_average_pool_backward)
 
 
 def roi_average_pool(features: Tensor, boxes: Tensor, count: Tensor | None = None) -> Tensor:
@@ -35,7 +56,4 @@ def roi_average_pool(features: Tensor, boxes: Tensor, count: Tensor | None = Non
     check_tensor("boxes", boxes, (batch, "L", 4), FLOATS_AND_DOUBLE, like=features)
     if count is not None:
         check_tensor("count", count, (batch,), INTS, like=features)
-    if not COMPILED:
-        check_values("count", count, 0, boxes.shape[1])
-        return reference.roi_average_pool(features, boxes.detach(), count)
-    return torch.ops.sp_fast.roi_average_pool(features, boxes.detach(), count)
+    return _op(features, boxes.detach(), count)

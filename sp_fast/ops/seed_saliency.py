@@ -12,31 +12,61 @@ from sp_fast.ops.checks import (
     FLOATS,
     INTS,
     check_choice,
+    check_grids,
     check_map,
     check_number,
     check_same_dtype,
     check_tensor,
     check_values,
 )
-from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.extension import register
 from sp_fast.ops.packed_masks import PackedMasks
+from sp_fast.ops.packing import words_for
 from sp_fast.ops.reference import SeedSaliency
 
 
-def _as_grids(grid: Sequence[int] | Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    grids = [grid] if len(grid) == 2 and all(isinstance(n, int) for n in grid) else list(grid)
-    checked = []
-    for pair in grids:
-        if (
-            not isinstance(pair, Sequence)
-            or len(pair) != 2
-            or not all(isinstance(n, int) and n >= 1 for n in pair)
-        ):
-            raise ValueError(f"grid: expected (H', W') of ints of at least 1, or a list of such, got {grid}")
-        checked.append((pair[0], pair[1]))
-    if not checked:
-        raise ValueError("grid: expected at least one (H', W'), got an empty list")
-    return checked
+def _pairs(grid: Sequence[int]) -> list[tuple[int, int]]:
+    return list(zip(grid[::2], grid[1::2], strict=True))
+
+
+def _fake_seeds(features: Tensor, grid: Sequence[int], valid: Tensor | None) -> Tensor:
+    seeds = sum(rows * columns for rows, columns in _pairs(grid))
+    return features.new_empty(features.shape[0], seeds, features.shape[1])
+
+
+def _reference_seeds(features: Tensor, grid: Sequence[int], valid: Tensor | None) -> Tensor:
+    _check_valid(features, valid)
+    return reference.pool_seeds(features, _pairs(grid), valid)
+
+
+def _fake(
+    features: Tensor, seeds: Tensor, valid: Tensor | None, cosine: bool, threshold: float
+) -> tuple[Tensor, Tensor]:
+    batch, number = seeds.shape[:2]
+    words = words_for(features.shape[2], features.shape[3])
+    return (
+        features.new_empty(batch, number, words, dtype=torch.int32),
+        features.new_empty(batch, number, dtype=torch.float32),
+    )
+
+
+def _reference(
+    features: Tensor, seeds: Tensor, valid: Tensor | None, cosine: bool, threshold: float
+) -> tuple[Tensor, Tensor]:
+    _check_valid(features, valid)
+    similarity = "cosine" if cosine else "dot"
+    masks, score = reference.saliency_of_seeds(features, seeds, valid, similarity, threshold)
+    return masks.words, score
+
+
+def _check_valid(features: Tensor, valid: Tensor | None) -> None:
+    if valid is not None:
+        check_values("valid: heights", valid[:, 0], 1, features.shape[2])
+        check_values("valid: widths", valid[:, 1], 1, features.shape[3])
+
+
+_pool_seeds = register("pool_seeds", _fake_seeds, _reference_seeds)
+_op = register("seed_saliency", _fake, _reference)
 
 
 def seed_saliency(
@@ -83,21 +113,10 @@ def seed_saliency(
     if seeds is not None:
         check_tensor("seeds", seeds, (batch, "M", channels), FLOATS, like=features)
         check_same_dtype("seeds", seeds, "features", features)
-    grids = None if grid is None else _as_grids(grid)
     features = features.detach()
-    if not COMPILED:
-        if valid is not None:
-            check_values("valid: heights", valid[:, 0], 1, height)
-            check_values("valid: widths", valid[:, 1], 1, width)
-        given = None if seeds is None else seeds.detach()
-        return reference.seed_saliency(
-            features, grids, seeds=given, valid=valid, similarity=similarity, threshold=threshold
-        )
     if seeds is None:
-        assert grids is not None
-        seeds = torch.ops.sp_fast.pool_seeds(features, [n for pair in grids for n in pair], valid)
+        sides = [side for pair in check_grids(grid) for side in pair]
+        seeds = _pool_seeds(features, sides, valid)
     seeds = seeds.detach()
-    words, score = torch.ops.sp_fast.seed_saliency(
-        features, seeds, valid, similarity == "cosine", float(threshold)
-    )
+    words, score = _op(features, seeds, valid, similarity == "cosine", float(threshold))
     return SeedSaliency(PackedMasks(words, height, width), score, seeds)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sp_fast.ops import reference
 from sp_fast.ops.checks import FLOATS, check_tensor
-from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.extension import register
 from sp_fast.ops.packed_masks import PackedMasks, check_masks
 
 
@@ -20,6 +20,21 @@ class TakenProposals(NamedTuple):
     score: Tensor
     seeds: Tensor
     count: Tensor
+
+
+def _fake(
+    words: Tensor, score: Tensor, seeds: Tensor, chosen: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, most = chosen.shape
+    return (
+        words.new_empty(batch, most, words.shape[2]),
+        score.new_empty(batch, most),
+        seeds.new_empty(batch, most, seeds.shape[2]),
+        chosen.new_empty(batch),
+    )
+
+
+_op = register("take_proposals", _fake, reference.take_proposals)
 
 
 def take_proposals(masks: PackedMasks, score: Tensor, seeds: Tensor, chosen: Tensor) -> TakenProposals:
@@ -44,6 +59,5 @@ def take_proposals(masks: PackedMasks, score: Tensor, seeds: Tensor, chosen: Ten
     check_tensor("score", score, (batch, number), (torch.float32,), like=masks.words)
     check_tensor("seeds", seeds, (batch, number, "D"), FLOATS, like=masks.words)
     check_tensor("chosen", chosen, (batch, "K"), (torch.int64,), like=masks.words)
-    take = torch.ops.sp_fast.take_proposals if COMPILED else reference.take_proposals
-    words, score, seeds, count = take(masks.words, score.detach(), seeds.detach(), chosen)
+    words, score, seeds, count = _op(masks.words, score.detach(), seeds.detach(), chosen)
     return TakenProposals(PackedMasks(words, masks.height, masks.width), score, seeds, count)

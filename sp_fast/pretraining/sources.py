@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sp_fast.knet.targets import TARGET_STRIDE, Targets, padded_masks
+from sp_fast.knet.targets import TARGET_STRIDE
 from sp_fast.ops import PackedMasks
 from sp_fast.pretraining.adapters import Adapter
 from sp_fast.proposals import Proposals, SaliencyProposer
@@ -51,11 +51,9 @@ class AnnotatedSource(nn.Module):
         targets = adapter.targets(data_samples, size)
         instances = [sample.gt_instances for sample in data_samples]
         boxes = pad_rows([_as_tensor(one.bboxes).to(images) for one in instances], 4)
-        padded = isinstance(targets, Targets)
-        counts = [len(one.labels) for one in instances]
-        count = targets.count if padded else torch.tensor(counts, device=images.device)
+        count = torch.tensor([len(one.labels) for one in instances], device=images.device)
         if not self.stored_seeds:
-            masks = targets.masks if padded else padded_masks(data_samples, size, images.device)
+            masks = adapter.target_masks(targets, data_samples, size)
             return StepProposals(targets, boxes, mean_inside(features, masks), count)
         for sample in data_samples:
             if "seeds" not in sample.gt_instances:

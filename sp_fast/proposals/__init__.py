@@ -7,7 +7,7 @@ needs Pillow and pycocotools too.
 from sp_fast.proposals.backbones import BACKBONES, Backbone, backbone_of, build_backbone
 from sp_fast.proposals.presets import PRESETS, ProposalOptions
 from sp_fast.proposals.proposer import Proposals, SaliencyProposer
-from sp_fast.weights.backbone import WeightsError, WeightsReport, load_backbone_weights
+from sp_fast.weights import WeightsError, WeightsReport, load_backbone_weights
 
 __all__ = [
     "BACKBONES",

@@ -7,23 +7,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor, nn
-from torchvision.models.resnet import Bottleneck, ResNet
 
 from sp_fast.proposals.extents import MaskedPadding, Size, pad_batch, sizes_tensor
-from sp_fast.weights.backbone import WeightsReport, closest_network, load_backbone_weights
+from sp_fast.proposals.networks import NETWORKS, RESNETS, layers, parameter_shapes
+from sp_fast.weights import WeightsReport, closest_network, load_backbone_weights
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
-BACKBONES = (*RESNETS, "mobilenet_v2", "random")
+BACKBONES = (*NETWORKS, "random")
 STYLES = ("pytorch", "caffe")
 STAGES = (1, 2, 3, 4)
-_CLASSIFIERS = ("fc.", "classifier.")
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 _IMAGENET_STD = (58.395, 57.12, 57.375)
-# End of each stage (strides 4, 8, 16, 32) in torchvision's `features`, and its channels.
-_MOBILENET_STAGES = {1: (4, 24), 2: (7, 32), 3: (14, 96), 4: (18, 320)}
 
 
 class Features(NamedTuple):
@@ -46,16 +41,12 @@ class Backbone(nn.Module):
         weights_report: what loading its weights did; None with random weights.
     """
 
-    name: str
-    style: str
-    stage: int
-    stride: int
-    channels: int
-
-    def __init__(self, body: nn.Module, complete_keys: Sequence[str] = ()) -> None:
+    def __init__(self, body: nn.Module, name: str, style: str = "pytorch", stage: int = 4) -> None:
         super().__init__()
-        self.body = body
-        self.complete_keys = frozenset(complete_keys)
+        self.body, self.name, self.style, self.stage = body, name, style, stage
+        self.stride = 2 ** (stage + 1)
+        self.channels = [layer for layer in body.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
+        self.complete_keys = frozenset(parameter_shapes(name) if name in NETWORKS else ())
         self.weights_report: WeightsReport | None = None
         self._masking = MaskedPadding(self)
         self.requires_grad_(False)
@@ -67,12 +58,7 @@ class Backbone(nn.Module):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images [..., 3, H, W], RGB, uint8 or floating point in 0..255, as the network wants them: float."""
-        if images.ndim < 3 or images.shape[-3] != 3:
-            raise ValueError(
-                f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
-            )
-        dtype = images.dtype if images.is_floating_point() else torch.get_default_dtype()
-        x = images.to(dtype)
+        x = _checked(images)
         mean = x.new_tensor(_IMAGENET_MEAN).reshape(3, 1, 1)
         if self.style == "caffe":
             return (x - mean).flip(-3)
@@ -80,10 +66,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, H, W] -> features [B, D, h, w]."""
-        return self._stages(images)
-
-    def _stages(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        return self.body(images)
 
     @torch.no_grad()
     def features(self, images: Sequence[Tensor]) -> Features:
@@ -102,59 +85,6 @@ class Backbone(nn.Module):
         return Features(maps, sizes_tensor(own, maps.device), own)
 
 
-class ResNetBackbone(Backbone):
-    """ResNet-18/34/50/101 on torchvision's modules.
-
-    `style="caffe"`: the stride of a bottleneck is in its first 1 x 1 convolution, the max-pooling has ceil
-    mode and no padding, and images are BGR in 0..255 minus the mean. `style="pytorch"`: torchvision's own.
-    """
-
-    def __init__(self, name: str, style: str = "pytorch", stage: int = 4) -> None:
-        body: ResNet = getattr(torchvision.models, name)(weights=None)
-        keys = [key for key in body.state_dict() if not key.startswith("fc.")]
-        if style == "caffe":
-            _to_caffe(body)
-        last = getattr(body, f"layer{stage}")[-1]
-        channels = last.conv3.out_channels if isinstance(last, Bottleneck) else last.conv2.out_channels
-        del body.fc, body.avgpool
-        for later in range(stage + 1, 5):
-            delattr(body, f"layer{later}")
-        super().__init__(body, keys)
-        self.name, self.style, self.stage = name, style, stage
-        self.channels, self.stride = channels, 2 ** (stage + 1)
-
-    def _stages(self, x: Tensor) -> Tensor:
-        for child in self.body.children():  # in torchvision's order: conv1, bn1, relu, maxpool, layer1, ...
-            x = child(x)
-        return x
-
-
-def _to_caffe(body: ResNet) -> None:
-    body.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
-    for block in body.modules():
-        if isinstance(block, Bottleneck) and block.stride != 1:
-            block.conv1.stride, block.conv2.stride = (block.stride, block.stride), (1, 1)
-
-
-class MobileNetV2Backbone(Backbone):
-    """MobileNetV2 on torchvision's modules. Stage 4 ends with the last bottleneck, of 320 channels.
-
-    The 1 x 1 convolution to 1280 channels after it belongs to the classifier and gives worse masks.
-    """
-
-    def __init__(self, stage: int = 4) -> None:
-        whole = torchvision.models.mobilenet_v2(weights=None)
-        end, channels = _MOBILENET_STAGES[stage]
-        body = nn.Module()
-        body.features = whole.features[:end]
-        super().__init__(body, [key for key in whole.state_dict() if not key.startswith("classifier.")])
-        self.name, self.style, self.stage = "mobilenet_v2", "pytorch", stage
-        self.channels, self.stride = channels, 2 ** (stage + 1)
-
-    def _stages(self, x: Tensor) -> Tensor:
-        return self.body.features(x)
-
-
 class RandomBackbone(Backbone):
     """Two random 5 x 5 convolutions of 64 orthogonal filters, each with a ReLU, then 4 x 4 average pooling.
 
@@ -162,29 +92,29 @@ class RandomBackbone(Backbone):
     image, and of the features before pooling, are normalised to zero mean and unit variance in each image.
     """
 
-    def __init__(self, channels: int = 64, kernel_size: int = 5, pool: int = 4) -> None:
-        layers: list[nn.Module] = []
-        for inputs in (3, channels):
-            layer = nn.Conv2d(inputs, channels, kernel_size, padding=kernel_size // 2, bias=False)
+    def __init__(self) -> None:
+        body = nn.Sequential()
+        for inputs in (3, 64):
+            layer = nn.Conv2d(inputs, 64, kernel_size=5, padding=2, bias=False)
             nn.init.orthogonal_(layer.weight)
-            layers += [layer, nn.ReLU(inplace=True)]
-        super().__init__(nn.Sequential(*layers, nn.AvgPool2d(pool)))
-        self.body.insert(len(layers), _Standardize(self._masking))
-        self.name, self.style, self.stage = "random", "pytorch", 1
-        self.channels, self.stride = channels, pool
+            body.extend([layer, nn.ReLU(inplace=True)])
+        body.append(nn.AvgPool2d(4))
+        super().__init__(body, "random", stage=1)
+        self.body.insert(4, _Standardize(self._masking))
 
     def normalize(self, images: Tensor) -> Tensor:
         """Each image [..., 3, H, W] with zero mean and unit variance in each channel."""
-        if images.ndim < 3 or images.shape[-3] != 3:
-            raise ValueError(
-                f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
-            )
-        x = images if images.is_floating_point() else images.to(torch.get_default_dtype())
+        x = _checked(images)
         deviation, mean = torch.std_mean(x, dim=(-2, -1), keepdim=True, correction=0)
         return (x - mean) / deviation.clamp(min=1e-3)
 
-    def _stages(self, x: Tensor) -> Tensor:
-        return self.body(x)
+
+def _checked(images: Tensor) -> Tensor:
+    if images.ndim < 3 or images.shape[-3] != 3:
+        raise ValueError(
+            f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
+        )
+    return images if images.is_floating_point() else images.to(torch.get_default_dtype())
 
 
 class _Standardize(nn.Module):
@@ -205,13 +135,7 @@ def backbone_of(path: str | os.PathLike[str]) -> str:
         WeightsError: not a checkpoint, or of none of the backbones.
         FileNotFoundError: no such file.
     """
-    networks: dict[str, dict[str, tuple[int, ...]]] = {}
-    with torch.device("meta"):
-        for name in (*RESNETS, "mobilenet_v2"):
-            state = getattr(torchvision.models, name)(weights=None).state_dict()
-            parts = {key: tuple(value.shape) for key, value in state.items()}
-            networks[name] = {key: shape for key, shape in parts.items() if not key.startswith(_CLASSIFIERS)}
-    return closest_network(path, networks)
+    return closest_network(path, {name: parameter_shapes(name) for name in NETWORKS})
 
 
 def build_backbone(
@@ -231,7 +155,7 @@ def build_backbone(
         stage: 1 to 4, the stage whose output is the features; strides 4, 8, 16 and 32.
         weights: a checkpoint in one of the layouts of `load_backbone_weights`; without it, random weights.
         allow_partial: load a checkpoint that lacks parameters, which stay random.
-        seed: of the random weights; the global generators are left alone.
+        seed: random seed of the initial weights; the global generators are left alone.
 
     Raises:
         ValueError: an unknown name, style or stage, or a checkpoint that does not fit.
@@ -248,13 +172,9 @@ def build_backbone(
         raise ValueError("weights: the random backbone takes none; leave them out or choose another backbone")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone: Backbone
-        if name in RESNETS:
-            backbone = ResNetBackbone(name, style, stage)
-        elif name == "mobilenet_v2":
-            backbone = MobileNetV2Backbone(stage)
-        else:
-            backbone = RandomBackbone()
+        backbone = (
+            RandomBackbone() if name == "random" else Backbone(layers(name, style, stage), name, style, stage)
+        )
     if weights is not None:
         load_backbone_weights(backbone, weights, allow_partial=allow_partial)
     return backbone

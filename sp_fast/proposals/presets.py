@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sp_fast.ops.checks import check_choice, check_grids, check_int, check_number
 
 SIMILARITIES = ("dot", "cosine")
 NMS_KINDS = ("mask", "matrix")
 MATRIX_KERNELS = ("gaussian", "linear")
-
-
-def _one_of(name: str, value: Any, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
-
-
-def _number(name: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"{name}: expected a number from {low} to {high}, got {value}")
-
-
-def _grids(grid: Any) -> tuple[tuple[int, int], ...]:
-    grids = [grid] if len(grid) == 2 and all(isinstance(side, int) for side in grid) else list(grid)
-    for pair in grids:
-        sides = tuple(pair) if isinstance(pair, Sequence) else ()
-        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-            raise ValueError(f"grid: expected (rows, columns) of at least 1, or several such, got {grid!r}")
-    if not grids:
-        raise ValueError("grid: expected at least one (rows, columns), got none")
-    return tuple((int(rows), int(columns)) for rows, columns in grids)
 
 
 def _scales(scales: Any) -> tuple[float, ...]:
@@ -91,25 +69,21 @@ class ProposalOptions:
             raise ValueError(
                 f"grid, scales: expected exactly one of the two, got grid={self.grid}, scales={self.scales}"
             )
-        _one_of("similarity", self.similarity, SIMILARITIES)
-        _one_of("nms", self.nms, NMS_KINDS)
-        _one_of("matrix_kernel", self.matrix_kernel, MATRIX_KERNELS)
+        check_choice("similarity", self.similarity, SIMILARITIES)
+        check_choice("nms", self.nms, NMS_KINDS)
+        check_choice("matrix_kernel", self.matrix_kernel, MATRIX_KERNELS)
         for name in ("threshold", "iou_threshold"):
-            _number(name, getattr(self, name), 0, 1)
+            check_number(name, getattr(self, name), 0, 1)
         for name in ("min_center_height", "max_box_width", "min_score"):
             if getattr(self, name) is not None:
-                _number(name, getattr(self, name), 0, 1)
-        _number("sigma", self.sigma, 0, math.inf)
+                check_number(name, getattr(self, name), 0, 1)
+        check_number("sigma", self.sigma, 0, math.inf)
         for name in ("min_area", "max_masks"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int):
-                raise TypeError(f"{name}: expected an int, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
+            check_int(name, getattr(self, name), 1)
         if not isinstance(self.center, bool):
             raise TypeError(f"center: expected True or False, got {self.center!r}")
         if self.grid is not None:
-            object.__setattr__(self, "grid", _grids(self.grid))
+            object.__setattr__(self, "grid", check_grids(self.grid))
         if self.scales is not None:
             object.__setattr__(self, "scales", _scales(self.scales))
 
@@ -137,7 +111,7 @@ def resolve_options(preset: str = "paper", **options: Any) -> ProposalOptions:
         ValueError: an unknown preset, or a value out of range.
         TypeError: an unknown option (the message lists the known ones), or a value of a wrong type.
     """
-    _one_of("preset", preset, tuple(PRESETS))
+    check_choice("preset", preset, tuple(PRESETS))
     unknown = sorted(set(options) - set(OPTION_NAMES))
     if unknown:
         raise TypeError(

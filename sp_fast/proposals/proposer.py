@@ -142,6 +142,8 @@ class SaliencyProposer(nn.Module):
         Returns:
             fp32 [B, K, H, W] in [0, 1]; 0 in the padding and past `count`.
         """
+        # Computed again, for the survivors alone: `seed_saliency` packs each mask as it goes, and keeping the
+        # maps of all M seeds would take 32 times the memory of their masks.
         if self.options.center:
             features = _prepared(features, proposals.valid, True)
         y, defined = normalized_saliency(features, proposals.seeds, proposals.valid, self.options.similarity)

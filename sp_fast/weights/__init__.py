@@ -1,1 +1,19 @@
 """Weights files: read without running code in them, recognised by their keys, loaded in full or refused."""
+
+from sp_fast.weights.loading import (
+    WeightsError,
+    WeightsReport,
+    closest_network,
+    load_backbone_weights,
+    load_state,
+    read_state,
+)
+
+__all__ = [
+    "WeightsError",
+    "WeightsReport",
+    "closest_network",
+    "load_backbone_weights",
+    "load_state",
+    "read_state",
+]

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_cases import poisoned_memory
+
+from tests.ops.op_cases import poisoned_memory
 
 # The CUDA sources whose ops these are, built by CMake; each is one library.
 BUILT = Path(os.environ.get("SP_FAST_ON_CPU", Path(__file__).parents[2] / "build" / "cpp"))

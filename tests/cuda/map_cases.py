@@ -2,8 +2,9 @@
 
 import torch
 from hypothesis import strategies as st
-from op_cases import draw_maps, scattered
 from torch import Tensor
+
+from tests.ops.op_cases import draw_maps, scattered
 
 LAYOUTS = ["contiguous", "channels_last", "scattered", "shifted", "channels_between", "rows_of_more"]
 

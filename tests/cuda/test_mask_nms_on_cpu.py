@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from op_cases import SEEDS, generator, masks_and_scores, scattered
 
 from sp_fast.ops import PackedMasks, reference
+from tests.ops.op_cases import SEEDS, generator, masks_and_scores, scattered
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 THRESHOLDS = st.sampled_from([0.0, 0.25, 1 / 3, 0.5, 2 / 3, 0.75, 1.0])

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from op_cases import SEEDS, assert_near, generator, masks_and_scores, scattered
 
 from sp_fast.ops import PackedMasks, reference
+from tests.ops.op_cases import SEEDS, assert_near, generator, masks_and_scores, scattered
 
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 KERNELS = st.sampled_from(["gaussian", "linear"])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from map_cases import LAYOUTS, drawn_maps, laid_out
-from op_cases import assert_near, generator
 
 from sp_fast.ops import reference
+from tests.cuda.map_cases import LAYOUTS, drawn_maps, laid_out
+from tests.ops.op_cases import assert_near, generator
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 # Also more windows than the map has cells.

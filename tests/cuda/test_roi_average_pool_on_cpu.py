@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from op_cases import assert_near, generator, scattered
 
 from sp_fast.ops import reference
+from tests.ops.op_cases import assert_near, generator, scattered
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 # Batch, channels, height, width, boxes: of every number of columns a lane has, several tiles of columns,

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from map_cases import LAYOUTS, drawn_maps, laid_out
-from op_cases import SEEDS, assert_near, generator, scattered
 
 from sp_fast.ops import PackedMasks, reference
+from tests.cuda.map_cases import LAYOUTS, drawn_maps, laid_out
+from tests.ops.op_cases import SEEDS, assert_near, generator, scattered
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

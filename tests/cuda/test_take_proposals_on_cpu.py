@@ -2,9 +2,9 @@
 
 import torch
 from hypothesis import HealthCheck, given, settings
-from op_cases import taken_tables
 
 from sp_fast.ops import reference
+from tests.ops.op_cases import taken_tables
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

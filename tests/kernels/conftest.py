@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from op_cases import poisoned_memory
+
+from tests.ops.op_cases import poisoned_memory
 
 triton = pytest.importorskip("triton")
 

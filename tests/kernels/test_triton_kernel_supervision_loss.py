@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from kernel_cases import DTYPES, TOLERANCE, integers, normal, same_bits, scattered
 
 from sp_fast.ops import reference
+from tests.kernels.kernel_cases import DTYPES, TOLERANCE, integers, normal, same_bits, scattered
 
 FLOAT, HALF, BFLOAT = DTYPES
 # Stages, batch, kernels, proposals, channels, dtype, mean: blocks that end in the middle, one element,

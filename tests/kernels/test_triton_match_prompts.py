@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from kernel_cases import DTYPES, TOLERANCE, integers, normal, same_bits, scattered
 
 from sp_fast.ops import gradients, reference
+from tests.kernels.kernel_cases import DTYPES, TOLERANCE, integers, normal, same_bits, scattered
 
 FLOAT, HALF, BFLOAT = DTYPES
 # Batch, kernels, prompts, channels, dtype, shared kernels: blocks that end in the middle, one element,

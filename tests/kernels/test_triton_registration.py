@@ -8,7 +8,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sp_fast.ops import kernel_supervision_loss, match_prompts
-from sp_fast.ops.extension import COMPILED
+from sp_fast.ops.extension import COMPILED, warn_once
+from sp_fast.ops.triton_kernels import _kernels_for
 
 pytestmark = pytest.mark.skipif(not COMPILED, reason="sp_fast._C is not built")
 
@@ -26,17 +27,19 @@ WITHOUT = """
 import sys
 sys.modules["triton"] = None
 import torch
-from sp_fast.ops import reference, registration
+from sp_fast.ops import reference
+from sp_fast.ops.kernel_supervision_loss import _backward_on_gpu as loss_backward, _on_gpu as loss_of
+from sp_fast.ops.match_prompts import _backward_on_gpu as match_backward, _on_gpu as match
 k, p = torch.randn(5, 4), torch.randn(2, 3, 4)
-decorated, index = registration._match_prompts(k, p, None)
+decorated, index = match(k, p, None)
 assert torch.equal(index, reference.match_prompts(k, p)[1])
-grad = registration._match_prompts_backward(torch.ones(2, 5, 4), index, 3, True, True)
+grad = match_backward(torch.ones(2, 5, 4), index, 3, True, True)
 assert grad[0].shape == (5, 4) and grad[1].shape == (2, 3, 4)
 stages = decorated[None]
 matched = torch.zeros(1, 2, 3, dtype=torch.int64)
-loss = registration._kernel_supervision_loss(stages, p, matched, True)
+loss = loss_of(stages, p, matched, True)
 assert torch.equal(loss, reference.kernel_supervision_loss(stages, p, matched))
-grads = registration._kernel_supervision_loss_backward(torch.ones(()), stages, p, matched, True)
+grads = loss_backward(torch.ones(()), stages, p, matched, True)
 assert [g.shape for g in grads] == [stages.shape, p.shape]
 """
 
@@ -45,6 +48,17 @@ def test_without_triton_the_reference_serves_with_one_warning():
     result = run(WITHOUT)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("RuntimeWarning: sp_fast.kernels is not usable") == 1
+
+
+def test_an_old_gpu_gets_the_reference_with_one_warning(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    warn_once.cache_clear()
+    _kernels_for.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"Tesla T4 is below compute capability 8\.0") as given:
+        assert [_kernels_for(torch.device("cuda", index)) for index in (0, 1, 0)] == [None] * 3
+    assert len(given) == 1
+    _kernels_for.cache_clear()
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -23,7 +23,7 @@ from torchvision.models import mobilenet_v2
 import sp_fast
 from sp_fast.knet import iter_head, matching
 from sp_fast.knet.prediction import instances, masks_at_image_size, select_top, tight_boxes
-from sp_fast.weights.backbone import load_backbone_weights
+from sp_fast.weights import load_backbone_weights
 
 CONFIGS = Path(sp_fast.__file__).parent / "configs" / "_base_"
 LOSSES = {"loss_rpn_mask", "loss_rpn_dice", "loss_rpn_seg"} | {

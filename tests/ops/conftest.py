@@ -3,7 +3,8 @@
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from op_cases import poisoned_memory
+
+from tests.ops.op_cases import poisoned_memory
 
 settings.register_profile(
     "ops", deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from op_cases import generator, scattered
 from torch import Tensor
 
 from sp_fast import ops
 from sp_fast.ops import PackedMasks, reference
+from tests.ops.op_cases import generator, scattered
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LAYOUTS = ["contiguous", "channels_last", "scattered"]

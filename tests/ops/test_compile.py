@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from op_cases import needs_extension
 from torch import Tensor
 
 from sp_fast import ops
 from sp_fast.ops import PackedMasks
 from sp_fast.ops.take_proposals import take_proposals
+from tests.ops.op_cases import needs_extension
 
 pytestmark = needs_extension
 

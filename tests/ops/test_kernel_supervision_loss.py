@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import SEEDS, TOLERANCE, generator, needs_extension, scattered
 
 from sp_fast.ops import kernel_supervision_loss, reference
+from tests.ops.op_cases import SEEDS, TOLERANCE, generator, needs_extension, scattered
 
 
 @st.composite

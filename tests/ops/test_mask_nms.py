@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import masks_and_scores, needs_extension
 
 from sp_fast.ops import PackedMasks, mask_nms, reference
+from tests.ops.op_cases import masks_and_scores, needs_extension
 
 
 @given(

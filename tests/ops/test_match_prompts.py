@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import SEEDS, TOLERANCE, assert_near, generator, needs_extension, scattered
 
 from sp_fast.ops import gradients, match_prompts, reference
+from tests.ops.op_cases import SEEDS, TOLERANCE, assert_near, generator, needs_extension, scattered
 
 
 @st.composite
@@ -31,6 +31,7 @@ def cases(draw):
     return k, p, count, random
 
 
+@needs_extension
 @given(cases())
 def test_forward_and_backward_equal_the_reference(case):
     kernels, prompts, count, random = case

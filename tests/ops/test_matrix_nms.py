@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import assert_near, masks_and_scores, needs_extension
 
 from sp_fast.ops import PackedMasks, matrix_nms, reference
+from tests.ops.op_cases import assert_near, masks_and_scores, needs_extension
 
 
 @given(masks_and_scores(), st.sampled_from(["gaussian", "linear"]), st.sampled_from([0.0, 0.5, 2.0]))

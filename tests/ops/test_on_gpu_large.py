@@ -4,7 +4,6 @@ import gc
 
 import pytest
 import torch
-from gpu_cases import assert_judged, results, without_waiting
 
 from sp_fast.ops import (
     PackedMasks,
@@ -16,6 +15,7 @@ from sp_fast.ops import (
     roi_average_pool,
     seed_saliency,
 )
+from tests.ops.gpu_cases import assert_judged, results, without_waiting
 
 # One process at a time: each takes tens of gigabytes.
 pytestmark = [

@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import SEEDS, generator
 
 from sp_fast.ops import PackedMasks
+from tests.ops.op_cases import SEEDS, generator
 
 SIZES = st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 9), st.integers(0, 40))
 

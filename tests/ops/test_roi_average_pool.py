@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import SEEDS, TOLERANCE, assert_near, generator, needs_extension, scattered
 from torchvision.ops import roi_align
 
 from sp_fast.ops import reference, roi_average_pool
+from tests.ops.op_cases import SEEDS, TOLERANCE, assert_near, generator, needs_extension, scattered
 
 
 @st.composite

@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from op_cases import (
+
+from sp_fast.ops import PackedMasks, reference, seed_saliency
+from tests.ops.op_cases import (
     assert_near,
     draw_maps,
     needs_extension,
     scattered,
 )
-
-from sp_fast.ops import PackedMasks, reference, seed_saliency
 
 
 @pytest.mark.parametrize("valid", [None, torch.tensor([[5, 4], [7, 6]])])

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from hypothesis import given
-from op_cases import needs_extension, taken_tables
 
 from sp_fast.ops import PackedMasks, reference
 from sp_fast.ops.take_proposals import take_proposals
+from tests.ops.op_cases import needs_extension, taken_tables
 
 
 @needs_extension

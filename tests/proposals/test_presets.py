@@ -41,17 +41,17 @@ def test_unknown_option_names_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"preset": "mine"}, ValueError, "preset: expected one of paper, official, got 'mine'"),
+        ({"preset": "mine"}, ValueError, "preset: expected one of 'paper', 'official', got 'mine'"),
         ({"grid": (0, 4)}, ValueError, "grid: expected"),
         ({"grid": (4, 4), "scales": (1.0,)}, ValueError, "exactly one"),
         ({"scales": (2.0,)}, ValueError, "scales: expected factors above 0 and up to 1"),
-        ({"similarity": "l2"}, ValueError, "similarity: expected one of dot, cosine"),
-        ({"threshold": 1.5}, ValueError, "threshold: expected a number from 0 to 1, got 1.5"),
+        ({"similarity": "l2"}, ValueError, "similarity: expected one of 'dot', 'cosine'"),
+        ({"threshold": 1.5}, ValueError, r"threshold: expected a number in \[0, 1\], got 1.5"),
         ({"threshold": "0.5"}, TypeError, "threshold: expected a number"),
-        ({"nms": "soft"}, ValueError, "nms: expected one of mask, matrix"),
-        ({"max_masks": 0}, ValueError, "max_masks: expected at least 1"),
+        ({"nms": "soft"}, ValueError, "nms: expected one of 'mask', 'matrix'"),
+        ({"max_masks": 0}, ValueError, "max_masks: expected an int of at least 1"),
         ({"min_area": 2.5}, TypeError, "min_area: expected an int"),
-        ({"min_score": -1}, ValueError, "min_score: expected a number from 0 to 1"),
+        ({"min_score": -1}, ValueError, r"min_score: expected a number in \[0, 1\]"),
         ({"center": "yes"}, TypeError, "center: expected True or False"),
     ],
 )

@@ -210,13 +210,19 @@ def test_empty_batch_and_a_single_cell(preset: str) -> None:
 
 
 def test_saliency_above_the_threshold_is_the_mask() -> None:
-    features = torch.stack([blobs(9, 12), blobs(9, 12, seed=1)])
+    features = torch.randn(2, 16, 9, 12, generator=torch.Generator().manual_seed(0))
     valid = torch.tensor([[9, 12], [7, 8]])
-    for options in ({}, {"similarity": "cosine", "center": True, "threshold": 0.7}):
+    for options in (
+        {},
+        {"similarity": "cosine", "center": True, "threshold": 0.7},
+        {"preset": "official", "min_center_height": None, "max_box_width": None},
+    ):
         proposer = SaliencyProposer(**options)
         proposals = proposer.from_features(features, valid)
+        assert (proposals.count > 0).all()
         saliency = proposer.saliency(features, proposals)
-        assert torch.equal(saliency >= proposer.options.threshold, proposals.masks.unpack())
+        mask, threshold = proposals.masks.unpack(), proposer.options.threshold
+        assert ((saliency >= threshold) == mask)[(saliency - threshold).abs() > 1e-5].all()
 
 
 def test_wrong_shapes() -> None:

@@ -24,7 +24,7 @@ from tests.training.runs import (
 
 pytest.importorskip("mmdet")
 
-from sp_fast.weights.checkpoint import load_checkpoint_file
+from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sp_fast.knet.targets import Targets, targets_from_samples
+from sp_fast.knet.targets import Targets, padded_masks, targets_from_samples
 
 Decorate = Callable[[Tensor], Tensor]
 
@@ -82,6 +82,14 @@ class Adapter(ABC):
         """The data samples' instances, for :meth:`loss`; :class:`Targets` unless a family needs otherwise."""
         device = next(self.detector.parameters()).device
         return targets_from_samples(data_samples, image_size, 1, device)
+
+    def target_masks(self, targets: Any, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Tensor:
+        """The masks of `targets`, as :meth:`targets` makes them of the same data samples.
+
+        Returns:
+            fp32 `[B, L, H/4, W/4]` in [0, 1], L being the largest count.
+        """
+        return padded_masks(data_samples, image_size, next(self.detector.parameters()).device)
 
     def targets_from_masks(
         self, masks: Tensor, boxes: Tensor, count: Tensor, data_samples: Sequence[Any]

@@ -31,6 +31,12 @@ class KNetAdapter(Adapter, detector="KNet"):
         """See :meth:`Adapter.targets`; checks the labels against the detector's classes."""
         return self.detector.targets(data_samples, image_size)
 
+    def target_masks(
+        self, targets: Targets, data_samples: Sequence[Any], image_size: tuple[int, int]
+    ) -> Tensor:
+        """See :meth:`Adapter.target_masks`."""
+        return targets.masks
+
     def decorated(
         self, pyramid: tuple[Tensor, ...], decorate: Decorate, inject: str
     ) -> tuple[FirstHeadOutput, list[StageOutput]]:

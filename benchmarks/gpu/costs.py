@@ -1,0 +1,118 @@
+"""What each op has to move and to compute, and the time that follows.
+
+Bytes are those of a single pass: every input read once, every output written once. Operations are those
+of the definition; a multiplication and an addition count as two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from benchmarks.inputs import LAYOUTS, Sizes
+
+BYTES = {"fp32": 4, "bf16": 2}
+# Unit of the GPU that multiplies each input type.
+PRODUCT_UNIT = {"fp32": "tf32", "bf16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Bytes moved, operations by unit ("bf16", "tf32", "popcount"), and the least number of launches."""
+
+    moved: int
+    operations: dict[str, int] = field(default_factory=dict)
+    launches: int = 1
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Rates measured on the device: bytes/s of a copy, operations/s by unit, seconds of an empty launch."""
+
+    copy: float
+    rates: dict[str, float]
+    launch: float
+
+
+def floor(work: Work, ceilings: Ceilings) -> float:
+    """Seconds that no version of the work falls below by much: the largest of its terms."""
+    terms = [work.moved / ceilings.copy, work.launches * ceilings.launch]
+    terms += [number / ceilings.rates[unit] for unit, number in work.operations.items()]
+    return max(terms)
+
+
+def words(sizes: Sizes) -> int:
+    """32-bit words of a packed mask of C5."""
+    return (sizes.c5[1] * sizes.c5[2] + 31) // 32
+
+
+def saliency(sizes: Sizes, seeds: int, dtype: str) -> Work:
+    """Features read; seeds, masks and scores written; every seed times every cell."""
+    channels, height, width = sizes.c5
+    cells = height * width
+    moved = (cells + seeds) * channels * BYTES[dtype] + seeds * (4 * words(sizes) + 4)
+    return Work(sizes.images * moved, {PRODUCT_UNIT[dtype]: 2 * sizes.images * seeds * cells * channels})
+
+
+def overlaps(sizes: Sizes, masks: int, bytes_out: int) -> Work:
+    """NMS: masks and scores read; the words of every pair of masks intersected and their bits counted."""
+    pairs = masks * (masks - 1) // 2
+    moved = sizes.images * (masks * (4 * words(sizes) + 4) + bytes_out)
+    return Work(moved, {"popcount": sizes.images * pairs * words(sizes)})
+
+
+def roi(sizes: Sizes, dtype: str, backward: bool) -> Work:
+    """The map is read; for the backward its gradient is written. Boxes and averages are small beside it."""
+    channels, height, width = sizes.p2
+    features = sizes.images * channels * height * width * BYTES[dtype]
+    small = sizes.images * sizes.boxes * (4 * 4 + channels * BYTES[dtype])
+    passes = 2 if backward else 1
+    return Work((features + small) * passes, launches=passes)
+
+
+def matching(sizes: Sizes, backward: bool) -> Work:
+    """Kernels and prompts read, decorated kernels and indices written; the backward the other way round."""
+    channels = sizes.p2[0]
+    inputs = 4 * channels * (sizes.kernels + sizes.images * sizes.prompts)
+    outputs = sizes.images * sizes.kernels * (4 * channels + 8)
+    products = 2 * sizes.images * sizes.kernels * sizes.prompts * channels
+    passes = 2 if backward else 1
+    return Work((inputs + outputs) * passes, {"tf32": products}, passes)
+
+
+def kernel_loss(sizes: Sizes, backward: bool) -> Work:
+    """Matched kernels, targets and indices read; for the backward both gradients written whole."""
+    channels = sizes.p2[0]
+    matched = 4 * channels * sizes.stages * sizes.images * sizes.prompts
+    targets = 4 * channels * sizes.images * sizes.prompts
+    forward = matched + targets + 8 * sizes.stages * sizes.images * sizes.prompts
+    if not backward:
+        return Work(forward)
+    of_kernels = 4 * channels * sizes.stages * sizes.images * sizes.kernels
+    return Work(2 * forward + of_kernels + targets, launches=2)
+
+
+def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
+    """Of each case: the work of its steps, one after another, and the goal in multiples of the floor."""
+    few, many = (grid[0] * grid[1] for grid in (sizes.grid, sizes.dense_grid))
+    indices, scores = 8 * sizes.kept, 4 * few
+    table: dict[str, tuple[list[Work], float | None]] = {
+        "mask_nms_few": ([overlaps(sizes, few, indices)], 3.4),
+        "mask_nms_many": ([overlaps(sizes, many, indices)], 1.4),
+        "matrix_nms_few": ([overlaps(sizes, few, scores)], None),
+        # Areas and boxes of packed masks.
+        "shapes_few": ([Work(sizes.images * few * (4 * words(sizes) + 4 + 16), launches=2)], None),
+        "proposals": ([saliency(sizes, few, "bf16"), overlaps(sizes, few, indices)], 2.9),
+        "match_forward": ([matching(sizes, backward=False)], 3),
+        "match_both": ([matching(sizes, backward=True)], 3.5),
+        "loss_forward": ([kernel_loss(sizes, backward=False)], None),
+        "loss_both": ([kernel_loss(sizes, backward=True)], 3.5),
+    }
+    for layout in LAYOUTS:
+        table |= {
+            f"saliency_few_bf16_{layout}": ([saliency(sizes, few, "bf16")], 2.4),
+            f"saliency_many_bf16_{layout}": ([saliency(sizes, many, "bf16")], 1.75),
+            f"saliency_few_fp32_{layout}": ([saliency(sizes, few, "fp32")], 2.1),
+            f"roi_forward_{layout}": ([roi(sizes, "bf16", backward=False)], 1.3),
+            f"roi_both_{layout}": ([roi(sizes, "bf16", backward=True)], 1.35),
+        }
+    return table

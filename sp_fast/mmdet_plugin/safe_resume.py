@@ -1,0 +1,202 @@
+"""Checkpoints of mmengine's Runner: read without trusting a pickle, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mmengine.runner
+import mmengine.runner.checkpoint
+import mmengine.runner.runner
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from sp_fast.files import replacing
+from sp_fast.weights.unpickle import Inert, load_foreign
+
+__all__ = ["install_safe_resume", "load_checkpoint_file"]
+
+_LAST_CHECKPOINT = "last_checkpoint"
+_HISTORY_BUFFER = f"{HistoryBuffer.__module__}.{HistoryBuffer.__name__}"
+
+
+def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The checkpoint in `path`, on the CPU: this package's, plain mmengine's or another's.
+
+    No code in the file runs (see :mod:`sp_fast.weights.unpickle`). The log buffers of mmengine's checkpoints
+    are restored; objects of other classes come as `Inert`.
+
+    Raises:
+        FileNotFoundError: no such file; in a work folder, names the other checkpoints there.
+        ValueError: not a checkpoint, or a damaged one; likewise.
+    """
+    _allow_history_buffers()
+    path = Path(path).expanduser()
+    try:
+        checkpoint = load_foreign(path)
+        if not isinstance(checkpoint, dict):
+            raise ValueError(
+                f"{path}: expected a checkpoint, which is a dict, got {type(checkpoint).__name__}"
+            )
+    except (FileNotFoundError, ValueError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{error}{_others_beside(path)}") from error
+    scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
+    for name, value in scalars.items():
+        if isinstance(value, Inert) and value.origin == _HISTORY_BUFFER:
+            # mmengine's names of the two arrays, and those of `_history_state`.
+            state = {key.removeprefix("_"): part for key, part in value.state.items()}
+            log, count = np.asarray(state["log_history"]), np.asarray(state["count_history"])
+            scalars[name] = HistoryBuffer(log, count, state["max_length"])
+    return checkpoint
+
+
+def _others_beside(path: Path) -> str:
+    """Which other checkpoints the work folder that holds `path` has, newest first."""
+    if not (path.parent / _LAST_CHECKPOINT).is_file():
+        return ""
+    others = [other for other in path.parent.glob("*.pth") if other != path]
+    others.sort(key=lambda other: other.stat().st_mtime, reverse=True)
+    if not others:
+        return ""
+    return (
+        f" Other checkpoints beside it, newest first: {', '.join(other.name for other in others)}. To go on "
+        f"from one of them, write its path into {path.parent / _LAST_CHECKPOINT}, and resume."
+    )
+
+
+def install_safe_resume() -> None:
+    """Make mmengine's Runner save, load and resume checkpoints that load with `weights_only=True`.
+
+    Local files are written beside and renamed, so an interrupted write leaves the last checkpoint and
+    `last_checkpoint` as they were; with `max_keep_ckpts` an older checkpoint goes only once the new one is
+    there.
+    Files are read by :func:`load_checkpoint_file`. Calling this again does nothing.
+    """
+    _allow_history_buffers()
+    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
+    mmengine.runner.checkpoint.load_from_local = load_from_local
+    for module in (mmengine.runner, mmengine.runner.checkpoint, mmengine.runner.runner):
+        module.save_checkpoint = _save_checkpoint
+    CheckpointHook._save_checkpoint_with_step = _save_checkpoint_with_step
+
+
+def _allow_history_buffers() -> None:
+    HistoryBuffer.__getstate__ = _history_state
+    HistoryBuffer.__setstate__ = _set_history_state
+    torch.serialization.add_safe_globals([HistoryBuffer])
+
+
+def _history_state(self: HistoryBuffer) -> dict[str, Any]:
+    # mmengine's own state holds bound methods, whose pickle calls getattr.
+    log, count = self.data
+    return {
+        "max_length": int(self.max_length),
+        "log_history": torch.from_numpy(np.asarray(log, dtype=np.float64)),
+        "count_history": torch.from_numpy(np.asarray(count, dtype=np.float64)),
+    }
+
+
+def _set_history_state(self: HistoryBuffer, state: dict[str, Any]) -> None:
+    self.__init__(  # type: ignore[misc]
+        state["log_history"].numpy(), state["count_history"].numpy(), state["max_length"]
+    )
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """The loader of local files that mmengine calls, by `load_checkpoint_file`.
+
+    The tensors stay on the CPU: `load_state_dict` copies them to where the model is, and Adam's step counts
+    on a GPU would cost a synchronisation for every parameter and step.
+    """
+    return load_checkpoint_file(filename)
+
+
+_SAFE_LEAVES = (torch.Tensor, HistoryBuffer, torch.Size, torch.dtype, torch.device, bytes)
+
+
+def _plain(value: Any, place: str = "checkpoint") -> Any:
+    """`value` in plain containers, numbers and strings; TypeError, naming the place, where it cannot be."""
+    if value is None or isinstance(value, _SAFE_LEAVES):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist(), place)
+    if isinstance(value, Mapping):
+        items = ((_plain(key, place), _plain(item, f"{place}[{key!r}]")) for key, item in value.items())
+        if not isinstance(value, OrderedDict):
+            return dict(items)
+        ordered = OrderedDict(items)
+        ordered.__dict__.update(value.__dict__)  # a state dict's _metadata
+        return ordered
+    for container in (list, tuple, set):
+        if isinstance(value, container):
+            return container(_plain(item, f"{place}[{index}]") for index, item in enumerate(value))
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(
+        f"{place}: expected tensors, numbers, strings and containers of them, got a {type(value).__name__}, "
+        "which could not be loaded again without trusting the file. Store plain values, or keep it out of "
+        "the checkpoint (message_hub.update_info(..., resumed=False))."
+    )
+
+
+def _save_checkpoint(
+    checkpoint: dict[str, Any],
+    filename: str,
+    file_client_args: dict | None = None,
+    backend_args: dict | None = None,
+) -> None:
+    """What mmengine calls to save: plain values only, and local files atomically."""
+    plain = _plain(checkpoint)
+    if file_client_args is None and isinstance(
+        get_file_backend(filename, backend_args=backend_args), LocalBackend
+    ):
+        with replacing(Path(filename)) as file:
+            torch.save(plain, file)
+    else:
+        _mmengine_save_checkpoint(plain, filename, file_client_args, backend_args)
+
+
+_mmengine_save_checkpoint = mmengine.runner.checkpoint.save_checkpoint
+
+
+def _save_checkpoint_with_step(self: CheckpointHook, runner: Any, step: int, meta: dict[str, Any]) -> None:
+    """As in mmengine, but the oldest checkpoint goes after the new one is there, not before."""
+    outdated = None
+    if self.max_keep_ckpts > 0 and not (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
+        if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
+            outdated = self.keep_ckpt_ids.popleft()
+        self.keep_ckpt_ids.append(step)
+        runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
+
+    name = self.filename_tmpl.format(step)
+    self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+    runner.message_hub.update_info("last_ckpt", self.last_ckpt)
+    runner.save_checkpoint(
+        self.out_dir,
+        name,
+        self.file_client_args,
+        save_optimizer=self.save_optimizer,
+        save_param_scheduler=self.save_param_scheduler,
+        meta=meta,
+        by_epoch=self.by_epoch,
+        backend_args=self.backend_args,
+        **self.args,
+    )
+    if not is_main_process():
+        return
+    with replacing(Path(runner.work_dir) / _LAST_CHECKPOINT) as file:
+        file.write(self.last_ckpt.encode())
+    if outdated is not None:
+        path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(outdated))
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)

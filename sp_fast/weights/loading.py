@@ -1,0 +1,232 @@
+"""Loading weights: in full, or refused with a list of what does not fit."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sp_fast.weights.layouts import LAYOUTS, translate
+from sp_fast.weights.unpickle import load_foreign
+
+_SHOWN = 8
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be read, or does not fit the model."""
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What loading a checkpoint did.
+
+    Attributes:
+        loaded: how many parameters and buffers were set.
+        missing: names that the file lacks; they stay random.
+        unknown: keys of the file that the model does not have; left out.
+        mismatched: names of tensors of another shape, with both shapes; they stay random.
+        dropped: other parts than the backbone that were left out, such as `fc` or `rpn_head`.
+        layout: whose key layout the file of a backbone has.
+    """
+
+    loaded: int
+    missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    mismatched: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    layout: str = ""
+
+    def __str__(self) -> str:
+        parts = [f"{self.loaded} tensors loaded{f' ({self.layout} layout)' if self.layout else ''}"]
+        for title, names in (
+            ("left out", self.dropped),
+            ("missing and left random", self.missing),
+            ("unknown and left out", self.unknown),
+            ("of another shape and left random", self.mismatched),
+        ):
+            if names:
+                parts.append(f"{title}: {_abbreviate(names)}")
+        return "; ".join(parts)
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, on the CPU; no code in the file is run.
+
+    They are at the top of the file, or under `state_dict` or `model`. `module.`, which parallel training puts
+    before every key, is dropped.
+
+    Raises:
+        WeightsError: not a weights file, or no tensors by name in it.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"weights: no such file: {path}")
+    try:
+        content: Any = load_foreign(path)
+    except ValueError as error:
+        raise WeightsError(f"weights: {error}") from error
+    found = content if isinstance(content, Mapping) else {}
+    found = next(
+        (found[key] for key in ("state_dict", "model") if isinstance(found.get(key), Mapping)), found
+    )
+    state: OrderedDict[str, Tensor] = OrderedDict(
+        (key.removeprefix("module."), value)
+        for key, value in found.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    )
+    if not state:
+        keys = f" of {_abbreviate([str(key) for key in found])}" if found else ""
+        raise WeightsError(
+            f"weights: {path} holds no tensors by name, at its top or under 'state_dict' or 'model' "
+            f"(it holds a {type(content).__name__}{keys})"
+        )
+    # The versions by which modules convert older layouts of theirs.
+    state._metadata = {  # type: ignore[attr-defined]
+        re.sub(r"^module(\.|$)", "", key): value for key, value in getattr(found, "_metadata", {}).items()
+    }
+    return state
+
+
+def load_state(
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    *,
+    name: str = "the model",
+    allow: Iterable[str] = (),
+    allow_partial: bool = False,
+    unknown: Iterable[str] = (),
+    remedy: str = "choose a checkpoint of this model, or the config that the checkpoint was made with",
+) -> WeightsReport:
+    """Load the tensors of a file into a model, or change nothing.
+
+    BatchNorm's `num_batches_tracked` may always be missing. Precision follows the model.
+
+    Args:
+        model: the model; not one inside a data-parallel wrapper.
+        state: from :func:`read_state`.
+        path: the file, for messages.
+        name: of the model, for messages.
+        allow: regular expressions, matched from the start of a name (so that a prefix serves): such tensors
+            may be missing, unknown or of another shape.
+        allow_partial: accept all missing and unknown tensors.
+        unknown: further keys of the file, which are not in `state`.
+        remedy: how to mend it, for messages.
+
+    Raises:
+        WeightsError: a difference that is not allowed; the message lists them.
+    """
+    own = model.state_dict()
+    missing = sorted(key for key in own.keys() - state.keys() if not key.endswith("num_batches_tracked"))
+    surplus = [*(key for key in state if key not in own), *unknown]
+    shapes = {
+        key: f"{key} (file {list(state[key].shape)}, model {list(own[key].shape)})"
+        for key in sorted(own.keys() & state.keys())
+        if own[key].shape != state[key].shape
+    }
+    patterns = [re.compile(pattern) for pattern in allow]
+    problems = []
+    for kind, keys in (
+        ("of another shape", shapes),
+        ("missing", () if allow_partial else missing),
+        ("unknown", () if allow_partial else surplus),
+    ):
+        refused = [shapes.get(key, key) for key in keys if not any(one.match(key) for one in patterns)]
+        if refused:
+            problems.append(f"{len(refused)} {kind}: {_abbreviate(refused)}")
+    if problems:
+        raise WeightsError(
+            f"weights: {path} does not fit {name}; nothing was loaded. Keys: {'; '.join(problems)}. "
+            f"To mend it, {remedy}"
+        )
+    fitting = OrderedDict((key, state[key]) for key in own if key in state and key not in shapes)
+    fitting._metadata = getattr(state, "_metadata", {})  # type: ignore[attr-defined]
+    model.load_state_dict(fitting, strict=False)
+    return WeightsReport(len(fitting), tuple(missing), tuple(surplus), tuple(shapes.values()))
+
+
+def load_backbone_weights(
+    backbone: nn.Module, path: str | os.PathLike[str], allow_partial: bool = False
+) -> WeightsReport:
+    """Load a checkpoint into a backbone in place.
+
+    Recognised key layouts, with or without `module.` before them: torchvision, DenseCL and SwAV (bare names),
+    MoCo-v2 (`encoder_q.`), mmselfsup, mmpretrain and mmdet (`backbone.`; their MobileNetV2 names too). Heads
+    and other parts of a detector are dropped by name, and so are stages the backbone was built without. No
+    code in the file is run.
+
+    Args:
+        backbone: from `build_backbone`, or a detector's backbone with torchvision's parameter names.
+        path: the checkpoint.
+        allow_partial: accept missing and unknown keys; the report, kept as `backbone.weights_report`, says
+            which.
+
+    Raises:
+        WeightsError: not a checkpoint of tensors; missing or unknown keys (unless `allow_partial`), or shapes
+            that do not match; the message lists them. The backbone is then unchanged.
+        FileNotFoundError: no such file.
+    """
+    tensors = read_state(path)
+    body: nn.Module = getattr(backbone, "body", backbone)
+    name: str = getattr(backbone, "name", type(backbone).__name__)
+    own = body.state_dict().keys()
+    layout, state, unknown, dropped = translate(tensors, getattr(backbone, "complete_keys", None) or own)
+    if not state:
+        raise WeightsError(
+            f"weights: no key of {path} belongs to {name}: it holds {_abbreviate(tensors)}. Recognised are "
+            f"torchvision's names for {name}, bare or under {', '.join(p for p in LAYOUTS if p)}; choose the "
+            "--backbone the file was made for"
+        )
+    report = load_state(
+        body,
+        {key: value for key, value in state.items() if key in own},  # the rest: stages it was built without
+        path,
+        name=name,
+        allow_partial=allow_partial,
+        unknown=unknown,
+        remedy="choose the --backbone and --stage the file was made for, or, where no shape differs, pass "
+        "--allow-partial (allow_partial=True) to leave random what is missing and leave out what is unknown",
+    )
+    report = replace(report, layout=layout, dropped=tuple(dropped))
+    backbone.weights_report = report  # type: ignore[assignment]
+    return report
+
+
+def closest_network(
+    path: str | os.PathLike[str], networks: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> str:
+    """Which network a checkpoint holds: the one whose parameters differ least from it.
+
+    Args:
+        path: the checkpoint, in any layout of `load_backbone_weights`.
+        networks: the shape of every parameter, by name, of every network that may be meant.
+
+    Raises:
+        WeightsError: not a checkpoint of tensors, or no parameter of any of the networks is in it.
+        FileNotFoundError: no such file.
+    """
+    tensors = read_state(path)
+    differences: dict[str, int] = {}
+    for network, shapes in networks.items():
+        _, state, unknown, _ = translate(tensors, shapes)
+        fitting = sum(tuple(value.shape) == shapes[key] for key, value in state.items())
+        if fitting:
+            differences[network] = len(shapes) + len(state) + len(unknown) - 2 * fitting
+    if not differences:
+        raise WeightsError(
+            f"weights: {path} has no parameter of {', '.join(networks)}: it holds {_abbreviate(tensors)}"
+        )
+    return min(differences, key=lambda network: differences[network])
+
+
+def _abbreviate(names: Collection[str]) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(list(names)[:_SHOWN]) + more

@@ -1,0 +1,115 @@
+"""Every op forward and backward at small odd sizes, quick enough for compute-sanitizer. Also on the CPU."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from sp_fast import ops
+from sp_fast.ops import PackedMasks, reference
+from sp_fast.proposals import SaliencyProposer
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
+
+pytestmark = [
+    pytest.mark.parametrize("dtype", TOLERANCE, ids=str),
+    pytest.mark.parametrize("channels", [24, 67]),
+]
+# Fewer cells than a word of a mask, odd, rows of 16 bytes, many words.
+over_maps = pytest.mark.parametrize("size", [(1, 1), (3, 5), (13, 24), (25, 42)], ids=str)
+over_layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+
+
+@pytest.fixture(autouse=True)
+def memory_as_allocated():
+    """Nothing is filled, which would hide from initcheck what an op leaves unwritten."""
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    yield
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+def normal(*shape, dtype=torch.float32):
+    """The same values for every device."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE, dtype)
+
+
+def assert_near(got, expected, dtype):
+    """Whole numbers equal, others within the rounding of the dtype."""
+    for one, other in zip(got, expected, strict=True):
+        if other.is_floating_point():
+            one, other = one.cpu().double(), other.cpu().double()
+            torch.testing.assert_close(one, other, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        else:
+            assert torch.equal(one.cpu(), other.cpu())
+
+
+def with_gradients(function, leaves, *rest):
+    """Result, and the gradients of its sum."""
+    leaves = [x.detach().requires_grad_() for x in leaves]
+    result = function(*leaves, *rest)
+    return [result.detach(), *torch.autograd.grad(result.sum(), leaves, materialize_grads=True)]
+
+
+@over_layouts
+@over_maps
+def test_masks(channels, dtype, size, layout):
+    features = normal(2, channels, *size, dtype=dtype).contiguous(memory_format=layout)
+    valid = torch.tensor([size, [max(1, size[0] - 2), max(1, size[1] - 1)]], device=DEVICE)
+    seeds = features.flatten(2).transpose(1, 2)[:, :100].contiguous()
+    found = [
+        ops.seed_saliency(features, [(2, 3), (1, 1)], valid=valid, similarity="cosine"),
+        ops.seed_saliency(features, [(2, 3), (1, 1)], valid=valid, similarity="dot"),
+        ops.seed_saliency(features, seeds=seeds),
+    ]
+    for masks, score, _ in found:
+        on_cpu = masks.to("cpu"), score.cpu()
+        for options in ({"max_masks": 3}, {"iou_threshold": 0.9, "max_masks": 70}):
+            assert_near(
+                [ops.mask_nms(masks, score, **options)], [reference.mask_nms(*on_cpu, **options)], dtype
+            )
+        for kernel in ("gaussian", "linear"):
+            decayed = ops.matrix_nms(masks, score, kernel=kernel)
+            assert_near([decayed], [reference.matrix_nms(*on_cpu, kernel=kernel)], torch.float32)
+        packed = PackedMasks.pack(masks.unpack())
+        shapes = masks.to("cpu").area(), masks.to("cpu").boxes()
+        assert_near([packed.words, packed.area(), packed.boxes()], [masks.words, *shapes], dtype)
+
+
+@pytest.mark.parametrize("preset", ["paper", "official"])
+def test_proposals(channels, dtype, preset):
+    features = normal(2, channels, 13, 24, dtype=dtype)
+    valid = torch.tensor([[13, 24], [11, 20]], device=DEVICE)
+    found = SaliencyProposer(preset=preset).from_features(features, valid)
+    area = found.masks.area()
+    real = torch.arange(area.shape[1], device=DEVICE) < found.count[:, None]
+    assert torch.equal(area > 0, real)
+    assert found.masks.boxes()[~real].eq(0).all()
+
+
+@over_layouts
+@over_maps
+def test_pooling(channels, dtype, size, layout):
+    features = normal(2, channels, *size, dtype=dtype).contiguous(memory_format=layout)
+    corners = normal(2, 7, 2, 2).abs() * torch.tensor(size[::-1], device=DEVICE) - 0.2
+    boxes = torch.cat([corners.amin(2), corners.amax(2)], dim=-1)
+    for count in (None, torch.tensor([7, 2], device=DEVICE)):
+        got = with_gradients(ops.roi_average_pool, [features], boxes, count)
+        expected = with_gradients(reference.roi_average_pool, [features.double()], boxes, count)
+        assert_near(got, expected, dtype)
+
+
+@pytest.mark.parametrize(("number", "found"), [(1, 1), (5, 0), (33, 17)])
+def test_prompts(channels, dtype, number, found):
+    prompts, count = normal(2, found, channels, dtype=dtype), torch.tensor([found, found // 2], device=DEVICE)
+    for kernels in (normal(number, channels, dtype=dtype), normal(2, number, channels, dtype=dtype)):
+        got = with_gradients(lambda *x: ops.match_prompts(*x)[0], [kernels, prompts], count)
+        leaves = [kernels.double(), prompts.double()]
+        assert_near(got, with_gradients(lambda *x: reference.match_prompts(*x)[0], leaves, count), dtype)
+    stages = normal(3, 2, number, channels, dtype=dtype)
+    index = torch.arange(6 * found, device=DEVICE).reshape(3, 2, found) % (number + 1) - 1
+    for reduction in ("mean", "sum"):
+        options = {"reduction": reduction}
+        got = with_gradients(partial(ops.kernel_supervision_loss, **options), [stages, prompts], index)
+        judge = partial(reference.kernel_supervision_loss, **options)
+        assert_near(got, with_gradients(judge, [stages.double(), prompts.double()], index), dtype)

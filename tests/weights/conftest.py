@@ -1,3 +1,0 @@
-"""See tests/mmdet_scope.py."""
-
-from tests.mmdet_scope import mmdet_scope  # noqa: F401
