@@ -110,7 +110,7 @@ I = torch.zeros(2, 2, 3, dtype=torch.int64)  # noqa: E741
         (
             lambda: kernel_supervision_loss(K, T.half(), I),
             TypeError,
-            "targets: expected kernels's dtype float32",
+            "targets: expected the dtype of kernels, float32",
         ),
         (lambda: kernel_supervision_loss(K, T, I[:1]), ValueError, r"index: expected shape \[2, 2, 3\]"),
         (lambda: kernel_supervision_loss(K, T, I.float()), TypeError, "index: expected dtype int64 or int32"),

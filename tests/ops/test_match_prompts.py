@@ -113,7 +113,7 @@ P = torch.randn(2, 4, 3)
         (
             lambda: match_prompts(K.half(), P),
             TypeError,
-            "kernels: expected prompts's dtype float32, got float16",
+            "kernels: expected the dtype of prompts, float32, got float16",
         ),
         (lambda: match_prompts(K, P, torch.tensor([5, 0])), ValueError, r"count: .*\[0, 4\], got 5"),
         (lambda: match_prompts(K, P, torch.tensor([[1], [2]])), ValueError, r"count: expected shape \[2\]"),

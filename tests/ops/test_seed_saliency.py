@@ -159,7 +159,11 @@ S = torch.randn(2, 6, 3)
         (lambda: seed_saliency(X, (2, 0)), ValueError, "grid: expected .* at least 1"),
         (lambda: seed_saliency(X, [(2, 2), (2,)]), ValueError, "grid: expected"),
         (lambda: seed_saliency(X, seeds=S[:, :, :2]), ValueError, r"seeds: expected shape \[2, M, 3\]"),
-        (lambda: seed_saliency(X, seeds=S.half()), TypeError, "seeds: expected features's dtype float32"),
+        (
+            lambda: seed_saliency(X, seeds=S.half()),
+            TypeError,
+            "seeds: expected the dtype of features, float32",
+        ),
         (
             lambda: seed_saliency(X, seeds=S, valid=torch.ones(2, 3).int()),
             ValueError,
