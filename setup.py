@@ -91,8 +91,8 @@ def set_up_cuda() -> str | None:
         return fitting[0]
     if requested("SP_FAST_CUDA"):
         sys.exit(
-            f"SP_FAST_CUDA=1, but {obstacle}. Install the CUDA toolkit that matches PyTorch and set CUDA_HOME, "
-            "or unset SP_FAST_CUDA to build for the CPU."
+            f"SP_FAST_CUDA=1, but {obstacle}. Install the CUDA toolkit that matches PyTorch and set "
+            "CUDA_HOME, or unset SP_FAST_CUDA to build for the CPU."
         )
     print(f"sp_fast: building for the CPU only: {obstacle}")
     return None

@@ -39,7 +39,7 @@ def _unit(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole in fp64, 0 where whole is 0."""
+    """Divide in fp64, 0 where whole is 0."""
     return part.double() / whole.clamp(min=1).double()
 
 
