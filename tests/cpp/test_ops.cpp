@@ -1,5 +1,5 @@
-// Tests of the C++ ops without Python: small cases computed by hand, sizes that end in the middle of a word or
-// a vector, empty tensors, and bad arguments. Built with sanitizers, they find out-of-bounds reads.
+// Tests of the C++ ops without Python: small cases computed by hand, sizes that end in the middle of a word
+// or a vector, empty tensors, and bad arguments. Built with sanitizers, they find out-of-bounds reads.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 
