@@ -1,4 +1,4 @@
-# Everything here sets itself up: on a fresh machine `make demo` or `make test` is the first command.
+# Every target installs what it needs: on a fresh machine, `make demo` or `make test` can be the first command.
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
@@ -18,10 +18,10 @@ help:
 	@echo "make demo     pre-train, fine-tune and compare on a synthetic set (8 minutes on 2 cores)"
 	@echo "make test     every test, the C++ and CUDA sources compiled first"
 	@echo "make bench    the ops and a training step against plain PyTorch"
-	@echo "make gpu-test, gpu-bench, gpu-sanitize   on a machine with a GPU: 9 minutes each, no network, no set-up"
+	@echo "make gpu-test, gpu-bench, gpu-sanitize   on a machine with a GPU: 9 minutes each, no network, no setup"
 	@echo "make ptxas    registers, spills and wide accesses of every kernel -> benchmarks/results/ptxas.md"
 	@echo "make docs     the documentation as a site -> build/site"
-	@echo "make lint     ruff, mypy and clang-format; make format mends what can be mended"
+	@echo "make lint     ruff, mypy and clang-format; make format fixes what can be fixed"
 	@echo "make setup    only the virtual environment ($(VENV)), the packages and the extension"
 
 setup: $(VENV)/.installed
@@ -64,7 +64,7 @@ docs: setup
 bench: setup
 	@$(BIN)/python -m pytest -q benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
 
-# No setup: a machine with a GPU may have no network, and has PyTorch of its own. GPU="--minutes 5" for options.
+# No setup: a machine with a GPU may have no network, but has PyTorch. Options: make gpu-test GPU="--minutes 5".
 gpu-test gpu-bench gpu-sanitize: gpu-%:
 	@$(or $(wildcard $(BIN)/python),python3) -m benchmarks.gpu $* $(GPU)
 
