@@ -1,13 +1,13 @@
 """Saliency-prompt pre-training of query-based instance segmenters.
 
-`import sp_fast` and `sp_fast.ops` need PyTorch alone. `sp_fast.models` plugs into mmdet 3.3.0.
+`sp_fast` and `sp_fast.ops` need only PyTorch. `sp_fast.models` registers the models with mmdet 3.3.0.
 """
 
 import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-# Public name -> the module that has it; imported when it is asked for.
+# Public name -> its module, imported on first access.
 _NAMES = {
     "SaliencyPromptPretrainer": "sp_fast.pretraining",
     "SaliencyProposer": "sp_fast.proposals",

@@ -33,12 +33,12 @@ app.add_typer(experiment, name="experiment")
 
 
 def main() -> None:
-    """Run the command line; errors of the user print one line to standard error, with exit status 1."""
+    """Run the command line; errors of the user print one line to standard error, with exit status 2."""
     try:
         app()
     except (ValueError, OSError, OverflowError) as error:
         print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,18 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         _merge_classes(cfg)
     _match_classes(cfg)
     _match_seeds(cfg)
+    _cache(cfg, args.cache)
+
+
+def _cache(cfg: Any, cache: str | None) -> None:
+    if cache is None:
+        return
+    _section(cfg, "train_dataloader", "--cache")
+    for name in ("train_dataloader", "val_dataloader"):
+        if cfg.get(name):
+            cfg[name].dataset.cache = "ram"
+    if cache == "features":
+        cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="StoredFeaturesHook")]
 
 
 def scale_epochs(cfg: Any, epochs: int) -> None:

@@ -1,4 +1,13 @@
-"""Registers this package's models, data sets, transforms, metrics and hooks with mmdet; configs import it."""
+"""Registers this package's models, data sets, transforms, metrics and hooks with mmdet, for configs."""
 
 from sp_fast import knet, pretraining  # noqa: F401
-from sp_fast.mmdet_plugin import backbones, datasets, hooks, metrics, transforms  # noqa: F401
+from sp_fast.mmdet_plugin import (  # noqa: F401
+    backbones,
+    datasets,
+    features,
+    hooks,
+    loops,
+    metrics,
+    samplers,
+    transforms,
+)

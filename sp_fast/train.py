@@ -95,8 +95,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     run.add_argument(
         "--epochs", type=int, metavar="N", help="train for N epochs; the schedule is scaled to it"
     )
-    run.add_argument("--steps", type=int, metavar="N", help="the same for a config that counts steps")
+    run.add_argument(
+        "--steps", type=int, metavar="N", help="train for N steps, with a config that counts steps; likewise"
+    )
     run.add_argument("--batch-size", type=int, metavar="N", help="images a process")
+    run.add_argument(
+        "--cache",
+        choices=("ram", "features"),
+        help="keep decoded, resized images and masks in memory; features: and a frozen backbone's maps",
+    )
     run.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and augmentation")
     run.add_argument(
         "--cfg-options",
@@ -153,8 +160,8 @@ def prepare(args: argparse.Namespace) -> Any:
     with removed_on_failure(Path(cfg.work_dir)):
         runner = Runner.from_cfg(cfg)
         runner.initialise(weights=args.weights, allow_partial=args.allow_partial, load_from=args.load_from)
-        # Building the data sets checks their annotations.
-        _ = (runner.test_dataloader if args.eval_only else runner.train_dataloader).dataset
+        # Building the data sets checks their annotations, and whether their caches fit in memory.
+        _ = runner.test_loop if args.eval_only else (runner.train_loop, runner.val_loop)
     return runner
 
 
@@ -171,12 +178,15 @@ def removed_on_failure(folder: Path) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status, as :func:`run` does."""
+    """The command; returns its exit status, as `run` does."""
     return run(parse_arguments(arguments))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Does what the options say; returns the exit status: 2 for bad input, 1 for a non-finite loss."""
+    """Does what the options say; returns the exit status.
+
+    2 for bad input, 1 for a loss that is not finite, 128 plus the signal's number when it was stopped.
+    """
     try:
         runner = prepare(args)
     except (OSError, ValueError) as error:
@@ -185,12 +195,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"sp-fast train: {error}", file=sys.stderr)
         return 2
     from sp_fast.mmdet_plugin.hooks import NonFiniteLossError
+    from sp_fast.mmdet_plugin.memory import CacheError
+    from sp_fast.mmdet_plugin.stopping import StopRequestedError
 
     try:
         runner.test() if args.eval_only else runner.train()
     except NonFiniteLossError as error:
         print(f"sp-fast train: {error}", file=sys.stderr)
         return 1
+    except CacheError as error:
+        print(f"sp-fast train: {error}", file=sys.stderr)
+        return 2
+    except StopRequestedError as stopped:
+        print(f"sp-fast train: {stopped}; the same command with --resume goes on", file=sys.stderr)
+        return 128 + stopped.signal
     finally:
         leave_processes()
     return 0

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from sp_fast.experiments.experiment import Experiment
-from sp_fast.experiments.plan import Plan, Run
+from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.worker import TIMES
 from sp_fast.files import write_json
 
@@ -56,20 +55,18 @@ def collect(plan: Plan) -> dict[str, Any]:
 def write(plan: Plan) -> dict[str, Any]:
     """Writes `results.json`, and what differs from one time to another to `times.json`."""
     results = collect(plan)
-    times = {run.key: _times(run) for run in plan.runs.values() if (run.folder / TIMES).is_file()}
-    write_json(times, plan.out / ALL_TIMES)
+    write_json(read_times(plan), plan.out / ALL_TIMES)
     write_json(results, plan.out / RESULTS)
     return results
 
 
-def _times(run: Run) -> dict[str, Any]:
-    return json.loads((run.folder / TIMES).read_text())
-
-
-def read_times(out: Path) -> dict[str, Any]:
-    """Seconds, device and versions of each run by its key."""
-    path = out / ALL_TIMES
-    return json.loads(path.read_text()) if path.is_file() else {}
+def read_times(plan: Plan) -> dict[str, Any]:
+    """Seconds, device and versions of each finished run by its key."""
+    return {
+        run.key: json.loads((run.folder / TIMES).read_text())
+        for run in plan.runs.values()
+        if run.finished and (run.folder / TIMES).is_file()
+    }
 
 
 def _curve(experiment: Experiment, result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -81,7 +78,8 @@ def _curve(experiment: Experiment, result: dict[str, Any]) -> list[dict[str, Any
 
 
 def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+    # COCO's evaluation gives -1 where there are no objects.
+    return None if value is None or value < 0 else 100 * value
 
 
 def _summary(experiment: Experiment, finished: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""K-Net for instance segmentation, as its authors' code does it, registered with mmdet."""
+"""K-Net for instance segmentation, following its authors' code, registered with mmdet."""
 
-import sp_fast.mmcv_bridge  # noqa: F401  (gives mmdet the ops it imports)
+import sp_fast.mmcv_bridge  # noqa: F401  (provides the ops that mmdet imports)
 
 # isort: split
 from sp_fast.knet.detector import KNet

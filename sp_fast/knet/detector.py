@@ -24,14 +24,15 @@ class KNet(BaseDetector):
     the authors', so their published checkpoints load.
 
     Args:
-        backbone: config; gives C2 to C5.
-        neck: config; gives P2 to P5.
-        rpn_head: config of the :class:`ConvKernelHead`.
-        roi_head: config of the :class:`KernelIterHead`.
-        train_cfg: `assigner`, config of the :class:`BatchedMaskAssigner`.
-        test_cfg: `max_per_img` (100), pairs of kernel and class that an image keeps; `mask_thr` (0.5).
-        data_preprocessor: config; must pad to multiples of 32.
-        init_cfg: config of the initialisation.
+        backbone: config of the backbone, which outputs C2 to C5.
+        neck: config of the feature pyramid, which outputs P2 to P5.
+        rpn_head: config of the first head, a `ConvKernelHead`.
+        roi_head: config of the update stages, a `KernelIterHead`.
+        train_cfg: dict with `assigner`, the config of the `BatchedMaskAssigner`.
+        test_cfg: dict with `max_per_img`, the instances kept per image (default 100), and `mask_thr`, the
+            probability above which a pixel is inside a mask (default 0.5).
+        data_preprocessor: config of the preprocessor; it must pad to multiples of 32.
+        init_cfg: config of the weight initialisation.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class KNet(BaseDetector):
         self.mask_thr = test.get("mask_thr", 0.5)
 
     def extract_features(self, batch_inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """C2-C5 of the backbone and P2-P5 of the neck, of `[B, 3, H, W]` images, H and W multiples of 32."""
+        """Computes C2-C5 and P2-P5 of images `[B, 3, H, W]`; H and W are multiples of 32."""
         height, width = batch_inputs.shape[-2:]
         if height % SIZE_DIVISOR or width % SIZE_DIVISOR:
             raise ValueError(
@@ -68,30 +69,30 @@ class KNet(BaseDetector):
         return maps, tuple(self.neck(maps))
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
-        """The neck's maps P2-P5."""
+        """Computes the neck's maps P2-P5."""
         return self.extract_features(batch_inputs)[1]
 
     def targets(self, data_samples: Sequence[Any], batch_shape: tuple[int, int]) -> Targets:
-        """The data samples' instances, padded to the largest count; see :func:`targets_from_samples`."""
+        """Pads the data samples' instances to the largest count; see `targets_from_samples`."""
         device = self.rpn_head.init_kernels.weight.device
         return targets_from_samples(data_samples, batch_shape, self.rpn_head.num_classes, device)
 
     def loss_from(
         self, first: FirstHeadOutput, stages: Sequence[StageOutput], targets: Targets
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """All losses, from what the heads gave.
+        """Computes all losses from the outputs of the heads.
 
-        The first head and stage 0 are matched on the first masks, without a class cost; stage i on what
-        stage i - 1 predicted.
+        The first head and stage 0 are matched on the first masks, without a class cost; stage i is matched
+        on the predictions of stage i - 1.
 
         Args:
-            first: of the first head.
-            stages: of the S update stages.
-            targets: of the batch.
+            first: output of the first head.
+            stages: outputs of the S update stages.
+            targets: training targets of the batch.
 
         Returns:
-            The losses by name, fp32, and int64 `[S, B, N]`: the target of each kernel at each update stage,
-            -1 for none.
+            The fp32 losses by name, and int64 `[S, B, N]`: the index of each kernel's target at each update
+            stage, -1 for none.
         """
         expected = tuple(2 * size for size in first.mask_logits.shape[-2:])
         if tuple(targets.masks.shape[-2:]) != expected:
@@ -106,16 +107,16 @@ class KNet(BaseDetector):
         return losses, assignment.gt
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[Any]) -> dict[str, Tensor]:
-        """The losses of a batch `[B, 3, H, W]` of normalised, padded images."""
+        """Computes the losses of a batch of normalised, padded images `[B, 3, H, W]`."""
         height, width = batch_inputs.shape[-2:]
         first = self.rpn_head(self.extract_feat(batch_inputs))
         targets = self.targets(batch_data_samples, (height, width))
         return self.loss_from(first, self.roi_head(first), targets)[0]
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: Sequence[Any], rescale: bool = True) -> list:
-        """The data samples with `pred_instances`: `bboxes`, `scores`, `labels` and `masks`.
+        """Adds `pred_instances` to the data samples: `bboxes`, `scores`, `labels` and `masks`.
 
-        Masks and boxes are in pixels of the original image, or of the resized one without `rescale`.
+        Masks and boxes are in pixels of the original image or, without `rescale`, of the resized image.
         """
         height, width = batch_inputs.shape[-2:]
         last = self.roi_head(self.rpn_head(self.extract_feat(batch_inputs)))[-1]
@@ -138,6 +139,6 @@ class KNet(BaseDetector):
     def _forward(
         self, batch_inputs: Tensor, batch_data_samples: Sequence[Any] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The last stage's class logits `[B, N, K]` and mask logits `[B, N, h, w]`."""
+        """Computes class logits `[B, N, K]` and mask logits `[B, N, h, w]` of the last stage."""
         last = self.roi_head(self.rpn_head(self.extract_feat(batch_inputs)))[-1]
         return last.cls_logits, last.mask_logits

@@ -1,4 +1,4 @@
-"""The first head: K^0, the first masks and the proposal kernels."""
+"""The first head of K-Net: learned kernels K^0, first masks and proposal kernels."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from sp_fast.knet.targets import Targets
 
 @MODELS.register_module()
 class ConvKernelHead(BaseModule):
-    """Makes the first masks with learned kernels K^0, and the proposal kernels.
+    """Predicts the first masks with learned kernels K^0, and from them the proposal kernels.
 
         masks_0 = K^0 * loc;  x = loc + sem;  kernels = K^0 + sum over cells of 1[sigmoid(masks_0) > 0.5] x
 
-    Beside them, a semantic segmentation of the semantic features; no class scores. All at stride 8.
+    Also segments the semantic features; there are no class scores. All maps are at stride 8.
 
     Source: K-Net (NeurIPS 2021), Sec. 3.1, with the parameter names of the authors' code.
 
     Args:
-        num_proposals: N.
+        num_proposals: N, the number of kernels.
         in_channels: channels of the localisation and semantic features.
-        out_channels: C, of the kernels and of x.
-        num_classes: K.
-        localization_fpn: config of the :class:`SemanticFPNWrapper`.
+        out_channels: C, channels of the kernels and of x.
+        num_classes: K, the number of classes.
+        localization_fpn: config of the `SemanticFPNWrapper`.
         norm_cfg: config of the group norm.
-        loss_mask: config of the cross-entropy of the masks; default weight 1.
-        loss_dice: config of the dice loss of the masks; default weight 4.
-        loss_seg: config of the focal loss of the segmentation; default weight 1.
+        loss_mask: config of the masks' cross-entropy; default weight 1.
+        loss_dice: config of the masks' dice loss; default weight 4.
+        loss_seg: config of the segmentation's focal loss; default weight 1.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ConvKernelHead(BaseModule):
         self.loss_seg = MODELS.build(loss_seg or dict(FOCAL_LOSS, loss_weight=1.0))
 
     def init_weights(self) -> None:
-        """Initialises the convolutions N(0, 0.01), the segmentation's prior at 0.01 and K^0 N(0, 1)."""
+        """Initialises convolutions from N(0, 0.01), K^0 from N(0, 1) and the segmentation prior to 0.01."""
         self.localization_fpn.init_weights()
         for conv in (*self.loc_convs, *self.seg_convs):
             normal_init(conv.conv, std=0.01)
@@ -75,11 +75,11 @@ class ConvKernelHead(BaseModule):
     def forward(
         self, pyramid: Sequence[Tensor], decorate: Callable[[Tensor], Tensor] | None = None
     ) -> FirstHeadOutput:
-        """The first masks and the proposal kernels.
+        """Predicts the first masks and computes the proposal kernels.
 
         Args:
             pyramid: P2, P3, P4, P5.
-            decorate: called with K^0 `[N, C]`, gives the kernels `[B, N, C]` to go on with.
+            decorate: function from K^0 `[N, C]` to the kernels `[B, N, C]` that replace it.
         """
         loc, sem = self.localization_fpn(pyramid)
         loc = self.loc_convs[0](loc)  # [B, C, h, w]
@@ -91,10 +91,10 @@ class ConvKernelHead(BaseModule):
         return FirstHeadOutput(kernels + gather_features(mask_logits, x), x, mask_logits, self.conv_seg(sem))
 
     def loss(self, first: FirstHeadOutput, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
-        """`loss_rpn_mask` and `loss_rpn_dice` of the matched masks, `loss_rpn_seg` of the segmentation.
+        """Computes `loss_rpn_mask` and `loss_rpn_dice` of the matched masks, and `loss_rpn_seg`.
 
-        The segmentation's target is painted from the matched masks; its loss is averaged over the painted
-        pixels, at least 1.
+        The segmentation target is painted from the matched masks. Its loss is divided by the number of
+        painted cells, at least 1.
         """
         mask, dice = mask_losses(
             self.loss_mask, self.loss_dice, first.mask_logits, targets, assignment, stage=0

@@ -1,4 +1,4 @@
-"""The update stages, one after the other."""
+"""The update stages of K-Net, in sequence."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class KernelIterHead(BaseModule):
     """Refines kernels and masks in stages that share no weights.
 
     Args:
-        mask_head: config of every stage, or a list of one config a stage.
-        num_stages: S.
-        stage_loss_weights: factor of each stage's losses; 1 where not given.
+        mask_head: one config for all stages, or a list with one config per stage.
+        num_stages: S, the number of stages.
+        stage_loss_weights: factor of the losses of each stage; default 1.
     """
 
     with_shared_head = False
@@ -47,12 +47,12 @@ class KernelIterHead(BaseModule):
         self.stage_loss_weights = weights
 
     def init_weights(self) -> None:
-        """Initialises every stage."""
+        """Initialises all stages."""
         for head in self.mask_head:
             head.init_weights()
 
     def forward(self, first: FirstHeadOutput) -> list[StageOutput]:
-        """The output of every stage, from the proposal kernels and the first masks on."""
+        """Runs all stages, starting from the proposal kernels and the first masks."""
         stages: list[StageOutput] = []
         for head in self.mask_head:
             before = stages[-1] if stages else first
@@ -62,7 +62,7 @@ class KernelIterHead(BaseModule):
     def loss(
         self, stages: Sequence[StageOutput], targets: Targets, assignment: Assignment
     ) -> dict[str, Tensor]:
-        """`s{i}_loss_cls`, `s{i}_loss_mask` and `s{i}_loss_dice` of every stage i."""
+        """Computes `s{i}_loss_cls`, `s{i}_loss_mask` and `s{i}_loss_dice` for every stage i."""
         matched = torch.full((), assignment.pairs, dtype=torch.float32, device=targets.masks.device)
         average = reduce_mean(matched).clamp(min=1.0)
         losses: dict[str, Tensor] = {}

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class KernelUpdator(nn.Module):
-    """Updates each kernel with the features gathered under its mask, by two learned gates.
+    """Updates each kernel with the features gathered under its mask, through two learned gates.
 
-    With x the gathered features and k the kernel:
+    For gathered features x and kernel k:
 
         (p_in, p_out) = Linear(x);  (i_in, i_out) = Linear(k);  g = i_in * p_in
         input_gate = sigmoid(LN(Linear(g)));  update_gate = sigmoid(LN(Linear(g)))
@@ -21,7 +21,7 @@ class KernelUpdator(nn.Module):
     parameter names of the authors' code.
 
     Args:
-        channels: C, of kernels and features.
+        channels: C, channels of kernels and features.
     """
 
     def __init__(self, channels: int = 256) -> None:
@@ -38,15 +38,15 @@ class KernelUpdator(nn.Module):
         self.fc_norm = nn.LayerNorm(channels)
 
     def forward(self, features: Tensor, kernels: Tensor) -> Tensor:
-        """The updated kernels.
+        """Updates the kernels.
 
         Args:
-            features: `[..., C]`, gathered under the kernels' masks.
-            kernels: `[..., C]`.
+            features: `[..., C]`, gathered under the masks of the kernels.
+            kernels: `[..., C]`, the kernels to update.
 
         Returns:
-            fp32 `[..., C]`; computed in fp32 under autocast too, since the gathered features are sums over
-            thousands of cells, whose products fp16 cannot hold.
+            Updated kernels, fp32 `[..., C]`. They are computed in fp32 even under autocast, because the
+            gathered features are sums over thousands of cells and their products overflow fp16.
         """
         with torch.autocast(features.device.type, enabled=False):
             return self._update(features.float(), kernels.float())

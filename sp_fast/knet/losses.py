@@ -1,4 +1,4 @@
-"""Losses on matched pairs, and the painted segmentation target."""
+"""Losses of matched pairs, and the painted segmentation target."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ def mask_losses(
     assignment: Assignment,
     stage: int,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy and dice loss of the matched masks, in fp32, averaged over this process's pairs.
+    """Computes cross-entropy and dice loss of the matched masks in fp32, averaged over this process's pairs.
 
-    Without a pair both are 0, with zero gradients.
+    Without pairs, both are 0 with zero gradients.
 
     Args:
-        loss_mask: cross-entropy of `[P, H, W]` logits and targets.
-        loss_dice: dice loss of the same.
+        loss_mask: cross-entropy module for logits and targets `[P, H, W]`.
+        loss_dice: dice loss module for the same tensors.
         mask_logits: `[B, N, h, w]`, at stride 8.
-        targets: of the batch.
-        assignment: of all stages.
-        stage: which of them this is.
+        targets: training targets of the batch.
+        assignment: matching of all stages.
+        stage: index of the stage.
     """
     pairs = max(assignment.pairs, 1)
     with torch.autocast(mask_logits.device.type, enabled=False):
         matched = mask_logits.flatten(0, 1).index_select(0, assignment.kernel_row[stage])  # [P, h, w]
-        logits = upsample(matched.float()[:, None])[
-            :, 0
-        ]  # [P, H, W]; P = 0 works in the first dimension alone
+        # Interpolation accepts P = 0 only as batch size, hence the added dimension.
+        logits = upsample(matched.float()[:, None])[:, 0]  # [P, H, W]
         wanted = targets.masks.flatten(0, 1).index_select(0, assignment.target_row[stage]).float()
         cells = logits.shape[-2] * logits.shape[-1]
         mask = loss_mask(logits, wanted, avg_factor=pairs * cells)
@@ -48,16 +47,16 @@ def mask_losses(
 
 
 def paint_segmentation(targets: Targets, assignment: Assignment, num_classes: int) -> Tensor:
-    """The segmentation target: every cell that a matched mask touches takes its class.
+    """Paints the segmentation target: every cell that a matched mask touches gets the class of the mask.
 
-    Where masks overlap the one matched with the later kernel of the first stage lies on top.
+    Where masks overlap, the one matched with the later kernel of the first stage is on top.
 
     Returns:
         int64 `[B, H, W]`; `num_classes` is background.
     """
     batch, most = targets.labels.shape
     kernels = assignment.gt.shape[2]
-    order = targets.masks.new_zeros(batch * most)  # 1 + kernel of each target, 0 without
+    order = targets.masks.new_zeros(batch * most)  # 1 + kernel of each target, 0 for none
     order[assignment.target_row[0]] = (assignment.kernel_row[0] % kernels + 1).to(order.dtype)
     height = (targets.masks > 0) * order.view(batch, most, 1, 1)  # [B, G, H, W]
     ground = targets.masks.new_zeros(batch, 1, *targets.masks.shape[-2:])

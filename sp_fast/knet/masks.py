@@ -1,4 +1,4 @@
-"""What kernels do with masks: gather features under them, make them, bring them to another size."""
+"""Operations of kernels on masks: gather features under them, predict them, resize them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ MASK_STRIDE = 8
 
 
 def gather_features(mask_logits: Tensor, x: Tensor) -> Tensor:
-    """The sum of the features under each hard mask, sum over cells of 1[sigmoid(mask) > 0.5] x.
+    """Sums the features under each hard mask: sum over cells of 1[sigmoid(mask) > 0.5] x.
 
-    No gradient flows into the masks. The sum runs over thousands of cells, so it is kept in fp32, under
-    autocast too.
+    No gradient flows into the masks. The sum runs over thousands of cells, so it stays in fp32 even under
+    autocast.
 
     Args:
-        mask_logits: `[B, N, h, w]`.
-        x: `[B, C, h, w]`.
+        mask_logits: mask logits `[B, N, h, w]`.
+        x: features `[B, C, h, w]`.
 
     Returns:
         fp32 `[B, N, C]`.
@@ -30,12 +30,12 @@ def gather_features(mask_logits: Tensor, x: Tensor) -> Tensor:
 
 
 def convolve(kernels: Tensor, x: Tensor) -> Tensor:
-    """Each image's 1 x 1 kernels `[B, N, C]` on its features `[B, C, h, w]`: mask logits `[B, N, h, w]`."""
+    """Convolves features `[B, C, h, w]` with 1 x 1 kernels `[B, N, C]`, image by image, to `[B, N, h, w]`."""
     return (kernels @ x.flatten(2)).unflatten(2, x.shape[-2:])
 
 
 def upsample(logits: Tensor) -> Tensor:
-    """Maps `[..., M, h, w]` at stride 8 to stride 4, the stride of the losses: bilinear, x2."""
+    """Upsamples maps `[..., M, h, w]` bilinearly from stride 8 to stride 4, the stride of the losses."""
     return F.interpolate(
         logits, scale_factor=MASK_STRIDE // TARGET_STRIDE, mode="bilinear", align_corners=False
     )

@@ -1,4 +1,4 @@
-"""Bipartite matching of predictions with targets, for a batch and all stages at once."""
+"""Bipartite matching of predictions and targets, for a whole batch and all stages at once."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor
 from sp_fast.knet.masks import upsample
 from sp_fast.knet.targets import Targets
 
-# What a cost that is not finite counts as, so that the solver runs and the losses can tell.
+# Replaces costs that are not finite, so that the solver runs and the losses show the NaN.
 WORST_COST = 1e6
 
 
 class Assignment(NamedTuple):
-    """Which target each kernel is to learn, stage by stage.
+    """The target assigned to each kernel, for every stage.
 
     An image with G objects and N kernels has min(G, N) pairs at every stage; P is their sum over the batch.
 
     Attributes:
-        gt: int64 `[S, B, N]`, the target's index in its image, -1 for none.
+        gt: int64 `[S, B, N]`, index of the target within its image, -1 for none.
         kernel_row: int64 `[S, P]`, kernels of the pairs as rows of `[B N]`, ascending.
-        target_row: int64 `[S, P]`, their targets as rows of `[B G]`.
+        target_row: int64 `[S, P]`, targets of the pairs as rows of `[B G]`.
     """
 
     gt: Tensor
@@ -36,11 +36,11 @@ class Assignment(NamedTuple):
 
     @property
     def pairs(self) -> int:
-        """P."""
+        """P, the number of pairs per stage."""
         return self.kernel_row.shape[1]
 
     def labels(self, target_labels: Tensor, stage: int, background: int) -> Tensor:
-        """Class targets int64 `[B, N]` from `[B, G]` labels; `background` where nothing is assigned."""
+        """Class targets int64 `[B, N]` from labels `[B, G]`; `background` where nothing is assigned."""
         index = self.gt[stage]
         padded = F.pad(target_labels, (0, 1), value=background)  # [B, G + 1]
         return padded.gather(1, torch.where(index < 0, target_labels.shape[1], index))
@@ -49,14 +49,14 @@ class Assignment(NamedTuple):
 def focal_cost(
     cls_logits: Tensor, labels: Tensor, *, alpha: float = 0.25, gamma: float = 2.0, eps: float = 1e-12
 ) -> Tensor:
-    """The focal loss of calling a kernel its target's class, less that of calling it background.
+    """Computes the class cost: focal loss for the target's class minus focal loss for background.
 
     Args:
-        cls_logits: `[B, N, K]`.
-        labels: int64 `[B, G]`.
-        alpha: of the focal loss.
-        gamma: of the focal loss.
-        eps: inside the logarithms.
+        cls_logits: class logits `[B, N, K]`.
+        labels: class of each target, int64 `[B, G]`.
+        alpha: weight of the foreground in the focal loss.
+        gamma: focusing exponent of the focal loss.
+        eps: constant added inside the logarithms.
 
     Returns:
         `[B, N, G]`. Source: mmdet's `FocalLossCost`, batched.
@@ -69,15 +69,15 @@ def focal_cost(
 
 
 def mask_costs(mask_logits: Tensor, masks: Tensor, *, eps: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Dice cost and mask cost. With p = sigmoid(mask) and g the target, over the cells:
+    """Computes dice cost and mask cost. For p = sigmoid(mask) and target g, summed over cells:
 
         dice = 1 - (2 sum p g + eps) / (sum p^2 + sum g^2 + eps)
         mask = -(sum p g + sum (1 - p)(1 - g)) / HW
 
     Args:
-        mask_logits: `[B, N, H, W]`, at the targets' size.
-        masks: `[B, G, H, W]` in [0, 1].
-        eps: of the dice cost.
+        mask_logits: mask logits `[B, N, H, W]`, at the size of the targets.
+        masks: target masks `[B, G, H, W]` in [0, 1].
+        eps: smoothing constant of the dice cost.
 
     Returns:
         Both `[B, N, G]`. Source: mmdet's `DiceCost(pred_act=True, naive_dice=False)`, batched, and the
@@ -94,15 +94,17 @@ def mask_costs(mask_logits: Tensor, masks: Tensor, *, eps: float = 1e-3) -> tupl
 
 
 def to_host(costs: Tensor) -> np.ndarray:
-    """The one transfer from the device in a training step."""
+    """Copies the costs to the host: the only transfer from the device in a training step."""
     return costs.cpu().numpy()
 
 
 def solve(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cheapest pairs of each `[N, G]` matrix in `[S, B, N, G]`; columns that begin with +inf are padding.
+    """Finds the cheapest pairs of each `[N, G]` matrix in `[S, B, N, G]`.
+
+    Columns that start with +inf are padding.
 
     Returns:
-        The arrays of :class:`Assignment`.
+        The arrays of `Assignment`.
     """
     stages, batch, kernels, most = costs.shape
     assigned = np.full((stages, batch, kernels), -1, np.int64)
@@ -125,13 +127,13 @@ def solve(costs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class BatchedMaskAssigner:
     """Matches kernels and targets one to one by class, dice and mask cost, with one transfer to the host.
 
-    Each stage is matched on what the stage before it predicted, so all cost matrices are known after the
-    forward pass: they go to the host together, and the pairs come back together.
+    Each stage is matched on the predictions of the stage before it, so all cost matrices are known after the
+    forward pass. They are copied to the host together, and the pairs are copied back together.
 
     Args:
-        cls_weight: of :func:`focal_cost`.
-        dice_weight: of the dice cost.
-        mask_weight: of the mask cost.
+        cls_weight: weight of the class cost, `focal_cost`.
+        dice_weight: weight of the dice cost.
+        mask_weight: weight of the mask cost.
     """
 
     def __init__(self, cls_weight: float = 2.0, dice_weight: float = 4.0, mask_weight: float = 1.0) -> None:
@@ -140,12 +142,12 @@ class BatchedMaskAssigner:
         self.mask_weight = mask_weight
 
     def cost(self, mask_logits: Tensor, cls_logits: Tensor | None, targets: Targets) -> Tensor:
-        """fp32 costs `[B, N, G]` of one prediction; finite, but +inf in the columns of padding.
+        """Computes fp32 costs `[B, N, G]` of one prediction: +inf in padding columns, finite elsewhere.
 
         Args:
-            mask_logits: `[B, N, h, w]` at stride 8.
-            cls_logits: `[B, N, K]`, or None for no class cost.
-            targets: of the batch.
+            mask_logits: mask logits `[B, N, h, w]` at stride 8.
+            cls_logits: class logits `[B, N, K]`, or None for no class cost.
+            targets: training targets of the batch.
         """
         with torch.autocast(mask_logits.device.type, enabled=False):
             dice, mask = mask_costs(upsample(mask_logits.float()), targets.masks)
@@ -158,7 +160,7 @@ class BatchedMaskAssigner:
 
     @torch.no_grad()
     def __call__(self, predictions: Sequence[tuple[Tensor, Tensor | None]], targets: Targets) -> Assignment:
-        """Matches S predictions, each mask logits and class logits as in :meth:`cost`."""
+        """Matches S predictions, each a pair of mask logits and class logits as in `cost`."""
         costs = torch.stack([self.cost(masks, classes, targets) for masks, classes in predictions])
         assigned, kernel_row, target_row = solve(to_host(costs))
         packed = np.concatenate([assigned.ravel(), kernel_row.ravel(), target_row.ravel()])

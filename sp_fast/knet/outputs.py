@@ -1,4 +1,4 @@
-"""What the heads hand to each other and to the losses."""
+"""Outputs of the heads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class FirstHeadOutput(NamedTuple):
-    """What :class:`~sp_fast.knet.ConvKernelHead` gives.
+    """Output of a `ConvKernelHead`.
 
     Attributes:
         kernels: `[B, N, C]`, the proposal kernels: K^0 plus the features gathered under the first masks.
@@ -24,11 +24,11 @@ class FirstHeadOutput(NamedTuple):
 
 
 class StageOutput(NamedTuple):
-    """What one :class:`~sp_fast.knet.KernelUpdateHead` gives.
+    """Output of a `KernelUpdateHead`.
 
     Attributes:
-        cls_logits: `[B, N, K]`.
-        mask_logits: `[B, N, h, w]`, at stride 8.
+        cls_logits: `[B, N, K]`, class logits.
+        mask_logits: `[B, N, h, w]`, mask logits at stride 8.
         kernels: `[B, N, C]`, the updated kernels.
     """
 

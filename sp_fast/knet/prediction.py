@@ -1,4 +1,4 @@
-"""From the last stage's outputs to instances at image size."""
+"""Turns the outputs of the last stage into instances at image size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sp_fast.knet.masks import upsample
 
 
 def select_top(cls_logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The best pairs of kernel and class of each image.
+    """Selects the kernel-class pairs with the highest scores in each image.
 
     Args:
-        cls_logits: `[B, N, K]`.
-        limit: how many at most.
+        cls_logits: class logits `[B, N, K]`.
+        limit: largest number of pairs per image.
 
     Returns:
         Scores, int64 labels and int64 kernel indices, each `[B, min(limit, N K)]`, best first.
@@ -31,18 +31,18 @@ def select_top(cls_logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
 def masks_at_image_size(
     mask_logits: Tensor, batch_shape: tuple[int, int], img_shape: tuple[int, int], out_shape: tuple[int, int]
 ) -> Tensor:
-    """Mask probabilities at stride 8, brought to an image's size.
+    """Resizes mask logits at stride 8 to mask probabilities at the size of an image.
 
-    x2, sigmoid, bilinear to the padded input's size, crop to the image, bilinear to `out_shape`.
+    Steps: x2, sigmoid, bilinear to the padded input's size, crop to the image, bilinear to `out_shape`.
 
     Args:
-        mask_logits: `[M, h, w]`.
+        mask_logits: mask logits `[M, h, w]`.
         batch_shape: height and width of the padded input.
-        img_shape: of the image within it.
-        out_shape: of the result.
+        img_shape: height and width of the image within it.
+        out_shape: height and width of the result.
 
     Returns:
-        fp32 `[M, *out_shape]`.
+        Probabilities, fp32 `[M, *out_shape]`.
     """
     masks = upsample(mask_logits.float()[:, None]).sigmoid()  # [M, 1, H, W]; M may be 0
     masks = F.interpolate(masks, size=batch_shape, mode="bilinear", align_corners=False)
@@ -53,7 +53,7 @@ def masks_at_image_size(
 
 
 def tight_boxes(masks: Tensor) -> Tensor:
-    """Tight half-open boxes, fp32 `[M, 4]` x0 y0 x1 y1 in pixels, of bool masks `[M, H, W]`; empty: zeros."""
+    """Tight half-open xyxy boxes, fp32 `[M, 4]` in pixels, of bool masks `[M, H, W]`; zeros if empty."""
 
     def extent(line: Tensor) -> tuple[Tensor, Tensor]:
         length = line.shape[1]
@@ -77,17 +77,17 @@ def instances(
     mask_thr: float,
     rescale: bool,
 ) -> InstanceData:
-    """One image's instances. A kernel chosen for several classes is resized once.
+    """Makes the instances of one image. The mask of a kernel selected for several classes is resized once.
 
     Args:
-        mask_logits: `[N, h, w]` at stride 8.
-        scores: `[M]`.
-        labels: int64 `[M]`.
-        kernels: int64 `[M]`, rows of `mask_logits`.
-        meta: `img_shape` and, to rescale, `ori_shape`.
+        mask_logits: mask logits `[N, h, w]` at stride 8.
+        scores: score of each instance, `[M]`.
+        labels: class of each instance, int64 `[M]`.
+        kernels: kernel of each instance, int64 `[M]`, a row of `mask_logits`.
+        meta: meta information with `img_shape` and, to rescale, `ori_shape`.
         batch_shape: height and width of the padded input.
-        mask_thr: a cell above it is inside.
-        rescale: to `ori_shape`; otherwise the masks have `img_shape`.
+        mask_thr: probability above which a pixel is inside a mask.
+        rescale: whether masks are resized to `ori_shape`; otherwise they have `img_shape`.
 
     Returns:
         `bboxes` fp32 `[M, 4]` tight xyxy, `scores`, `labels` and `masks` bool `[M, H, W]`.

@@ -1,4 +1,4 @@
-"""Semantic FPN: one map out of a feature pyramid."""
+"""Semantic FPN: merges a feature pyramid into one map."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ LEVELS = 4
 
 @MODELS.register_module()
 class SemanticFPNWrapper(BaseModule):
-    """Sums P2-P5 at stride 8 and makes localisation and semantic features of the sum.
+    """Sums P2-P5 at stride 8 and computes localisation and semantic features from the sum.
 
-    P2 passes one 3 x 3 convolution of stride 2, P3 one, P4 two and P5 three of stride 1; those of P4 and P5
-    are followed by bilinear x2 until stride 8. P5 gets a positional encoding first. Two parallel 1 x 1
-    convolutions read the sum. Each convolution has group norm and ReLU. Initialised N(0, 0.01).
+    P2 passes one 3 x 3 convolution of stride 2; P3, P4 and P5 pass one, two and three of stride 1, with
+    bilinear x2 in between until stride 8. A positional encoding is first added to P5. Two parallel 1 x 1
+    convolutions read the sum. Each convolution has group norm and ReLU. Weights start from N(0, 0.01).
 
-    Source: Kirillov et al., Panoptic Feature Pyramid Networks (CVPR 2019), as K-Net's authors use it.
+    Source: Kirillov et al., Panoptic Feature Pyramid Networks (CVPR 2019), as used by K-Net's authors.
 
     Args:
         in_channels: channels of the pyramid.
         feat_channels: channels of the sum.
         out_channels: channels of both outputs.
-        positional_encoding: config of the encoding of P5; its channels must be `in_channels`.
+        positional_encoding: config of the encoding added to P5; it must have `in_channels` channels.
         norm_cfg: config of the group norm.
     """
 
@@ -63,13 +63,13 @@ class SemanticFPNWrapper(BaseModule):
         self.aux_convs = nn.ModuleList([ConvModule(feat_channels, out_channels, 1, norm_cfg=norm)])
 
     def init_weights(self) -> None:
-        """Initialises the convolutions N(0, 0.01)."""
+        """Initialises the convolutions from N(0, 0.01)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 normal_init(module, std=0.01)
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Localisation and semantic features.
+        """Computes localisation and semantic features.
 
         Args:
             pyramid: P2, P3, P4, P5, each `[B, in_channels, H/s, W/s]` for s = 4, 8, 16, 32.

@@ -13,12 +13,12 @@ TARGET_STRIDE = 4
 
 
 class Targets(NamedTuple):
-    """The objects of B images, each image's at the front, the rest padding.
+    """The objects of B images; those of each image come first, followed by padding.
 
     Attributes:
-        masks: fp32 `[B, G, H/4, W/4]` in [0, 1], over the padded image; padding is 0.
-        labels: int64 `[B, G]`; padding is 0.
-        count: int64 `[B]`, objects of each image.
+        masks: fp32 `[B, G, H/4, W/4]` in [0, 1], covering the padded image; 0 in padding.
+        labels: int64 `[B, G]`; 0 in padding.
+        count: int64 `[B]`, number of objects in each image.
     """
 
     masks: Tensor
@@ -27,15 +27,15 @@ class Targets(NamedTuple):
 
 
 def quarter_size(masks: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Masks padded with zeros to the batch's size and resized bilinearly to a quarter of it, times 4.
+    """Pads masks with zeros to the batch's size and resizes them bilinearly to a quarter of it, times 4.
 
     Bilinear resizing by exactly 1/4 (cell centres aligned) is the mean of the 2 x 2 cells in the middle of
-    each 4 x 4 block: the sum of four slices, exact in uint8.
+    each 4 x 4 block, so four times that is the sum of four slices, exact in uint8.
 
     Args:
-        masks: `[G, h, w]` of 0 and 1, h <= height, w <= width.
-        height: of the padded batch, a multiple of 4.
-        width: the same.
+        masks: masks `[G, h, w]` of 0 and 1, h <= height, w <= width.
+        height: height of the padded batch, a multiple of 4.
+        width: width of the padded batch, a multiple of 4.
 
     Returns:
         uint8 `[G, height / 4, width / 4]` in 0..4.
@@ -49,15 +49,15 @@ def quarter_size(masks: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def padded_masks(data_samples: Sequence[Any], batch_shape: tuple[int, int], device: torch.device) -> Tensor:
-    """The masks of mmdet's data samples, at a quarter of the batch's size.
+    """Stacks the masks of mmdet's data samples at a quarter of the batch's size.
 
     Args:
-        data_samples: B, each with `gt_instances.masks` (mmdet's bitmap or polygon masks).
+        data_samples: B data samples with `gt_instances.masks` (mmdet's bitmap or polygon masks).
         batch_shape: height and width of the padded batch, multiples of 4.
-        device: of the result.
+        device: device of the result.
 
     Returns:
-        fp32 `[B, G, H/4, W/4]` in [0, 1], G being the largest count; see :class:`Targets`.
+        fp32 `[B, G, H/4, W/4]` in [0, 1], where G is the largest count; see `Targets`.
 
     Raises:
         ValueError: a mask larger than the batch.
@@ -84,27 +84,27 @@ def padded_masks(data_samples: Sequence[Any], batch_shape: tuple[int, int], devi
 def targets_from_samples(
     data_samples: Sequence[Any], batch_shape: tuple[int, int], num_classes: int, device: torch.device
 ) -> Targets:
-    """The instances of mmdet's data samples as :class:`Targets`.
+    """Turns the instances of mmdet's data samples into `Targets`.
 
     Args:
-        data_samples: B, each with `gt_instances.masks` (mmdet's bitmap or polygon masks) and `.labels`.
+        data_samples: B data samples; `gt_instances` has `labels` and mmdet's bitmap or polygon `masks`.
         batch_shape: height and width of the padded batch, multiples of 4.
-        num_classes: K, to check the labels against.
-        device: of the result.
+        num_classes: K, the number of classes; labels must be in 0..K-1.
+        device: device of the result.
 
     Raises:
-        ValueError: a mask larger than the batch, or a label outside 0..K-1 (labels on the CPU alone are
-            looked at: elsewhere it would synchronise).
+        ValueError: a mask larger than the batch, or a label outside 0..K-1. Only labels on the CPU are
+            checked; on a GPU this would synchronise.
     """
     masks = padded_masks(data_samples, batch_shape, device)
     counts = [len(sample.gt_instances.labels) for sample in data_samples]
     labels = torch.zeros(masks.shape[:2], dtype=torch.int64, device=device)
     for i, sample in enumerate(data_samples):
-        own = sample.gt_instances.labels
-        if own.device.type == "cpu" and ((own < 0) | (own >= num_classes)).any():
+        found = sample.gt_instances.labels
+        if found.device.type == "cpu" and ((found < 0) | (found >= num_classes)).any():
             raise ValueError(
                 f"data_samples[{i}]: expected labels in 0..{num_classes - 1}, got "
-                f"{sorted(set(own.tolist()))}; set num_classes of rpn_head and mask_head to the data set's"
+                f"{sorted(set(found.tolist()))}; set num_classes of rpn_head and mask_head to the data set's"
             )
-        labels[i, : counts[i]] = own
+        labels[i, : counts[i]] = found
     return Targets(masks, labels, torch.tensor(counts, dtype=torch.int64, device=device))

@@ -1,4 +1,4 @@
-"""One update stage: kernels to better kernels, their classes and their masks."""
+"""One update stage of K-Net: refines kernels and predicts their classes and masks."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from sp_fast.knet.targets import Targets
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention over the kernels of an image, plus its input."""
+    """Multi-head self-attention over the kernels of an image, with a residual connection."""
 
     def __init__(self, channels: int, num_heads: int) -> None:
         super().__init__()
         self.attn = nn.MultiheadAttention(channels, num_heads, batch_first=True)
 
     def forward(self, kernels: Tensor) -> Tensor:
-        """`[B, N, C]` to `[B, N, C]`."""
+        """Maps kernels `[B, N, C]` to `[B, N, C]`."""
         return kernels + self.attn(kernels, kernels, kernels, need_weights=False)[0]
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, linear, plus its input."""
+    """Linear, ReLU, linear, with a residual connection."""
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
         super().__init__()
@@ -37,12 +37,12 @@ class FeedForward(nn.Module):
         self.layers = nn.Sequential(hidden, nn.Linear(hidden_channels, channels))
 
     def forward(self, kernels: Tensor) -> Tensor:
-        """`[..., C]` to `[..., C]`."""
+        """Maps kernels `[..., C]` to `[..., C]`."""
         return kernels + self.layers(kernels)
 
 
 def branch(channels: int) -> nn.Sequential:
-    """Linear without bias, layer norm, ReLU: what comes before the class and the mask layer."""
+    """Linear without bias, layer norm, ReLU: the layers before the class layer and the mask layer."""
     return nn.Sequential(
         nn.Linear(channels, channels, bias=False), nn.LayerNorm(channels), nn.ReLU(inplace=True)
     )
@@ -52,20 +52,20 @@ def branch(channels: int) -> nn.Sequential:
 class KernelUpdateHead(BaseModule):
     """One update stage of K-Net.
 
-    1 x 1 convolution of x; gather under the hard masks; :class:`KernelUpdator`; self-attention over kernels
-    and layer norm; feed-forward and layer norm. From the new kernels a class branch and a mask branch, whose
-    output convolves the transformed x. Xavier initialisation.
+    1 x 1 convolution of x; gathering under the hard masks; `KernelUpdator`; self-attention over kernels and
+    layer norm; feed-forward and layer norm. A class branch and a mask branch read the new kernels; the
+    output of the mask branch convolves the transformed x. Xavier initialisation.
 
     Source: K-Net (NeurIPS 2021), Sec. 3.2-3.3, with the parameter names of the authors' code.
 
     Args:
-        num_classes: K.
-        in_channels: C, of kernels and of x.
-        num_heads: of the attention.
+        num_classes: K, the number of classes.
+        in_channels: C, channels of the kernels and of x.
+        num_heads: number of attention heads.
         feedforward_channels: hidden channels of the feed-forward layer.
-        loss_cls: config of the focal loss of the classes; default weight 2.
-        loss_mask: config of the cross-entropy of the masks; default weight 1.
-        loss_dice: config of the dice loss of the masks; default weight 4.
+        loss_cls: config of the classes' focal loss; default weight 2.
+        loss_mask: config of the masks' cross-entropy; default weight 1.
+        loss_dice: config of the masks' dice loss; default weight 4.
     """
 
     def __init__(
@@ -95,19 +95,19 @@ class KernelUpdateHead(BaseModule):
         self.loss_dice = MODELS.build(loss_dice or dict(DICE_LOSS, loss_weight=4.0))
 
     def init_weights(self) -> None:
-        """Initialises every matrix by Xavier, uniform, and the class prior at 0.01."""
+        """Initialises every matrix with uniform Xavier and the class prior to 0.01."""
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         nn.init.constant_(self.fc_cls.bias, bias_init_with_prob(0.01))
 
     def forward(self, x: Tensor, kernels: Tensor, mask_logits: Tensor) -> StageOutput:
-        """Updates the kernels, and predicts with them.
+        """Updates the kernels and predicts classes and masks with them.
 
         Args:
-            x: `[B, C, h, w]`.
-            kernels: `[B, N, C]`.
-            mask_logits: `[B, N, h, w]`, of these kernels; no gradient flows into them.
+            x: features `[B, C, h, w]`.
+            kernels: kernels `[B, N, C]`.
+            mask_logits: mask logits `[B, N, h, w]` of these kernels; no gradient flows into them.
         """
         x = self.feat_transform(x)
         kernels = self.kernel_update_conv(gather_features(mask_logits, x), kernels)
@@ -120,14 +120,14 @@ class KernelUpdateHead(BaseModule):
     def loss(
         self, output: StageOutput, targets: Targets, assignment: Assignment, stage: int, average: Tensor
     ) -> dict[str, Tensor]:
-        """`loss_cls` of all kernels, `loss_mask` and `loss_dice` of the matched ones.
+        """Computes `loss_cls` over all kernels, `loss_mask` and `loss_dice` over the matched ones.
 
         Args:
-            output: of this stage.
-            targets: of the batch.
-            assignment: of all stages.
-            stage: which of them this is.
-            average: what the class loss is divided by: the matched kernels, averaged over the ranks.
+            output: output of this stage.
+            targets: training targets of the batch.
+            assignment: matching of all stages.
+            stage: index of this stage.
+            average: divisor of the class loss: the number of matched kernels, averaged over the ranks.
         """
         labels = assignment.labels(targets.labels, stage, background=self.num_classes).flatten()  # [B N]
         with torch.autocast(labels.device.type, enabled=False):

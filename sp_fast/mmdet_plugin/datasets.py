@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +16,81 @@ from safetensors import SafetensorError, safe_open
 
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import BrokenImageError, BrokenImages, image_size, list_images
+from sp_fast.mmdet_plugin.cache import ImageCache
+from sp_fast.mmdet_plugin.samplers import SeededIndex, seed_everything
 
 OBJECT = "object"
 
 
-class SkipBrokenImages:
-    """What an image that cannot be decoded means to a data set.
+class ImageDataset:
+    """What both data sets do with images: cache them, seed their augmentation, and leave out broken ones.
 
-    In training it is named once by each process that reads, and mmengine draws another image in its
+    A broken image is named once in training by each process that reads, and mmengine draws another in its
     place; more than 5 % of such are an error. In evaluation, where every image counts, one is an error.
+
+    Attributes:
+        image_cache: with `cache="ram"`, what the beginning of the pipeline gave.
+
+    Args:
+        cache: "ram" keeps images and masks in memory as they are before the first random transform; None
+            reads them each time.
+        args, options: of mmdet's data set.
+
+    Raises:
+        ValueError: another `cache`.
+        CacheError: see :class:`ImageCache`.
     """
 
     test_mode: bool
+    pipeline: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, cache: str | None = None, **options: Any) -> None:
+        if cache not in (None, "ram"):
+            raise ValueError(f"cache: expected None or 'ram', got {cache!r}")
+        self.cache = cache
+        self.image_cache: ImageCache | None = None
         self.broken = BrokenImages()
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **options)
+
+    def full_init(self) -> None:
+        """Reads the annotations; see mmengine."""
+        super().full_init()  # type: ignore[misc]
+        if self.cache and self.image_cache is None:
+            infos = [self._info(i) for i in range(len(self))]  # type: ignore[arg-type]
+            self.image_cache = ImageCache(
+                self.pipeline.transforms,
+                self.get_data_info,  # type: ignore[attr-defined]
+                self.sizes(),
+                [len(info["instances"]) for info in infos],
+                seed_channels=getattr(getattr(self, "seeds", None), "channels", 0),
+            )
+
+    def fill_cache(self) -> None:
+        """Reads all images that are not in the cache yet, if there is one."""
+        if self.image_cache is not None:
+            self.image_cache.fill()
+
+    def sizes(self) -> Sequence[tuple[int, int]]:
+        """Height and width of each image."""
+        infos = (self._info(i) for i in range(len(self)))  # type: ignore[arg-type]
+        return [(info["height"], info["width"]) for info in infos]
+
+    def _info(self, index: int) -> dict:
+        """What is known of an image without its seeds."""
+        return super().get_data_info(index)  # type: ignore[misc]
 
     def prepare_data(self, idx: int) -> Any:
-        """The pipeline's result for image `idx`; None when it is broken, and mmengine draws another."""
+        """The pipeline's result for image `idx`; None when it is broken, and mmengine draws another.
+
+        A :class:`SeededIndex` seeds this process first, and so the draw of another image too.
+        """
+        if isinstance(idx, SeededIndex):
+            seed_everything(idx.seed)
         try:
-            return super().prepare_data(idx)  # type: ignore[misc]
+            if self.image_cache is None:
+                return super().prepare_data(idx)  # type: ignore[misc]
+            results = self.image_cache(idx)
+            return results and self.image_cache.rest(results)
         except BrokenImageError as error:
             if self.test_mode:
                 raise
@@ -85,7 +140,7 @@ class SeedStore:
 
 
 @DATASETS.register_module()
-class InstanceDataset(SkipBrokenImages, CocoDataset):
+class InstanceDataset(ImageDataset, CocoDataset):
     """Images with instance masks from a COCO-format file.
 
     The classes are those of the file's categories, by ascending category id, unless `metainfo` names them.
@@ -100,6 +155,7 @@ class InstanceDataset(SkipBrokenImages, CocoDataset):
             come with boxes that are loose, or in other conventions.
         seeds: the safetensors file that `sp-fast propose` writes beside its masks. Every instance then gets
             its row of it: results["gt_seeds"] float32 [n, D], in line with the masks.
+        cache: "ram" or None; see :class:`ImageDataset`.
         metainfo, pipeline, test_mode, indices, filter_cfg, ...: as mmdet's CocoDataset.
 
     Raises:
@@ -214,11 +270,12 @@ class InstanceDataset(SkipBrokenImages, CocoDataset):
 
 
 @DATASETS.register_module()
-class ImageFolderDataset(SkipBrokenImages, BaseDetDataset):
+class ImageFolderDataset(ImageDataset, BaseDetDataset):
     """All images of a folder (`list_images`), without annotations: for making proposals while training.
 
     Args:
         images: the folder.
+        cache: "ram" or None; see :class:`ImageDataset`.
         pipeline, indices, ...: as mmdet's BaseDetDataset.
     """
 
@@ -234,7 +291,10 @@ class ImageFolderDataset(SkipBrokenImages, BaseDetDataset):
 
     def get_data_info(self, idx: int) -> dict:
         """The path of image `idx` and its size in pixels, which samplers by aspect ratio ask for."""
-        info = super().get_data_info(idx)
+        return self._info(idx)
+
+    def _info(self, index: int) -> dict:
+        info = super()._info(index)
         try:
             info["height"], info["width"] = image_size(info["img_path"])
         except BrokenImageError:

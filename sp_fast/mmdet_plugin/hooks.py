@@ -1,21 +1,25 @@
-"""Hooks for mmengine's runner: a stop at non-finite losses, the exported weights."""
+"""Hooks for mmengine's runner: a stop at non-finite losses, the exported weights, checkpoints by time."""
 
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import all_reduce, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from sp_fast.files import replacing
+from sp_fast.files import replacing, write_text
+from sp_fast.mmdet_plugin.loops import EVALUATED
+from sp_fast.mmdet_plugin.stopping import StopRequest, StopRequestedError
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 
 EXPORTED_NAME = "pretrained.pth"
+CHECKPOINT_NAME = "latest.pth"
 
 
 class NonFiniteLossError(RuntimeError):
@@ -89,6 +93,87 @@ class ExportPretrainedHook(Hook):
         if is_main_process() and isinstance(model, SaliencyPromptPretrainer):
             path = Path(runner.work_dir) / EXPORTED_NAME
             write_weights(model.export(), path, epoch=runner.epoch, iter=runner.iter)
+
+
+@HOOKS.register_module()
+class TimedCheckpointHook(Hook):
+    """Keeps one checkpoint, `latest.pth` in the work folder, for training that is counted in steps.
+
+    Written when `seconds` have passed since the last one, before each validation, at the end, and when a
+    signal asked the run to stop.
+
+    Attributes:
+        stop: the request to stop, which the runner watches for.
+
+    Args:
+        seconds: between two checkpoints; at most so much training is lost when the process is killed.
+
+    Raises:
+        StopRequestedError: from within the step, or the validation, after which the run stops.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.seconds = seconds
+        self.stop = StopRequest()
+        self._time = 0.0
+        self._state: tuple[int, int] | None = None
+
+    def before_train(self, runner: Any) -> None:
+        """Starts the clock; a state that was just loaded need not be saved again."""
+        self._time = time.monotonic()
+        resumed = (Path(runner.work_dir) / CHECKPOINT_NAME).is_file() and runner.iter
+        self._state = self._state_at(runner, runner.iter) if resumed else None
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Saves when it is time to, or when the run is to stop."""
+        done = runner.iter + 1
+        number = self._asked()
+        if number or time.monotonic() - self._time >= self.seconds:
+            self._save(runner, done)
+        if number:
+            raise StopRequestedError(number, done)
+
+    def before_val(self, runner: Any) -> None:
+        """Saves, so that a run that stops during the validation goes on with it."""
+        if runner.iter:
+            self._save(runner, runner.iter)
+
+    def after_val_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Stops a validation; the processes of a distributed one may not have equally many batches."""
+        if self.stop.signal and get_world_size() == 1:
+            raise StopRequestedError(self.stop.signal, runner.iter)
+
+    def after_train(self, runner: Any) -> None:
+        """Saves the last state."""
+        self._save(runner, runner.iter)
+
+    def _asked(self) -> int:
+        """The signal that asked any of the processes to stop, or 0."""
+        number = self.stop.signal or 0
+        if get_world_size() == 1:
+            return number
+        asked = torch.tensor(number, device="cuda" if torch.cuda.is_available() else "cpu")
+        all_reduce(asked, op="max")
+        return int(asked)
+
+    def _save(self, runner: Any, done: int) -> None:
+        state = self._state_at(runner, done)
+        if state != self._state:
+            runner.save_checkpoint(runner.work_dir, CHECKPOINT_NAME, meta=dict(iter=done, epoch=0))
+            if is_main_process():
+                path = Path(runner.work_dir) / CHECKPOINT_NAME
+                write_text(str(path), path.with_name("last_checkpoint"))
+        self._state, self._time = state, time.monotonic()
+
+    @staticmethod
+    def _state_at(runner: Any, done: int) -> tuple[int, int]:
+        return done, runner.message_hub.get_info(EVALUATED, -1)
 
 
 def unwrapped(model: Any) -> Any:

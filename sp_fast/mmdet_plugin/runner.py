@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import Any
 
 import torch
 from mmengine import runner as mmengine_runner
 from mmengine.model import MMDistributedDataParallel
+from mmengine.runner import BaseLoop
 from torch import nn
 
-from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, unwrapped
+from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, TimedCheckpointHook, unwrapped
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume
 from sp_fast.pretraining.adapters import adapter_for
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
@@ -65,6 +67,19 @@ class Runner(mmengine_runner.Runner):
                     )
             report = load_state(model, state, load_from, allow=heads)
             self.logger.info(f"weights from {load_from}: {report}")
+
+    def train(self) -> nn.Module:
+        """See mmengine; with a :class:`TimedCheckpointHook`, signals stop the run after a step."""
+        hook = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
+        with hook.stop if hook else contextlib.nullcontext():
+            return super().train()
+
+    def load_or_resume(self) -> None:
+        """See mmengine; then fills the data sets' caches, unless no step is left."""
+        super().load_or_resume()
+        if isinstance(self._train_loop, BaseLoop) and self.iter < self.max_iters:
+            for loop in filter(None, (self.train_loop, self.val_loop)):
+                getattr(loop.dataloader.dataset, "fill_cache", lambda: None)()
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine, which names a GPU for every process and so fails where there is none."""

@@ -1,4 +1,4 @@
-"""Kernel supervision (Eq. 9), for plain tensors of any model family."""
+"""Kernel supervision (Eq. 9), on plain tensors of any model family."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from sp_fast.ops import kernel_supervision_loss
 
 
 class KernelSupervision(nn.Module):
-    """Eq. 9: pulls the kernel matched with a proposal towards the proposal's seed.
+    """Kernel loss of Eq. 9: pulls the kernel matched with a proposal towards the proposal's seed.
 
     `1 - cos(Linear(S_l), K_{n_l}^i)` over every proposal l and update stage i, where n_l is the kernel that
-    bipartite matching gave the proposal at that stage. The linear layer (D -> C) is trained and left out
-    of what pre-training exports.
+    bipartite matching assigned to the proposal at that stage. The linear layer (D -> C) is trained, but not
+    exported after pre-training.
 
     Args:
         seed_channels: D, channels of the features that made the proposals.
         kernel_channels: C, channels of the kernels.
-        loss_weight: the weight in Eq. 10.
-        reduction: `mean` over the matched pairs of a stage, or `sum` as Eq. 9 is written.
-        center: take the mean over the step's matched pairs off kernels and targets first. Eq. 9 as written is
-            small as soon as all kernels and targets point one way, whatever the seeds are, and training finds
-            that; what is left without the means is what tells proposals apart.
+        loss_weight: weight of the loss in Eq. 10.
+        reduction: `mean` over the matched pairs of a stage, or `sum`, as in Eq. 9.
+        center: first subtract the mean over the step's matched pairs from kernels and targets. Without
+            centering, training can make the loss small by turning all kernels and targets in one direction,
+            whatever the seeds are; what remains after subtracting the means distinguishes the proposals.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class KernelSupervision(nn.Module):
         self.center = center
 
     def forward(self, kernels: Tensor, seeds: Tensor, index: Tensor) -> Tensor:
-        """The weighted loss, an fp32 scalar; 0 with zero gradients where nothing is matched.
+        """Computes the weighted loss, an fp32 scalar; 0 with zero gradients if nothing is matched.
 
         Args:
             kernels: `[S, B, N, C]`, the kernels after each update stage.
-            seeds: `[B, L, D]`.
-            index: int64 `[S, B, L]`, from :func:`matched_kernels`.
+            seeds: `[B, L, D]`, seed of each proposal.
+            index: int64 `[S, B, L]`, kernel matched with each proposal, from `matched_kernels`.
         """
         if seeds.shape[-1] != self.linear.in_features:
             raise ValueError(
-                f"seeds: expected [B, L, {self.linear.in_features}] as seed_channels says, "
+                f"seeds: expected [B, L, {self.linear.in_features}] from seed_channels, "
                 f"got {tuple(seeds.shape)}"
             )
         targets = self.linear(seeds.to(self.linear.weight.dtype)).to(kernels.dtype)  # [B, L, C]
@@ -62,7 +62,7 @@ class KernelSupervision(nn.Module):
 
 
 def _centered(kernels: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Kernels less the mean of each stage's matched ones, targets less the mean of those matched at any."""
+    """Subtracts the mean of the stage's matched kernels, and the mean of the targets matched at any stage."""
     matched = (index >= 0).unsqueeze(-1)  # [S, B, L, 1]
     row = index.clamp(min=0).unsqueeze(-1).expand(-1, -1, -1, kernels.shape[-1])
     pairs = matched.sum((1, 2)).clamp(min=1)  # [S, 1]
@@ -73,17 +73,17 @@ def _centered(kernels: Tensor, targets: Tensor, index: Tensor) -> tuple[Tensor, 
 
 
 def matched_kernels(assigned: Tensor, num_targets: int) -> Tensor:
-    """Turns the target of each kernel into the kernel of each target.
+    """Inverts an assignment: from the target of each kernel to the kernel of each target.
 
     Args:
         assigned: int64 `[S, B, N]`, index of the target matched with each kernel, -1 for none.
-        num_targets: L, targets an image, padding included.
+        num_targets: L, targets per image, including padding.
 
     Returns:
         int64 `[S, B, L]`, index of the kernel matched with each target, -1 for none.
     """
     stages, batch, num_kernels = assigned.shape
-    # One column more than there are targets takes the kernels without one.
+    # An extra last column receives the kernels that have no target.
     index = assigned.new_full((stages, batch, num_targets + 1), -1)
     slot = torch.where(assigned >= 0, assigned, num_targets)
     kernel = torch.arange(num_kernels, device=assigned.device).expand_as(assigned)

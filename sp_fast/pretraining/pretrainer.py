@@ -17,8 +17,8 @@ from sp_fast.pretraining.sources import AnnotatedSource, SharedSource, TeacherSo
 SOURCES = ("cached", "shared", "teacher", "import")
 IN_STEP = ("shared", "teacher")
 
-# `paper`: the text. `official`: what the authors' released code does. Of the proposals too, where they are
-# made within the step.
+# `paper`: as in the text. `official`: as in the authors' released code. A preset also sets the defaults of
+# proposals that are computed in the training step.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(
         frozen_stages=None,
@@ -33,30 +33,31 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @MODELS.register_module()
 class SaliencyPromptPretrainer(BaseDetector):
-    """Trains `detector` on saliency mask proposals, with prompts in its kernels.
+    """Pre-trains `detector` on saliency mask proposals, with prompts added to its kernels.
 
-    Eq. 10: the base model's class, dice and mask losses with the proposals for targets, plus the kernel
-    loss of Eq. 9. The data flow of a step: images -> features -> proposals -> prompts -> decorated kernels
-    -> stages -> losses.
+    The loss is Eq. 10: the base model's class, dice and mask losses with the proposals as targets, plus the
+    kernel loss of Eq. 9. Data flow of a step: images -> features -> proposals -> prompts -> decorated
+    kernels -> stages -> losses.
 
     Args:
         detector: config of the base model, with one class.
-        preset: `paper` or `official`: the defaults of `frozen_stages`, `prompts` and `proposer`.
-        source: `cached`: masks and seeds of `sp-fast propose`, read with the images; `shared`: made in the
-            step from the backbone's last stage, meant for a frozen one; `teacher`: the same from a frozen
-            copy of the backbone beside it; `import`: anybody's COCO-format masks, seeds then being the mean
-            features inside each.
-        proposer: for `shared` and `teacher`, options of :class:`sp_fast.proposals.SaliencyProposer`.
-        prompts: options of :class:`sp_fast.pretraining.prompts.PromptGenerator` (`levels`, `detach`) and of
-            :class:`sp_fast.pretraining.prompts.PromptInjector` (`strategy`, `drop_rate`), and `inject`:
-            `init` decorates K^0 before the first masks, `proposal` the kernels after the first head (see the
-            family's adapter).
-        supervision: `seed_channels`, `loss_weight`, `reduction`, `center` (see
-            :class:`sp_fast.pretraining.kernel_supervision.KernelSupervision`), or None for no kernel loss.
-            Both presets take the mean over pairs, as the authors' code does: the sum of Eq. 9 grows with
-            batch and proposals, while its weight in Eq. 10 is 1.
-        frozen_stages: stages of the backbone, from the stem on, that are not trained; None: as `detector`
-            says, or all of them with `official`. (-1 freezes none of a ResNet's, 0 none of a MobileNetV2's.)
+        preset: `paper` or `official`; sets the defaults of `frozen_stages`, `prompts` and `proposer`.
+        source: where the proposals come from. `cached`: masks and seeds of `sp-fast propose`, loaded with the
+            images; `shared`: computed in the step from the last stage of the backbone, which should be
+            frozen; `teacher`: computed in the step by a frozen copy of the backbone; `import`: any masks in
+            COCO format, with the mean feature inside each mask as its seed.
+        proposer: options of `SaliencyProposer`, for `shared` and `teacher`.
+        prompts: options of `PromptGenerator` (`levels`, `detach`) and `PromptInjector` (`strategy`,
+            `drop_rate`), and `inject`: `init` decorates the initial kernels before the first masks,
+            `proposal` the kernels after the first head or stage (see the family's adapter).
+        supervision: options of `KernelSupervision` (`seed_channels`, `loss_weight`, `reduction`, `center`)
+            or None for no kernel loss. Both presets use the mean over pairs, like the authors' code: the sum
+            of Eq. 9 grows with the batch and the number of proposals, but its weight in Eq. 10 is 1.
+        frozen_stages: last stage of the backbone that is not trained; the stem and the stages before it are
+            not trained either. None keeps the setting of `detector`, or freezes all with `official`. -1
+            freezes nothing in a ResNet, 0 nothing in a MobileNetV2.
+        data_preprocessor: config of the data preprocessor; default: that of `detector`.
+        init_cfg: config of the weight initialisation.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class SaliencyPromptPretrainer(BaseDetector):
             raise ValueError(f"source: expected one of {', '.join(SOURCES)}, got {source!r}")
         if proposer is not None and source not in IN_STEP:
             raise ValueError(
-                f"proposer: has a use only with source='shared' or 'teacher', got source={source!r}"
+                f"proposer: expected only with source='shared' or 'teacher', got it with source={source!r}"
             )
         proposer = {"preset": preset, **(proposer or {})}
         self.source: AnnotatedSource | SharedSource
@@ -101,7 +102,7 @@ class SaliencyPromptPretrainer(BaseDetector):
             self.source = SharedSource(proposer)
             if any(one.requires_grad for one in self.detector.backbone.parameters()):
                 warnings.warn(
-                    "source='shared': the backbone is trained, so the proposals drift with it; set "
+                    "source='shared': the backbone is trained, so the proposals change with it; set "
                     "frozen_stages to all of its stages (4), or source='teacher' for a frozen copy",
                     stacklevel=2,
                 )
@@ -123,21 +124,21 @@ class SaliencyPromptPretrainer(BaseDetector):
         )
 
     def init_weights(self) -> None:
-        """Initialises the base model, and the teacher with its backbone."""
+        """Initialises the base model, and copies its backbone to the teacher."""
         super().init_weights()
         self.backbone_loaded()
 
     def backbone_loaded(self) -> None:
-        """Gives the teacher, where there is one, the weights that the backbone has now."""
+        """Copies the current weights of the backbone to the teacher, if there is one."""
         if isinstance(self.source, TeacherSource):
             self.source.copy_from(self.detector.backbone)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
-        """The terms of Eq. 10 by name, `loss_kernel` among them.
+        """Computes the terms of Eq. 10 by name, including `loss_kernel`.
 
         Args:
-            batch_inputs: `[B, 3, H, W]`, normalised and padded.
-            batch_data_samples: B data samples; with instances unless the source makes its own.
+            batch_inputs: normalised, padded images `[B, 3, H, W]`.
+            batch_data_samples: B data samples, with instances unless the source computes its own.
         """
         backbone_features, pyramid = self._adapter.features(batch_inputs)
         proposals = self.source(self._adapter, batch_inputs, backbone_features[-1], batch_data_samples)
@@ -154,17 +155,17 @@ class SaliencyPromptPretrainer(BaseDetector):
         return losses
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
-        """What the base model predicts without prompts, as it will run after pre-training."""
+        """Predicts with the base model without prompts, the way it runs after pre-training."""
         return self.detector.predict(batch_inputs, batch_data_samples, rescale=rescale)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: list | None = None) -> Any:
         return self.detector._forward(batch_inputs, batch_data_samples)
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
-        """The feature pyramid of the base model."""
+        """Computes the feature pyramid of the base model."""
         return self._adapter.features(batch_inputs)[1]
 
     def export(self) -> dict[str, Tensor]:
-        """Weights for the plain base model: no prompts, linear layer, teacher nor binary class head."""
+        """Returns weights for the plain base model, without linear layer, teacher and binary class head."""
         state = {name: value.detach().cpu() for name, value in self.detector.state_dict().items()}
         return self._adapter.transferable(state)

@@ -1,4 +1,4 @@
-"""Prompt generation (Eq. 5) and prompt-kernel matching (Eq. 6-8), for plain tensors of any model family."""
+"""Prompt generation (Eq. 5) and prompt-kernel matching (Eq. 6-8), on plain tensors of any model family."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ BOX_SIZE = "box_size"
 
 
 class PromptGenerator(nn.Module):
-    """Eq. 5: the prompt of a proposal is the mean feature inside its tight box.
+    """Computes prompts by Eq. 5: the prompt of a proposal is the mean feature inside its tight box.
 
     Args:
-        levels: which maps of the feature pyramid to pool. A name such as `"P5"` (the map of stride 2^5), an
-            index into the pyramid, or several of these, whose prompts are averaged; the default `-1`, the
-            coarsest, is what the authors' code uses. Or `"box_size"`: of each box its own level, as FPN (Lin
-            et al., CVPR 2017, Eq. 1) gives it, P_k with k = floor(4 + log2(sqrt(w h) / 224)), clamped to the
-            pyramid.
-        detach: keep the gradient from reaching the feature maps.
+        levels: maps of the feature pyramid to pool from. A name such as `"P5"` (the map of stride 2^5), an
+            index into the pyramid, or several of these, whose prompts are averaged; the default, `-1`, is the
+            coarsest, as in the authors' code. With `"box_size"` each box has the level that FPN (Lin et al.,
+            CVPR 2017, Eq. 1) assigns to its size: P_k with k = floor(4 + log2(sqrt(w h) / 224)), clamped to
+            the pyramid.
+        detach: whether to stop the gradient at the feature maps.
     """
 
     def __init__(self, levels: int | str | Sequence[int | str] = (-1,), *, detach: bool = False) -> None:
@@ -32,24 +32,24 @@ class PromptGenerator(nn.Module):
         if not self.levels:
             raise ValueError("levels: expected at least one level of the feature pyramid, got none")
         if BOX_SIZE in self.levels and len(self.levels) > 1:
-            raise ValueError(f"levels: {BOX_SIZE!r} stands alone, got {list(self.levels)}")
+            raise ValueError(f"levels: expected {BOX_SIZE!r} without other levels, got {list(self.levels)}")
         self.detach = detach
 
     def forward(
         self, pyramid: Sequence[Tensor], boxes: Tensor, count: Tensor, image_size: tuple[int, int]
     ) -> Tensor:
-        """Pools the prompts.
+        """Pools one prompt per box.
 
         Args:
-            pyramid: feature maps `[B, C, H_i, W_i]` of one padded batch of images, finest first.
-            boxes: `[B, L, 4]`, x0 y0 x1 y1 in pixels of the padded input.
-            count: int `[B]`, proposals of each image; rows from there on are padding and give zeros.
+            pyramid: feature maps `[B, C, H_i, W_i]` of a padded batch, finest first.
+            boxes: xyxy boxes `[B, L, 4]` in pixels of the padded input.
+            count: int `[B]`, number of proposals of each image; later rows are padding, with zero prompts.
             image_size: height and width of the padded input, in pixels.
 
         Returns:
             Prompts `[B, L, C]`.
         """
-        # k of each map, whose stride is 2^k.
+        # The exponent k of each map, where 2^k is its stride.
         exponents = [round(math.log2(image_size[0] / features.shape[-2])) for features in pyramid]
         if self.levels == (BOX_SIZE,):
             return self._by_box_size(pyramid, exponents, boxes, count, image_size)
@@ -90,25 +90,25 @@ class PromptGenerator(nn.Module):
         place = sum((level > k).long() for k in exponents[:-1])  # [B, L], index into the pyramid
         prompts = 0.0
         for i, features in enumerate(pyramid):
-            own = (place == i).unsqueeze(-1)
-            # Pooled everywhere, since to sort the boxes by level would wait for the GPU; the boxes of other
-            # levels shrink to one cell.
-            pooled = self._pool(features, torch.where(own, boxes, 0), count, image_size)
-            prompts = prompts + torch.where(own, pooled, 0)
+            here = (place == i).unsqueeze(-1)
+            # Sorting the boxes by level would wait for the GPU, so every level pools all boxes, with those of
+            # other levels shrunk to one cell.
+            pooled = self._pool(features, torch.where(here, boxes, 0), count, image_size)
+            prompts = prompts + torch.where(here, pooled, 0)
         return prompts
 
     def extra_repr(self) -> str:
-        """Options, for `print(module)`."""
+        """Returns the options, for `print(module)`."""
         return f"levels={self.levels}, detach={self.detach}"
 
 
 class PromptInjector(nn.Module):
-    """Eq. 6-8: adds to every kernel one prompt of its image. Has no parameters.
+    """Adds one prompt of its image to every kernel (Eq. 6-8). Has no parameters.
 
     Args:
-        strategy: which prompt kernel n takes. `cosine`: the most similar; `random`: any, drawn anew each
-            step; `sequential`: number n modulo the count; `none`: no prompt.
-        drop_rate: in training, the probability with which each prompt is left out of a step.
+        strategy: how the prompt of kernel n is chosen. `cosine`: the most similar one; `random`: a new random
+            one in each step; `sequential`: number n modulo the count; `none`: no prompt.
+        drop_rate: probability of leaving out each prompt in a training step.
     """
 
     def __init__(self, strategy: str = "cosine", *, drop_rate: float = 0.0) -> None:
@@ -124,16 +124,16 @@ class PromptInjector(nn.Module):
         """Decorates the kernels.
 
         Args:
-            kernels: `[N, C]`, shared by the batch, or `[B, N, C]`.
-            prompts: `[B, L, C]`.
-            count: int `[B]`, prompts of each image.
+            kernels: kernels `[N, C]`, shared by the batch, or `[B, N, C]`.
+            prompts: prompts `[B, L, C]`.
+            count: int `[B]`, number of prompts of each image.
 
         Returns:
-            The decorated kernels `[B, N, C]` and the index int64 `[B, N]` of the prompt each took, -1 for
-            none. With `drop_rate` the index is into the prompts that were kept, in their order.
+            The decorated kernels `[B, N, C]` and the index of each kernel's prompt, int64 `[B, N]`, -1 for
+            none. With `drop_rate` the index counts only the prompts that were kept.
         """
         batch, num_kernels = prompts.shape[0], kernels.shape[-2]
-        prompts = prompts.to(kernels.dtype)  # they differ under autocast
+        prompts = prompts.to(kernels.dtype)  # dtypes differ under autocast
         if self.training and self.drop_rate and self.strategy != "none":
             prompts, count = self._drop(prompts, count)
         if self.strategy == "cosine":
@@ -156,11 +156,11 @@ class PromptInjector(nn.Module):
         slot = torch.arange(prompts.shape[1], device=prompts.device)
         kept = torch.rand(prompts.shape[:2], device=prompts.device) >= self.drop_rate
         kept &= slot < count.view(-1, 1)  # [B, L]
-        # Kept prompts move to the front, in order, since the ops take a count and not a mask.
+        # The ops take a count, not a mask, so kept prompts move to the front, in order.
         order = torch.argsort(~kept, dim=1, stable=True)
         front = prompts.gather(1, order.unsqueeze(-1).expand_as(prompts))
         return front, kept.sum(1).to(count.dtype)
 
     def extra_repr(self) -> str:
-        """Options, for `print(module)`."""
+        """Returns the options, for `print(module)`."""
         return f"strategy={self.strategy!r}, drop_rate={self.drop_rate}"

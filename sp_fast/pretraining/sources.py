@@ -1,4 +1,4 @@
-"""Where a step's proposals come from: read with the images, made of the student's features or a teacher's."""
+"""Sources of proposals: loaded with the images, or computed from features of the student or a teacher."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class StepProposals(NamedTuple):
     """The proposals of one batch, padded to the largest count.
 
     Attributes:
-        targets: the adapter's targets, for the base model's losses.
-        boxes: `[B, L, 4]`, tight x0 y0 x1 y1 in pixels of the padded input.
-        seeds: `[B, L, D]`.
-        count: int64 `[B]`.
+        targets: targets of the adapter, for the losses of the base model.
+        boxes: tight xyxy boxes `[B, L, 4]` in pixels of the padded input.
+        seeds: seed features `[B, L, D]`.
+        count: int64 `[B]`, number of proposals of each image.
     """
 
     targets: Any
@@ -32,11 +32,11 @@ class StepProposals(NamedTuple):
 
 
 class AnnotatedSource(nn.Module):
-    """Proposals that come with the images, as instances of the data samples.
+    """Proposals that are loaded with the images, as instances of the data samples.
 
     Args:
-        stored_seeds: `True` for the seeds that `sp-fast propose` stored (source `cached`); `False` where
-            there are none and the mean features inside each mask serve (source `import`).
+        stored_seeds: whether seeds are those that `sp-fast propose` stored (source `cached`) or the mean
+            features inside the masks (source `import`).
     """
 
     def __init__(self, *, stored_seeds: bool) -> None:
@@ -46,7 +46,7 @@ class AnnotatedSource(nn.Module):
     def forward(
         self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
     ) -> StepProposals:
-        """Pads boxes and seeds; see :class:`StepProposals`."""
+        """Pads boxes and seeds; see `StepProposals`."""
         size = (images.shape[-2], images.shape[-1])
         targets = adapter.targets(data_samples, size)
         instances = [sample.gt_instances for sample in data_samples]
@@ -68,19 +68,19 @@ class AnnotatedSource(nn.Module):
 
 
 class SharedSource(nn.Module):
-    """Proposals made within the step from the student's own last-stage features (Eq. 3-4).
+    """Proposals computed in the training step from the student's last-stage features (Eq. 3-4).
 
-    Meant for a frozen backbone: it computes these features anyway.
+    Meant for a frozen backbone, which computes these features anyway.
 
-    As `sp-fast propose` does, it resizes the saliency, here to the stride of the targets, and then applies
-    the threshold. All of it is fp32, under autocast too.
+    Like `sp-fast propose`, it first resizes the saliency, here to the stride of the targets, and then applies
+    the threshold, in fp32 even under autocast.
 
-    Padding takes part in no proposal, but the backbone has seen it: within its receptive field of a padded
-    border the features differ from those of the image alone, and so may masks there.
+    Proposals do not extend into padding, but the backbone sees it: near a padded border, within the receptive
+    field, features and therefore masks may differ from those of the image alone.
 
     Args:
-        proposer: options of :class:`sp_fast.proposals.SaliencyProposer`.
-        target_stride: stride of the base model's mask targets.
+        proposer: options of `SaliencyProposer`.
+        target_stride: stride of the mask targets of the base model.
     """
 
     def __init__(self, proposer: dict | None = None, *, target_stride: int = TARGET_STRIDE) -> None:
@@ -91,17 +91,17 @@ class SharedSource(nn.Module):
     def forward(
         self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
     ) -> StepProposals:
-        """Proposals of the valid part of each image; see :class:`StepProposals`."""
+        """Computes proposals of the valid part of each image; see `StepProposals`."""
         size = torch.tensor([sample.img_shape[:2] for sample in data_samples], device=images.device)  # [B, 2]
         sides = zip(size.unbind(1), features.shape[-2:], images.shape[-2:], strict=True)
-        valid = torch.stack([-(-own * cells // pixels) for own, cells, pixels in sides], 1)  # rounded up
+        valid = torch.stack([-(-side * cells // pixels) for side, cells, pixels in sides], 1)  # rounded up
         with torch.autocast(images.device.type, enabled=False):
             features = features.detach().float()
             found = self.proposer.from_features(features, valid)
             masks = self._masks(features, found, size, images.shape[-2:])
         boxes = self.target_stride * PackedMasks.pack(masks).boxes().float()  # [B, K, 4]
         boxes = boxes.minimum(size.flip(1).repeat(1, 2)[:, None])  # width and height of each image
-        # A mask of a cell that is nearly all padding can vanish: those that are left move to the front.
+        # A mask in a cell of almost only padding can end up empty; the others move to the front.
         there = boxes[..., 2] > 0
         order = torch.argsort(~there, dim=1, stable=True)
         masks, boxes, seeds = (_in_order(one, order) for one in (masks, boxes, found.seeds))
@@ -112,10 +112,10 @@ class SharedSource(nn.Module):
     def _masks(
         self, features: Tensor, found: Proposals, size: Tensor, image_shape: tuple[int, int] | torch.Size
     ) -> Tensor:
-        """Where the resized saliency reaches the threshold, bool `[B, K, H / stride, W / stride]`."""
+        """Masks where the resized saliency reaches the threshold, bool `[B, K, H / stride, W / stride]`."""
         saliency = self.proposer.saliency(features, found)  # [B, K, h, w]
         assert found.valid is not None
-        # Beyond the image its last cells go on, so that its border is not blended with the padding's zeros.
+        # Repeat the last cells of the image, so that resizing does not blend its border with the padding.
         row, column = (
             torch.minimum(torch.arange(side, device=size.device), found.valid[:, axis, None] - 1)
             for axis, side in enumerate(features.shape[-2:])
@@ -134,14 +134,14 @@ class SharedSource(nn.Module):
 
 
 class TeacherSource(SharedSource):
-    """Proposals made within the step by a frozen copy of the backbone, which runs beside the student.
+    """Proposals computed in the training step by a frozen copy of the student's backbone.
 
-    The copy stays as the student's backbone was at the start, in eval mode; it is not exported.
+    The copy keeps the initial weights of the student's backbone and stays in eval mode; it is not exported.
 
     Args:
-        backbone: the student's.
-        proposer: options of :class:`sp_fast.proposals.SaliencyProposer`.
-        target_stride: stride of the base model's mask targets.
+        backbone: backbone of the student.
+        proposer: options of `SaliencyProposer`.
+        target_stride: stride of the mask targets of the base model.
     """
 
     def __init__(
@@ -149,14 +149,14 @@ class TeacherSource(SharedSource):
     ) -> None:
         super().__init__(proposer, target_stride=target_stride)
         self.backbone = copy.deepcopy(backbone).requires_grad_(False)
-        self.backbone.eval()  # apart: mmdet's gives None back
+        self.backbone.eval()  # not chained: mmdet's eval() returns None
 
     def copy_from(self, backbone: nn.Module) -> None:
-        """Takes over the weights of the student's backbone."""
+        """Copies the weights of the student's backbone."""
         self.backbone.load_state_dict(backbone.state_dict())
 
     def train(self, mode: bool = True) -> TeacherSource:
-        """Keeps the copy in eval mode."""
+        """Sets the mode of the module; the copy stays in eval mode."""
         super().train(mode)
         self.backbone.eval()
         return self
@@ -164,18 +164,18 @@ class TeacherSource(SharedSource):
     def forward(
         self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
     ) -> StepProposals:
-        """Proposals from the copy's last stage, not from `features`; see :class:`StepProposals`."""
+        """Computes proposals from the copy's last stage instead of `features`; see `StepProposals`."""
         with torch.no_grad():
             features = self.backbone(images)[-1]
         return super().forward(adapter, images, features, data_samples)
 
 
 def mean_inside(features: Tensor, masks: Tensor) -> Tensor:
-    """The mean feature inside each mask.
+    """Computes the mean feature inside each mask.
 
     Args:
-        features: `[B, D, h, w]`; no gradient flows into them.
-        masks: `[B, L, H, W]` in [0, 1], of any size over the same area.
+        features: features `[B, D, h, w]`; no gradient flows into them.
+        masks: masks `[B, L, H, W]` in [0, 1], of any size, covering the same area as the features.
 
     Returns:
         fp32 `[B, L, D]`; zeros for an empty mask.
@@ -190,7 +190,7 @@ def mean_inside(features: Tensor, masks: Tensor) -> Tensor:
 
 
 def _in_order(rows: Tensor, order: Tensor) -> Tensor:
-    """Rows `[B, K, ...]` of each image in its `order` `[B, K]`."""
+    """Reorders the rows `[B, K, ...]` of each image by `order` `[B, K]`."""
     return rows.gather(1, order.view(*order.shape, *[1] * (rows.dim() - 2)).expand_as(rows))
 
 

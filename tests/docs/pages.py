@@ -1,4 +1,4 @@
-"""The pages of the documentation, and the code in them."""
+"""The pages of the documentation and their code blocks."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT 
 
 
 def block(page: Path, part: str) -> str:
-    """The one block of code of a page that contains `part`."""
+    """The only code block of a page that contains `part`."""
     blocks = re.findall(r"^```(?:python)?\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
     found = [text for text in blocks if part in text]
     assert len(found) == 1, f"{page.name}: {len(found)} blocks with {part!r}"

@@ -1,4 +1,4 @@
-"""The notebook and the example of an experiment run."""
+"""The notebook runs, and the example experiment is valid."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_the_notebook_runs():
     assert names["decorated"].shape == (3, 10, names["features"].shape[1])
 
 
-def test_the_example_of_an_experiment():
+def test_the_example_experiment_is_valid():
     pytest.importorskip("mmdet")
     from sp_fast.configs import find_config
     from sp_fast.train import parse_arguments

@@ -1,4 +1,4 @@
-"""The commands of the documentation exist, with the options and configs that they are given."""
+"""Commands in the documentation exist, as do their options and configs."""
 
 import re
 import shlex
@@ -12,12 +12,12 @@ from sp_fast.cli import app
 from sp_fast.configs import find_config
 from tests.docs.pages import PAGES
 
-# A name that stands for the reader's own.
+# Placeholders for names that readers choose.
 PLACEHOLDERS = {"CONFIG", "NAME", "NAME|FILE.py", "FILE.py", "DIR", "..."}
 
 
 def commands() -> list[str]:
-    """Every command of `sp-fast` in a block of code or between backquotes, once."""
+    """Every distinct `sp-fast` command in a code block or between backquotes."""
     found = []
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
@@ -27,7 +27,7 @@ def commands() -> list[str]:
 
 
 def help_of(words: list[str]) -> tuple[str, list[str]]:
-    """The help of the command that the words begin with, and the words after its name."""
+    """The help text of the command at the start of `words`, and the words after its name."""
     depth = 2 if words[0] == "experiment" else 1
     result = CliRunner().invoke(app, [*words[:depth], "--help"])
     assert result.exit_code == 0, result.output
@@ -44,5 +44,5 @@ def test_the_command_exists(command):
         assert find_config(rest[0]).is_file()
 
 
-def test_there_are_commands():
+def test_the_main_commands_are_documented():
     assert {"propose", "train", "experiment", "demo"} <= {command.split()[1] for command in commands()}

@@ -1,4 +1,4 @@
-"""The code on model families in the documentation: the toy family trains, the checkpoints load."""
+"""Code about model families in the documentation: the toy family trains, the checkpoints load."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ GUIDE = ROOT / "docs" / "guide.md"
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """The page's `toy.py`, imported."""
+    """The module `toy.py` of the page."""
     (tmp_path / "toy.py").write_text(block(FAMILY_PAGE, "class ToyQueries"))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "toy", raising=False)
@@ -68,7 +68,7 @@ def test_the_toy_family_trains(toy):
 
 
 @pytest.mark.parametrize("strategy", ["cosine", "random", "sequential", "none"])
-def test_the_toy_family_takes_the_options(toy, strategy):
+def test_the_toy_family_accepts_the_options(toy, strategy):
     cfg = Config.fromstring(block(FAMILY_PAGE, 'type="SaliencyPromptPretrainer"'), ".py")
     model = MODELS.build({**cfg.model, "prompts": dict(levels="P3", strategy=strategy), "source": "import"})
     total(losses_of(model, batch([0, 2]))).backward()
@@ -76,7 +76,7 @@ def test_the_toy_family_takes_the_options(toy, strategy):
 
 
 def test_checkpoints_load_as_the_guide_says(tmp_path, monkeypatch):
-    """The guide's `python -c`, with narrow models under the names it uses."""
+    """Runs the `python -c` of the guide, with narrow models under the same names."""
     code = re.fullmatch(r'python -c "\n(.*?)\n"\n', block(GUIDE, "import sp_fast.models"), re.DOTALL)[1]
     configs = tmp_path / "configs" / "finetune"
     configs.mkdir(parents=True)

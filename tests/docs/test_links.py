@@ -1,4 +1,4 @@
-"""Every relative link of the documentation leads to a file, and its anchor to a heading."""
+"""Every relative link in the documentation points to a file, and its anchor to a heading."""
 
 import re
 
@@ -10,13 +10,13 @@ LINK = re.compile(r"\]\((?!https?:)([^)\s#]*)(?:#([^)\s]+))?\)")
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that the headings of a page have."""
+    """The anchors of the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(page):
+def test_links_are_not_broken(page):
     broken = []
     for link, anchor in LINK.findall(page.read_text()):
         target = (page.parent / link).resolve() if link else page

@@ -1,4 +1,4 @@
-"""README: short, with a figure that fits it and code that runs."""
+"""The README is short, its figure matches its numbers, and its code runs."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from tests.docs.pages import README, ROOT, block
 ASSETS = ROOT / "docs" / "assets"
 
 
-def test_readme_is_short():
+def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 130
 
 
@@ -24,7 +24,7 @@ def test_the_figure_is_small_and_sharp():
         assert image.width >= 1600
 
 
-def test_readme_has_the_numbers_of_the_figure():
+def test_the_readme_has_the_numbers_of_the_figure():
     rows = json.loads((ASSETS / "figure" / "demo_results.json").read_text())["rows"]
     line = re.search(r"^\| synthetic demo.*$", README.read_text(), re.MULTILINE)[0]
     assert [f"{row['mean']} ± {row['std']}" for row in rows] == [
@@ -33,7 +33,7 @@ def test_readme_has_the_numbers_of_the_figure():
 
 
 @pytest.mark.parametrize("weights", ["random", "published"])
-def test_the_python_lines_run(weights, data_dir, tmp_path, monkeypatch):
+def test_the_python_example_runs(weights, data_dir, tmp_path, monkeypatch):
     code = block(README, "import torch")
     if weights == "random":
         code = code.replace('"mobilenet_v2", weights="mobilenet_v2.pth"', '"random"')

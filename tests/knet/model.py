@@ -1,6 +1,6 @@
-"""A small K-Net's config, and batches for it."""
+"""Config of a small K-Net, and data samples for it."""
 
-import sp_fast.models  # noqa: F401  # before mmdet: it gives what mmcv-lite lacks
+import sp_fast.models  # noqa: F401  # before mmdet: provides what mmcv-lite lacks
 
 # isort: split
 import numpy as np
@@ -20,7 +20,7 @@ def knet_config(
     gn_groups=4,
     positional_num_feats=None,
 ):
-    """A K-Net of these widths on a very narrow ResNet-18."""
+    """Config of a K-Net with these widths on a very narrow ResNet-18."""
     norm = dict(type="GN", num_groups=gn_groups)
     encoding = dict(
         type="SinePositionalEncoding", num_feats=positional_num_feats or channels // 2, normalize=True

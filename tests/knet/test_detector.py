@@ -1,4 +1,4 @@
-"""K-Net as a detector: losses and predictions through mmdet's registry."""
+"""K-Net as an mmdet detector: losses and predictions."""
 
 import copy
 import json
@@ -96,7 +96,7 @@ def test_more_objects_than_kernels(model, generator):
     losses, assigned = model.loss_from(first, stages, model.targets(samples, (64, 96)))
     assert total(losses).isfinite()
     assert assigned.shape == (2, 2, 6)
-    assert (assigned[:, 0] >= 0).all()  # every kernel has an object of its own
+    assert (assigned[:, 0] >= 0).all()  # every kernel has a different object
     assert all(len(row.unique()) == 6 for row in assigned[:, 0])
     assert ((assigned[:, 1] >= 0).sum(-1) == 2).all()
 
@@ -119,7 +119,7 @@ def test_losses_of_a_batch_are_the_mean_over_its_pairs(model, generator):
         )
 
 
-def test_stage_i_is_matched_on_what_stage_i_minus_1_predicted(model, generator):
+def test_stages_are_matched_on_predictions_of_the_previous_stage(model, generator):
     inputs, samples = batch(generator, [3, 2])
     first = model.rpn_head(model.extract_feat(inputs))
     stages = model.roi_head(first)
@@ -134,7 +134,9 @@ def test_stage_i_is_matched_on_what_stage_i_minus_1_predicted(model, generator):
 def test_the_class_loss_is_averaged_over_all_ranks(model, generator, monkeypatch):
     inputs, samples = batch(generator, [3, 2])
     here = model.loss(inputs, samples)
-    monkeypatch.setattr(iter_head, "reduce_mean", lambda count: 2 * count)  # others have three times as many
+    monkeypatch.setattr(
+        iter_head, "reduce_mean", lambda count: 2 * count
+    )  # as if other ranks had three times as many
     there = model.loss(inputs, samples)
     for name in LOSSES:
         factor = 0.5 if name.endswith("cls") else 1.0
@@ -142,7 +144,7 @@ def test_the_class_loss_is_averaged_over_all_ranks(model, generator, monkeypatch
 
 
 class Synchronisations(TorchDispatchMode):
-    """Notes the operators that wait for the device when tensors are on one."""
+    """Records operators that would wait for a GPU."""
 
     waiting = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "is_nonzero")
 
@@ -167,7 +169,7 @@ def test_a_step_has_one_transfer_to_the_host(model, generator, monkeypatch):
         transfers.append(costs.shape)
         return costs.cpu().numpy()
 
-    def one_hot(labels, num_classes):  # on the CPU, unlike on a GPU, PyTorch's looks at the labels
+    def one_hot(labels, num_classes):  # on the CPU, unlike on a GPU, PyTorch's version reads the labels
         return (labels[..., None] == torch.arange(num_classes)).long()
 
     monkeypatch.setattr(matching, "to_host", to_host)
@@ -190,7 +192,7 @@ def test_losses_are_fp32_under_autocast(model, generator):
         assert value.item() == pytest.approx(exact[name].item(), rel=0.1), name
 
 
-def test_predictions_that_are_not_finite_give_a_loss_that_is_not(model, generator):
+def test_nan_predictions_give_a_nan_loss(model, generator):
     inputs, samples = batch(generator, [3, 1])
     torch.nn.init.constant_(model.roi_head.mask_head[0].fc_mask.bias, torch.nan)
     losses = model.loss(inputs, samples)
@@ -198,7 +200,7 @@ def test_predictions_that_are_not_finite_give_a_loss_that_is_not(model, generato
     assert losses["loss_rpn_mask"].isfinite()
 
 
-def test_sizes_that_do_not_fit_are_named(model, generator):
+def test_errors_name_sizes_that_do_not_fit(model, generator):
     with pytest.raises(
         ValueError, match=r"multiples of 32, got 60 x 96; set data_preprocessor.pad_size_divisor"
     ):
@@ -242,7 +244,7 @@ def test_tight_boxes():
 
 
 @pytest.mark.parametrize("rescale", [True, False])
-def test_predictions_are_mmdets_data_samples(model, generator, rescale):
+def test_predictions_are_data_samples_of_mmdet(model, generator, rescale):
     inputs, samples = batch(generator, [0, 0], ori_shape=(40, 70))
     samples[1].set_metainfo(dict(img_shape=(50, 90), ori_shape=(75, 135)))
     model.eval()
@@ -298,7 +300,7 @@ def test_raw_images_of_several_sizes(model, generator):
 
 @pytest.fixture
 def annotations(tmp_path):
-    """One image of two rectangles, and their file."""
+    """Two rectangular masks in one image, and their annotation file."""
     masks = torch.zeros(2, 64, 96, dtype=torch.bool)
     masks[0, 16:48, 8:40] = True
     masks[1, 8:56, 56:88] = True
@@ -329,7 +331,7 @@ def evaluate(path, found, metric_type="CocoMetric"):
 
 def test_coco_metric_reads_the_predictions(annotations):
     masks, path = annotations
-    # The cells' logits such that thresholding gives the rectangles back.
+    # Logits that give the rectangles back after thresholding.
     logits = F.avg_pool2d(masks.float()[None], 8)[0] * 20 - 10
     meta = dict(img_shape=(64, 96), ori_shape=(64, 96))
     scores, labels, kernels = torch.tensor([0.9, 0.8]), torch.tensor([1, 0]), torch.tensor([1, 0])
@@ -388,7 +390,7 @@ def config_model(name):
     return MODELS.build(config.model)
 
 
-def test_resnet50_config_is_the_authors_model():
+def test_resnet50_config_builds_the_authors_model():
     model = config_model("knet_r50")
     names = list(model.state_dict())
     patterns = [re.compile(name.replace("STAGE", r"roi_head\.mask_head\.[0-2]")) for name in AUTHORS_NAMES]
@@ -408,7 +410,7 @@ def test_demo_config_trains_and_predicts(generator):
     assert len(model.eval().predict(inputs, samples)[0].pred_instances) == 20
 
 
-def test_mobilenet_config_takes_torchvisions_weights(generator, tmp_path):
+def test_mobilenet_config_loads_torchvision_weights(generator, tmp_path):
     model = config_model("knet_mobilenet_v2").train()
     theirs = mobilenet_v2(weights=None).eval()
     torch.save(theirs.state_dict(), tmp_path / "mobilenet_v2.pth")
@@ -427,7 +429,7 @@ def test_mobilenet_config_takes_torchvisions_weights(generator, tmp_path):
         MODELS.build(dict(type="TorchvisionMobileNetV2", frozen_stages=5))
 
 
-def test_mobilenet_takes_the_published_file(data_dir):
+def test_mobilenet_loads_the_published_file(data_dir):
     backbone = MODELS.build(dict(type="TorchvisionMobileNetV2"))
     report = load_backbone_weights(backbone, data_dir("weights/mobilenet_v2_imagenet.pth"))
     assert report.missing == report.unknown == ()

@@ -1,4 +1,4 @@
-"""The authors' K-Net heads, run once on a narrow model: ours give the same."""
+"""Our K-Net heads reproduce a recorded run of the authors' heads on a narrow model."""
 
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ def relative(ours, theirs):
 
 @pytest.fixture(scope="module")
 def golden(data_dir):
-    """The recorded run beside ours: same weights, same features, same targets."""
+    """The recorded run and ours, with the same weights, features and targets."""
     theirs = torch.load(data_dir("knet_golden.pt"), weights_only=True)
     config = theirs["config"]
     model = knet_config(

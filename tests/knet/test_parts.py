@@ -1,4 +1,4 @@
-"""Each part of K-Net against its formula, written out by hand, for any batch."""
+"""Compares each part of K-Net with its formula, written out by hand, for several batch sizes."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_gather_is_a_hard_sum(generator, batch):
             torch.testing.assert_close(gathered[b, n], x[b][:, inside].sum(1))
 
 
-def test_gather_lets_no_gradient_into_the_masks(generator):
+def test_gather_gives_the_masks_no_gradient(generator):
     masks = randn(generator, 1, 2, 4, 4).requires_grad_()
     x = randn(generator, 1, 3, 4, 4).requires_grad_()
     gather_features(masks, x).sum().backward()
@@ -57,7 +57,7 @@ def test_gather_lets_no_gradient_into_the_masks(generator):
     assert torch.equal(x.grad[0, 0], (masks[0] > 0).sum(0).float())
 
 
-def test_convolve_is_each_images_own_convolution(generator):
+def test_convolve_applies_the_kernels_of_each_image(generator):
     kernels, x = randn(generator, 3, 4, 8), randn(generator, 3, 8, 5, 6)
     expected = torch.cat([F.conv2d(x[b : b + 1], kernels[b][..., None, None]) for b in range(3)])
     torch.testing.assert_close(convolve(kernels, x), expected)
@@ -95,7 +95,7 @@ def pyramid(generator, batch, channels=16, size=(64, 96)):
 
 
 def sine_encoding(height, width, feats):
-    """Normalised sine encoding, cell by cell."""
+    """Normalised sine encoding, computed cell by cell."""
     encoding = torch.zeros(2 * feats, height, width)
     for y in range(height):
         for x in range(width):
@@ -107,8 +107,8 @@ def sine_encoding(height, width, feats):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_sums_over_many_cells_pass_the_updator_under_autocast(generator, dtype):
-    """Gathered features are of the order of the cells, and the updator multiplies them with each other."""
+def test_updator_handles_sums_over_many_cells_under_autocast(generator, dtype):
+    """Gathered features grow with the number of cells, and the updator multiplies them with each other."""
     updator = KernelUpdator(16)
     features, kernels = 3e4 * randn(generator, 2, 5, 16), 1e4 * randn(generator, 2, 5, 16)
     with torch.autocast("cpu", dtype=dtype):
@@ -141,7 +141,7 @@ def test_semantic_fpn(generator):
     assert loc.shape == (2, 16, 8, 12)
 
 
-def test_semantic_fpn_wants_four_levels(generator):
+def test_semantic_fpn_requires_four_levels(generator):
     with pytest.raises(ValueError, match="expected 4 maps"):
         heads()[0].localization_fpn(pyramid(generator, 1)[:3])
 
@@ -213,7 +213,7 @@ def test_masks_between_stages_are_not_detached(generator):
     stages = update(first(maps))
     stages[-1].kernels.sum().backward()
     assert update.mask_head[0].kernel_update_conv.fc_layer.weight.grad.abs().sum() > 0
-    # The gather is hard: what makes the masks gets no gradient from the kernels gathered under them.
+    # Gathering is hard: kernels gathered under a mask send no gradient to the layers that made the mask.
     assert update.mask_head[0].fc_mask.weight.grad is None
 
 
@@ -233,7 +233,7 @@ def test_initialisation():
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_costs_are_mmdets(generator, batch):
+def test_costs_equal_mmdets(generator, batch):
     logits, masks = 3 * randn(generator, batch, 5, 6, 7), torch.rand(batch, 4, 6, 7, generator=generator)
     classes, labels = randn(generator, batch, 5, 3), torch.randint(0, 3, (batch, 4), generator=generator)
     dice, mask = mask_costs(logits, masks)
@@ -252,7 +252,7 @@ def test_costs_are_mmdets(generator, batch):
                 torch.testing.assert_close(mask[b, n, g], -agreed / 42)
 
 
-def test_cost_weights_padding_and_values_that_are_not_finite(generator):
+def test_cost_weights_padding_and_non_finite_values(generator):
     logits, classes = randn(generator, 2, 4, 3, 4), randn(generator, 2, 4, 3)
     targets = make_targets(generator, count=[3, 1])
     cost = BatchedMaskAssigner().cost(logits, classes, targets)
@@ -277,7 +277,7 @@ def test_solve_finds_the_cheapest_pairs(generator):
             assert assigned[s, kernel // 3, kernel % 3] == target % 4
             assert kernel // 3 == target // 4
         assert (assigned[s, 2] == -1).all()
-    # Three kernels and two targets: every way of matching, by hand.
+    # Three kernels and two targets: try every possible matching.
     for s in range(2):
         ways = {(i, j): costs[s, 1, i, 0] + costs[s, 1, j, 1] for i in range(3) for j in range(3) if i != j}
         best = min(ways, key=ways.get)
@@ -293,7 +293,7 @@ def make_targets(generator, batch=2, most=3, size=(6, 8), count=None):
 
 
 def make_assignment(pairs, batch, kernels, most):
-    """One stage's assignment from (image, kernel, target)."""
+    """Assignment of one stage from pairs (image, kernel, target)."""
     gt = torch.full((1, batch, kernels), -1)
     for image, kernel, target in pairs:
         gt[0, image, kernel] = target
@@ -359,7 +359,7 @@ def test_class_loss_is_focal_over_all_kernels(generator):
     torch.testing.assert_close(loss, 2 * expected / 2)
 
 
-def test_the_later_kernels_object_is_painted_on_top():
+def test_the_object_of_the_later_kernel_is_painted_on_top():
     masks = torch.zeros(1, 3, 2, 4)
     masks[0, 0, :, :2] = 1
     masks[0, 1, :, 1:3] = 0.25  # soft cells are painted too
@@ -387,12 +387,12 @@ def test_targets_are_padded_to_the_largest_count(generator):
     for i, sample in enumerate(samples):
         count = len(sample.gt_instances)
         assert torch.equal(targets.labels[i, :count], sample.gt_instances.labels)
-        own = torch.from_numpy(quarter_size(sample.gt_instances.masks.masks, 64, 96)).float() / 4
-        assert torch.equal(targets.masks[i, :count], own)
+        expected = torch.from_numpy(quarter_size(sample.gt_instances.masks.masks, 64, 96)).float() / 4
+        assert torch.equal(targets.masks[i, :count], expected)
         assert not targets.masks[i, count:].any()
 
 
-def test_targets_name_what_is_wrong(generator):
+def test_errors_of_targets_name_what_is_wrong(generator):
     sample = random_sample(generator, 2)
     sample.gt_instances.labels = torch.tensor([0, 3])
     with pytest.raises(ValueError, match=r"data_samples\[0\]: expected labels in 0..2, got \[0, 3\]"):

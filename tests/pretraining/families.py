@@ -1,4 +1,4 @@
-"""The three model families, narrow: the shipped configs with small widths, and batches for them."""
+"""Narrow models of the three families, from the shipped configs, and batches for them."""
 
 import copy
 from pathlib import Path
@@ -34,7 +34,7 @@ _LOADED = {}
 
 
 def detector_config(family, num_classes=1):
-    """The shipped config of a family's detector, narrow."""
+    """Config of a narrow detector of a family, from the shipped config."""
     if family not in _LOADED:
         _LOADED[family] = Config.fromfile(BASES / f"{family}_r50.py")
     cfg = copy.deepcopy(_LOADED[family])
@@ -44,26 +44,26 @@ def detector_config(family, num_classes=1):
 
 
 def build_plain(family, num_classes=1, seed=0):
-    """The plain detector."""
+    """Builds the plain detector."""
     torch.manual_seed(seed)
     model = MODELS.build(detector_config(family, num_classes))
     model.init_weights()
-    return model.train()  # which puts the backbone's batch norm into eval mode
+    return model.train()  # puts the backbone's batch norm into eval mode
 
 
 def build(family, seed=0, **options):
-    """A pre-trainer of a family; the kernel loss is on unless `supervision` says otherwise."""
+    """Builds a pre-trainer of a family, by default with kernel loss."""
     torch.manual_seed(seed)
     options.setdefault("supervision", dict(seed_channels=LAST_STAGE))
     config = dict(type="SaliencyPromptPretrainer", detector=detector_config(family), **options)
     model = MODELS.build(config)
-    torch.manual_seed(seed)  # the same start with the layer of the kernel loss and without
+    torch.manual_seed(seed)  # same initial weights with and without kernel loss
     model.init_weights()
-    return model.train()  # which puts the backbone's batch norm into eval mode
+    return model.train()  # puts the backbone's batch norm into eval mode
 
 
 def batch(counts, *, seeds=True, size=(64, 96), narrower=24, seed=1):
-    """Images of noise, every other one narrower than the padded batch, with `counts` square proposals."""
+    """Noise images with `counts` rectangular proposals; every other image is narrower and gets padded."""
     generator = torch.Generator().manual_seed(seed)
     inputs, samples = [], []
     for position, count in enumerate(counts):
@@ -96,12 +96,12 @@ def prepared(model, data):
 
 
 def losses_of(model, data, seed=0):
-    """The losses of a copy of the batch; the points that Mask2Former draws depend on the seed alone."""
+    """Losses of a copy of the batch; the seed determines the points that Mask2Former samples."""
     inputs, samples = prepared(model, data)
     torch.manual_seed(seed)
     return model.loss(inputs, samples)
 
 
 def total(losses):
-    """What is trained on."""
+    """The sum of the losses."""
     return sum(value for name, value in losses.items() if "loss" in name)

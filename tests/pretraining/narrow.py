@@ -1,4 +1,4 @@
-"""Small widths for the shipped configs: what makes a model of each family run in milliseconds."""
+"""Small widths for the shipped configs, so that models run in milliseconds."""
 
 FAMILIES = ("knet", "queryinst", "mask2former")
 CHANNELS, KERNELS, STAGES, LAST_STAGE = 16, 6, 2, 32
@@ -75,7 +75,7 @@ NARROW = {
         "test_cfg.max_per_image": KERNELS,
     },
 }
-# The same on MobileNetV2, whose own widths stay.
+# The same on a MobileNetV2 of normal width.
 NARROW["knet_mobilenet_v2"] = {
     name: value
     for name, value in NARROW["knet"].items()

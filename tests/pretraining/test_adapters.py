@@ -1,4 +1,4 @@
-"""The adapters: the base model's own losses and matchings, every source, plain checkpoints."""
+"""The adapters: losses and matchings of the base models, all sources, plain checkpoints."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ COUNTS = [[2, 3], [0, 2], [0, 0], [KERNELS + 4, 1]]
 
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_without_prompts_the_losses_are_the_detectors_own(family, counts):
+def test_without_prompts_the_losses_equal_the_detectors(family, counts):
     model = build(family, prompts=dict(strategy="none"))
     losses = losses_of(model, batch(counts))
     inputs, samples = prepared(model, batch(counts))
@@ -40,20 +40,20 @@ def test_without_prompts_the_losses_are_the_detectors_own(family, counts):
 @pytest.mark.parametrize("counts", COUNTS, ids=str)
 @pytest.mark.parametrize("inject", ["init", "proposal"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_losses_and_gradients_are_finite_whatever_the_counts(family, inject, counts):
+def test_losses_and_gradients_are_finite_for_all_counts(family, inject, counts):
     model = build(family, prompts=dict(inject=inject))
     losses = losses_of(model, batch(counts))
     assert all(torch.isfinite(value).all() for value in losses.values())
     assert (losses["loss_kernel"] > 0) == any(counts)
     total(losses).backward()
-    # Every parameter takes part, or data-parallel training would wait for its gradient.
+    # Data-parallel training would wait for the gradient of an unused parameter.
     silent = [name for name, one in model.named_parameters() if one.requires_grad and one.grad is None]
     assert not silent
     assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.requires_grad)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_stages_have_kernels_and_a_matching_each(family):
+def test_each_stage_has_kernels_and_a_matching(family):
     model = build(family)
     kernels, assigned = results_of(model, batch([2, KERNELS + 4, 0]))
     assert kernels.shape == (STAGES, 3, KERNELS, CHANNELS)
@@ -68,7 +68,7 @@ def test_stages_have_kernels_and_a_matching_each(family):
 
 
 def results_of(model, data):
-    """Kernels and assignment of one step."""
+    """Kernels and assignment of one training step."""
     seen = []
     original = model._adapter.loss
 
@@ -82,7 +82,7 @@ def results_of(model, data):
     return seen[0].kernels, seen[0].assigned
 
 
-def test_mask2former_gives_the_matching_of_its_losses():
+def test_mask2former_returns_the_matching_of_its_losses():
     model = build("mask2former")
     head, used = model.detector.panoptic_head, []
     original = head._get_targets_single
@@ -101,7 +101,7 @@ def test_mask2former_gives_the_matching_of_its_losses():
     assert type(head.assigner).__name__ == "HungarianAssigner"
 
 
-def test_mask2formers_assigner_is_put_back_after_an_error():
+def test_mask2formers_assigner_is_restored_after_an_error():
     model = build("mask2former")
     head = model.detector.panoptic_head
     assigner, head.loss_mask = head.assigner, None
@@ -110,7 +110,7 @@ def test_mask2formers_assigner_is_put_back_after_an_error():
     assert head.assigner is assigner
 
 
-def test_queryinst_gives_the_matching_of_its_losses():
+def test_queryinst_returns_the_matching_of_its_losses():
     model = build("queryinst")
     used = []
     for head in model.detector.roi_head.bbox_head:
@@ -129,7 +129,7 @@ def test_queryinst_gives_the_matching_of_its_losses():
 
 
 def test_queryinst_keeps_its_initial_boxes():
-    """Prompts change the proposal features of the first stage, and not the boxes it looks at."""
+    """Prompts change the proposal features of the first stage, but not its boxes."""
     first = {}
     for strategy in ("cosine", "none"):
         model = build("queryinst", prompts=dict(strategy=strategy))
@@ -160,8 +160,8 @@ def test_other_sources(family, source):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_targets_made_in_the_step_are_those_of_the_same_masks_on_disk(family):
-    """Rectangles on the grid of stride 4, the resolution of masks that are made in the step."""
+def test_targets_made_in_the_step_equal_those_of_the_same_masks_on_disk(family):
+    """Uses rectangles on the stride-4 grid, the resolution of masks made in the step."""
     model = build(family, prompts=dict(strategy="none"), supervision=None)
     data = batch([2, 1], narrower=0)
     for sample in data["data_samples"]:
@@ -188,11 +188,11 @@ def test_targets_made_in_the_step_are_those_of_the_same_masks_on_disk(family):
         torch.manual_seed(0)
         results = adapter.loss(pyramid, targets, lambda kernels: kernels.expand(2, -1, -1), "init")
         totals.append(total(results.losses).item())
-    # Mask2Former samples masks at other resolutions, whose edges are softer.
+    # Mask2Former samples the masks at different resolutions, with softer edges at the lower one.
     assert totals[0] == pytest.approx(totals[1], rel=0.02 if family == "mask2former" else 1e-3)
 
 
-def test_mask2former_says_when_masks_are_not_padded():
+def test_mask2former_rejects_masks_that_are_not_padded():
     model = build("mask2former")
     model.data_preprocessor.pad_mask = False
     with pytest.raises(ValueError, match=r"expected masks of the padded 64 x 96, got 64 x 72.*pad_mask"):
@@ -200,7 +200,7 @@ def test_mask2former_says_when_masks_are_not_padded():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_exported_weights_load_into_the_plain_detector_but_for_its_class_heads(family):
+def test_exported_weights_load_into_the_plain_detector_except_its_class_heads(family):
     model = build(family)
     plain = build_plain(family, num_classes=7, seed=1)
     result = plain.load_state_dict(model.export(), strict=False)
@@ -248,16 +248,16 @@ def test_trains_under_autocast(family, source, dtype):
     assert all(torch.isfinite(one.grad).all() for one in model.parameters() if one.grad is not None)
 
 
-MMDETS_OWN = {
+MMDET_CONFIGS = {
     "queryinst": "queryinst/queryinst_r50_fpn_1x_coco.py",
     "mask2former": "mask2former/mask2former_r50_8xb2-lsj-50e_coco.py",
 }
 
 
-@pytest.mark.parametrize("family", MMDETS_OWN)
-def test_shipped_models_are_mmdets(family):
-    """The configs build what mmdet's own do: every parameter by name and shape, stage by stage."""
-    theirs = Config(dict(model=model_of_mmdet(MMDETS_OWN[family]))).model
+@pytest.mark.parametrize("family", MMDET_CONFIGS)
+def test_shipped_models_equal_mmdets(family):
+    """Our configs and mmdet's build the same modules, with parameters of the same names and shapes."""
+    theirs = Config(dict(model=model_of_mmdet(MMDET_CONFIGS[family]))).model
     theirs.data_preprocessor.pop("batch_augments", None)
     ours = Config.fromfile(BASES / f"{family}_r50.py").model
     with torch.device("meta"):

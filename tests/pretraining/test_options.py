@@ -1,4 +1,4 @@
-"""Every option of the pre-trainer: what it changes, and what it does not."""
+"""Every option of the pre-trainer: what it changes and what it leaves unchanged."""
 
 import pytest
 import torch
@@ -24,13 +24,13 @@ def step(model, data, seed=0):
 
 
 def added(seen):
-    """What decoration added to each kernel."""
+    """The difference that decoration made to each kernel."""
     return seen["after"] - seen["before"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_strategies_choose_different_prompts_of_the_same(family):
-    """Every kernel takes one of its image's prompts; which one is the strategy's affair."""
+def test_strategies_choose_differently_among_the_same_prompts(family):
+    """Every kernel takes one of the prompts of its image; the strategy decides which."""
     data, chosen = batch([3, 2]), {}
     for strategy in ("cosine", "random", "sequential"):
         model = build(family, prompts=dict(strategy=strategy))
@@ -53,14 +53,14 @@ def test_strategies_choose_different_prompts_of_the_same(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_random_draws_anew_each_step(family):
+def test_random_differs_between_steps(family):
     model = build(family, prompts=dict(strategy="random"))
     first, second = (step(model, batch([3, 2]), seed=seed)["index"] for seed in (0, 1))
     assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_kernel_supervision_adds_its_loss_and_touches_no_other(family):
+def test_kernel_supervision_adds_its_loss_and_changes_no_other(family):
     data = batch([2, 3])
     on, off = build(family), build(family, supervision=None)
     with_loss, without = losses_of(on, data), losses_of(off, data)
@@ -73,8 +73,8 @@ def test_kernel_supervision_adds_its_loss_and_touches_no_other(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_stored_seeds_serve_the_kernel_loss_and_nothing_else(family):
-    """Source `import` takes other seeds from the same masks: the same prompts, another kernel loss."""
+def test_stored_seeds_affect_only_the_kernel_loss(family):
+    """Source `import` computes other seeds from the same masks: same prompts, different kernel loss."""
     data = batch([2, 3])
     cached, imported = (step(build(family, source=source), data) for source in ("cached", "import"))
     assert torch.equal(cached["after"], imported["after"])
@@ -84,7 +84,7 @@ def test_stored_seeds_serve_the_kernel_loss_and_nothing_else(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_detaching_changes_gradients_and_no_loss(family):
+def test_detaching_changes_gradients_but_no_loss(family):
     models = [build(family, prompts=dict(detach=detach)) for detach in (False, True)]
     losses = [losses_of(model, batch([2, 3])) for model in models]
     for name, value in losses[0].items():
@@ -102,14 +102,14 @@ def test_injection_points_decorate_different_kernels(family):
     proposal = step(build(family, prompts=dict(inject="proposal")), data)
     assert init["before"].dim() == 2 or torch.equal(init["before"][0], init["before"][1])
     assert not torch.equal(proposal["before"][0], proposal["before"][1])
-    if family == "knet":  # the first masks are made before the prompts come
+    if family == "knet":  # with `proposal`, the first masks are made before prompts are added
         plain = losses_of(build(family, prompts=dict(strategy="none")), data)
         assert torch.equal(proposal["losses"]["loss_rpn_dice"], plain["loss_rpn_dice"])
         assert not torch.equal(init["losses"]["loss_rpn_dice"], plain["loss_rpn_dice"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_dropped_prompts_in_training_alone(family):
+def test_prompts_are_dropped_only_in_training(family):
     model = build(family, prompts=dict(strategy="sequential", drop_rate=0.5))
     data = batch([8] * 8)
     taken = torch.stack([step(model, data, seed)["index"].amax(1) + 1 for seed in range(4)])
@@ -119,8 +119,8 @@ def test_dropped_prompts_in_training_alone(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_levels_pool_the_map_they_name(family):
-    """Every level gives other prompts; its name, its index and, for small boxes, their size say the same."""
+def test_levels_pool_from_the_map_they_name(family):
+    """Each level gives different prompts; name, index and, for small boxes, `box_size` agree."""
     model, data, by = build(family), batch([2, 3]), {}
     for level in ("P2", "P3", "P4", "P5", 0, 1, 2, 3, -1, BOX_SIZE):
         model.generator = PromptGenerator(level)
@@ -133,7 +133,7 @@ def test_levels_pool_the_map_they_name(family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_level_that_is_not_there(family):
+def test_an_unknown_level_is_an_error(family):
     model = build(family, prompts=dict(levels="P6"))
     with pytest.raises(ValueError, match=r"levels: .* one of P2, P3, P4, P5, or 'box_size', got 'P6'"):
         losses_of(model, batch([1]))
@@ -141,7 +141,7 @@ def test_a_level_that_is_not_there(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_frozen_stages(family):
-    """Stages up to the given one have no gradient and keep their statistics; the rest is trained."""
+    """Stages up to the given one get no gradient and keep their statistics; the others are trained."""
     model = build(family, frozen_stages=2)
     model.detector.backbone.norm_eval = False
     model.train()
@@ -181,7 +181,7 @@ def test_presets(family):
 
 
 @pytest.mark.parametrize("source", ["shared", "teacher"])
-def test_the_preset_is_the_proposers_too(source):
+def test_the_preset_also_applies_to_the_proposer(source):
     for preset in ("paper", "official"):
         model = build("knet", preset=preset, source=source, frozen_stages=4, proposer=dict(max_masks=7))
         options = model.source.proposer.options
@@ -192,8 +192,8 @@ TEACHER = dict(source="teacher", proposer=dict(grid=(2, 2), similarity="cosine",
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_teacher_is_the_backbone_as_it_was(family):
-    """While the student learns the teacher's proposals stay, and it is never in training mode."""
+def test_teacher_keeps_the_initial_backbone(family):
+    """The teacher's proposals do not change while the student learns; it is never in training mode."""
     model, data = build(family, **TEACHER), batch([0, 0], seeds=False)
     student, teacher = model.detector.backbone, model.source.backbone
     assert all(torch.equal(student.state_dict()[name], one) for name, one in teacher.state_dict().items())

@@ -1,4 +1,4 @@
-"""The pre-trainer: every term of Eq. 10, all sources, images without proposals, what it exports."""
+"""The pre-trainer: every term of Eq. 10, all sources, images without proposals, errors."""
 
 from functools import partial
 
@@ -51,7 +51,7 @@ def test_shared_source_makes_its_own_proposals():
 
 
 def test_shared_source_ignores_the_padding():
-    """An image alone and padded in a batch has the same proposals."""
+    """An image has the same proposals alone and in a batch where it is padded."""
     model = build(source="shared", frozen_stages=4, proposer=dict(grid=(2, 2), similarity="cosine")).eval()
     data = model.data_preprocessor(batch([0, 0], seeds=False), training=True)
     images, samples = data["inputs"], data["data_samples"]
@@ -69,8 +69,8 @@ def test_shared_source_ignores_the_padding():
 
 
 @pytest.mark.parametrize("width", [96, 66])
-def test_shared_source_makes_the_masks_that_are_cached_of_the_same_features(width):
-    """Where the four pixels that a cell of the targets stands for agree; else it takes their middle."""
+def test_shared_source_makes_the_same_masks_as_the_cached_source(width):
+    """Compares the target cells that are entirely inside or outside the cached mask."""
     model = build(source="shared", frozen_stages=4, proposer=dict(grid=(4, 6), min_area=1)).eval()
     data = model.data_preprocessor(batch([0], seeds=False, size=(160, width)), training=True)
     samples = data["data_samples"]
@@ -86,7 +86,7 @@ def test_shared_source_makes_the_masks_that_are_cached_of_the_same_features(widt
     cached = cached[cached.any((1, 2))]
     assert got.count.tolist() == [len(cached)]
     quarter = torch.from_numpy(quarter_size(cached, *padded))
-    columns = width // 4  # a cell that the border cuts is neither
+    columns = width // 4  # without cells that the border cuts
     masks = got.targets.masks[0, : len(cached), :, :columns]
     assert (masks[quarter[:, :, :columns] == 4] == 1).all()
     assert (masks[quarter[:, :, :columns] == 0] == 0).all()
@@ -114,7 +114,7 @@ def test_mean_inside_is_the_mean_of_the_covered_cells():
         (dict(source="teachers"), "source: expected one of cached, shared, teacher, import, got 'teachers'"),
         (dict(preset="mine"), "preset: expected one of paper, official, got 'mine'"),
         (dict(prompts=dict(inject="end")), "prompts.inject: expected one of init, proposal"),
-        (dict(proposer=dict(grid=(2, 2))), "proposer: has a use only with source='shared'"),
+        (dict(proposer=dict(grid=(2, 2))), "proposer: expected only with source='shared'"),
     ],
 )
 def test_errors_name_the_option(options, words):
@@ -122,6 +122,6 @@ def test_errors_name_the_option(options, words):
         build(**options)
 
 
-def test_cached_source_without_seeds_says_how_to_mend_it():
+def test_cached_source_without_seeds_says_how_to_fix_it():
     with pytest.raises(ValueError, match="or set source='import'"):
         losses_of(build(), batch([1], seeds=False))

@@ -1,4 +1,4 @@
-"""Where prompts and their gradients go, image by image, and which kernel is supervised by which seed."""
+"""How prompts and gradients flow for each image, and which seed supervises which kernel."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ INJECT = ["init", "proposal"]
 
 
 def results_of(model, data, seed=0):
-    """What the adapter gives for one step, and what decoration made of which kernels."""
+    """Results of the adapter in one step, and the kernels before and after decoration."""
     seen = {}
     adapter, injector = model._adapter, model.injector
     loss, inject = adapter.loss, injector.forward
@@ -40,7 +40,7 @@ def results_of(model, data, seed=0):
 def test_gradient_reaches_the_pyramid_through_prompts_unless_they_are_detached(family, inject, detach):
     model = build(family, prompts=dict(inject=inject, detach=detach))
     original = model._adapter.loss
-    # Prompts are then the only way left from the losses to the pyramid.
+    # Leaves prompts as the only path from the losses to the pyramid.
     model._adapter.loss = lambda pyramid, *rest: original(tuple(one.detach() for one in pyramid), *rest)
     total(losses_of(model, batch([2, 3]))).backward()
     pyramid = [one for name, one in model.detector.named_parameters() if name.startswith(PYRAMID[family])]
@@ -57,7 +57,7 @@ def test_gradient_reaches_the_pyramid_through_prompts_unless_they_are_detached(f
 @pytest.mark.parametrize("strategy", ["cosine", "random", "sequential"])
 @pytest.mark.parametrize("inject", INJECT)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_image_without_proposals_keeps_its_kernels_to_the_bit(family, inject, strategy):
+def test_an_image_without_proposals_keeps_its_kernels_exactly(family, inject, strategy):
     data = batch([0, 2])
     prompted = results_of(build(family, prompts=dict(inject=inject, strategy=strategy)), data)
     plain = results_of(build(family, prompts=dict(inject=inject, strategy="none")), data)
@@ -71,7 +71,7 @@ def test_an_image_without_proposals_keeps_its_kernels_to_the_bit(family, inject,
 
 @pytest.mark.parametrize("inject", INJECT)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_swapped_images_take_their_own_prompts_along(family, inject):
+def test_swapped_images_keep_their_own_prompts(family, inject):
     model = build(family, prompts=dict(inject=inject))
     data = batch([3, 2], narrower=0)
     swapped = {name: rows[::-1] for name, rows in data.items()}
@@ -81,13 +81,13 @@ def test_swapped_images_take_their_own_prompts_along(family, inject):
     torch.testing.assert_close(added[0], added[1].flip(0), rtol=1e-4, atol=1e-5)
     kernels = [one["results"].kernels for one in (first, second)]
     torch.testing.assert_close(kernels[0], kernels[1].flip(1), rtol=1e-3, atol=1e-4)
-    if family != "mask2former":  # its matching is at random points, which the swap does not move along
+    if family != "mask2former":  # it matches at random points, which are not swapped
         assert torch.equal(first["results"].assigned, second["results"].assigned.flip(1))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_of_more_images_is_not_cut(family):
-    """Every image of a batch of five has its own prompts, as when it is alone."""
+def test_every_image_of_a_larger_batch_has_its_own_prompts(family):
+    """Each image in a batch of five has the same prompts as alone."""
     model = build(family)
     data = batch([1, 2, 3, 1, 2], narrower=0)
     together = results_of(model, data)
@@ -96,15 +96,15 @@ def test_a_batch_of_more_images_is_not_cut(family):
         torch.testing.assert_close(together["after"][i], alone["after"][0], rtol=1e-4, atol=1e-5)
 
 
-# The proposal of every kernel, by image: the proposals' kernels are not in the proposals' order.
+# The proposal of each kernel, by image; the order of the kernels differs from that of the proposals.
 KNOWN = [[-1, 2, -1, 0, 3, 1], [1, -1, 0, -1, 2, -1]]
 
 
 def force_matching(model, family):
-    """Replaces the family's own matching by the known one, at every stage."""
+    """Replaces the matching of the family with a known one, at every stage."""
 
     class Known:
-        """mmdet's interface: called once a prediction and image, the images in turn."""
+        """An assigner of mmdet, called once per prediction and image, with alternating images."""
 
         calls = 0
 
@@ -153,7 +153,7 @@ def test_every_matched_kernel_is_supervised_by_the_seed_of_its_own_proposal(fami
         for image, known in enumerate(KNOWN):
             pairs = [(kernel, proposal) for kernel, proposal in enumerate(known) if proposal >= 0]
             right += sum(distance(stage, image, *pair) for pair in pairs)
-            # The mistake of the released code: the matched kernels, in order, against seeds in theirs.
+            # The mistake of the released code: pairing matched kernels and seeds each in their own order.
             wrong += sum(distance(stage, image, kernel, place) for place, (kernel, _) in enumerate(pairs))
     scale = 1 if reduction == "sum" else 4 + 3
     assert seen["losses"]["loss_kernel"].item() == pytest.approx(right.item() / scale, rel=1e-4)

@@ -1,4 +1,4 @@
-"""Prompts and kernel supervision against Eq. 5 to 9 written out by hand."""
+"""Compares prompts and kernel supervision with Eq. 5 to 9, written out by hand."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_levels_by_name():
         assert torch.equal(by_name, by_index)
 
 
-def test_every_box_is_pooled_at_the_level_of_its_size():
+def test_box_size_pools_each_box_at_the_level_of_its_size():
     """FPN's rule: k = floor(4 + log2(sqrt(w h) / 224)), here clamped to P2 .. P5."""
     pyramid = [torch.randn(1, 4, 1024 // stride, 1024 // stride) for stride in (4, 8, 16, 32)]
     sides = {10: 2, 111: 2, 112: 3, 223: 3, 224: 4, 447: 4, 448: 5, 1000: 5}
@@ -52,14 +52,14 @@ def test_every_box_is_pooled_at_the_level_of_its_size():
         torch.testing.assert_close(prompts[:, row], one[:, 0], msg=f"P{level}")
 
 
-def test_level_by_box_size_sends_its_gradient_to_that_level_alone():
+def test_box_size_sends_gradients_only_to_the_level_used():
     pyramid = [torch.randn(1, 4, 64 // stride, 64 // stride, requires_grad=True) for stride in (4, 8, 16, 32)]
     boxes, count = torch.tensor([[[0, 0, 40, 40.0], [0, 0, 64, 64]]]), torch.tensor([2])
     PromptGenerator("box_size")(pyramid, boxes, count, (64, 64)).sum().backward()
     assert [bool(one.grad.any()) for one in pyramid] == [True, False, False, False]
 
 
-def test_level_by_box_size_leaves_padding_zero():
+def test_box_size_gives_zeros_for_padding():
     pyramid = [torch.randn(1, 4, 16, 16), torch.randn(1, 4, 8, 8)]
     boxes = torch.tensor([[[0, 0, 40, 40.0], [0, 0, 64, 64]]])
     prompts = PromptGenerator("box_size")(pyramid, boxes, torch.tensor([1]), (64, 64))
@@ -67,7 +67,7 @@ def test_level_by_box_size_leaves_padding_zero():
     assert not prompts[0, 1].any()
 
 
-def test_detached_prompts_carry_no_gradient():
+def test_detached_prompts_have_no_gradient():
     features = torch.randn(1, 4, 4, 4, requires_grad=True)
     boxes, count = torch.tensor([[[0, 0, 16, 16.0]]]), torch.tensor([1])
     assert not PromptGenerator((0,), detach=True)([features], boxes, count, (32, 32)).requires_grad
@@ -87,7 +87,7 @@ def test_cosine_takes_the_most_similar_prompt_of_the_image():
 
 @pytest.mark.parametrize("strategy", ["cosine", "random", "sequential", "none"])
 @pytest.mark.parametrize("shape", [(5, 8), (2, 5, 8)])
-def test_strategies_without_a_prompt_leave_the_kernels(strategy, shape):
+def test_kernels_without_prompts_are_unchanged(strategy, shape):
     kernels = torch.randn(shape)
     for prompts in (torch.randn(2, 3, 8), torch.zeros(2, 0, 8)):
         decorated, index = PromptInjector(strategy)(kernels, prompts, torch.zeros(2, dtype=torch.int64))
@@ -95,20 +95,20 @@ def test_strategies_without_a_prompt_leave_the_kernels(strategy, shape):
         assert torch.equal(index, torch.full((2, 5), -1))
 
 
-def test_sequential_goes_round_the_prompts():
+def test_sequential_cycles_through_the_prompts():
     prompts = torch.randn(2, 3, 8)
     decorated, index = PromptInjector("sequential")(torch.zeros(5, 8), prompts, torch.tensor([3, 2]))
     assert index.tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 1, 0]]
     assert torch.equal(decorated[1], prompts[1, [0, 1, 0, 1, 0]])
 
 
-def test_random_draws_every_prompt_and_none_beyond_the_count():
+def test_random_uses_every_prompt_and_no_padding():
     _, index = PromptInjector("random")(torch.zeros(400, 4), torch.randn(2, 5, 4), torch.tensor([5, 2]))
     assert set(index[0].tolist()) == {0, 1, 2, 3, 4}
     assert set(index[1].tolist()) == {0, 1}
 
 
-def test_dropped_prompts_are_taken_by_no_kernel_and_only_in_training():
+def test_no_kernel_takes_a_dropped_prompt_and_evaluation_drops_none():
     torch.manual_seed(0)
     injector = PromptInjector("sequential", drop_rate=0.5)
     prompts = torch.eye(8).expand(64, 8, 8)
@@ -142,8 +142,8 @@ def test_kernel_supervision_is_equation_9():
     assert torch.allclose(module(kernels, seeds, index), 2.0 * expected, rtol=1e-5)
 
 
-def test_centered_one_direction_does_not_serve_all_seeds():
-    """As written, kernels that all point along the bias have no loss, whatever their seeds."""
+def test_centered_loss_is_large_if_all_kernels_point_one_way():
+    """Without centering, kernels that all point along the bias have almost no loss, whatever the seeds."""
     torch.manual_seed(0)
     seeds, index = torch.randn(2, 3, 10), torch.tensor([[[0, 1, 2], [3, 2, -1]]])
     kernels = torch.tensor([1.0, 0, 0, 0]) + 1e-3 * torch.randn(1, 2, 4, 4)
@@ -155,8 +155,8 @@ def test_centered_one_direction_does_not_serve_all_seeds():
     assert centered(kernels, seeds, index) > 0.1
 
 
-def test_centering_leaves_out_padding_and_kernels_that_are_not_matched():
-    """Equal to Eq. 9 of the matched vectors less their means."""
+def test_centering_ignores_padding_and_unmatched_kernels():
+    """Equals Eq. 9 on the matched vectors minus their means."""
     torch.manual_seed(0)
     kernels, seeds = torch.randn(2, 2, 4, 6), torch.randn(2, 3, 10)
     index = torch.tensor([[[0, 2, -1], [1, -1, -1]], [[3, 1, -1], [0, -1, -1]]])
@@ -166,8 +166,8 @@ def test_centering_leaves_out_padding_and_kernels_that_are_not_matched():
     wanted = wanted - wanted.mean(0)
     expected = 0.0
     for stage in range(2):
-        own = torch.stack([kernels[stage, b, index[stage, b, n]] for b, n in ((0, 0), (0, 1), (1, 0))])
-        expected += (1 - F.cosine_similarity(own - own.mean(0), wanted, dim=1)).mean()
+        matched = torch.stack([kernels[stage, b, index[stage, b, n]] for b, n in ((0, 0), (0, 1), (1, 0))])
+        expected += (1 - F.cosine_similarity(matched - matched.mean(0), wanted, dim=1)).mean()
     assert module(kernels, seeds, index).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -184,8 +184,8 @@ def test_kernel_supervision_without_a_pair_is_zero_with_zero_gradients():
 
 @pytest.mark.parametrize("levels", ["P4", ("P3", "P5"), "box_size"])
 @pytest.mark.parametrize("strategy", ["cosine", "random", "sequential", "none"])
-def test_nothing_waits_for_the_gpu(levels, strategy):
-    """On tensors of a GPU without values, where to read one on the host is an error."""
+def test_prompts_and_supervision_do_not_wait_for_the_gpu(levels, strategy):
+    """Uses fake GPU tensors: reading a value on the host raises an error."""
     with FakeTensorMode(), torch.device("cuda"):
         pyramid = [torch.zeros(2, 16, 64 // stride, 64 // stride) for stride in (4, 8, 16, 32)]
         boxes, count = torch.zeros(2, 3, 4), torch.zeros(2, dtype=torch.int64)
@@ -210,7 +210,7 @@ def test_matched_kernels_inverts_the_assignment():
         (lambda: PromptInjector("nearest"), "strategy: expected one of cosine"),
         (lambda: PromptInjector(drop_rate=1.0), "drop_rate"),
         (lambda: PromptGenerator(()), "levels"),
-        (lambda: PromptGenerator(("P4", "box_size")), "levels: 'box_size' stands alone"),
+        (lambda: PromptGenerator(("P4", "box_size")), "levels: expected 'box_size' without other levels"),
         (lambda: KernelSupervision(4, 4, reduction="none"), "reduction"),
         (
             lambda: KernelSupervision(4, 4)(

@@ -1,5 +1,5 @@
 # Shared by pre-training and fine-tuning of the demo: 128-pixel scenes, one thread, batches of 8.
-_base_ = ['../_base_/knet_demo.py', '../_base_/runtime.py']
+_base_ = ['../_base_/knet_demo.py', '../_base_/runtime_steps.py']
 
 image_scale = (128, 128)
 train_pipeline = [
@@ -12,7 +12,8 @@ train_pipeline = [
 train_dataloader = dict(
     batch_size=8,
     num_workers=0,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='StepBatchSampler'),
     dataset=dict(
         type='InstanceDataset',
         ann_file='runs/demo/set/labelled.json',
@@ -24,8 +25,5 @@ train_dataloader = dict(
 # Training is from scratch: the statistics of batch norm have to be learned.
 model = dict(backbone=dict(norm_eval=False))
 
-log_processor = dict(type='LogProcessor', window_size=20, by_epoch=False)
-default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=10, log_metric_by_epoch=False),
-    checkpoint=dict(type='CheckpointHook', interval=-1, by_epoch=False),
-)
+log_processor = dict(window_size=20)
+default_hooks = dict(logger=dict(interval=10))

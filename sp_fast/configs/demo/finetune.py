@@ -25,7 +25,7 @@ test_dataloader = val_dataloader
 val_evaluator = [dict(type='ClassAgnosticCocoMetric', ann_file='runs/demo/set/validation.json')]
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=75)
+train_cfg = dict(type='StepTrainLoop', max_iters=max_iters, val_interval=75)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(

@@ -19,7 +19,7 @@ train_dataloader = dict(
         seeds='runs/demo/proposals.seeds.safetensors',
     ),
 )
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
+train_cfg = dict(type='StepTrainLoop', max_iters=max_iters)
 val_cfg = None
 test_cfg = None
 optim_wrapper = dict(

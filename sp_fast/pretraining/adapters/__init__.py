@@ -1,4 +1,4 @@
-"""One small adapter per model family: what the pre-trainer has to know of it, and nothing else."""
+"""Adapters between the pre-trainer and the model families, one per family."""
 
 from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults, adapter_for
 from sp_fast.pretraining.adapters.knet import KNetAdapter

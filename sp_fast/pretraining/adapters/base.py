@@ -1,4 +1,4 @@
-"""What the pre-trainer asks of a model family."""
+"""The interface between the pre-trainer and a model family."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _ADAPTERS: dict[str, type[Adapter]] = {}
 
 
 class StageResults(NamedTuple):
-    """What a family's forward and losses give.
+    """Result of a family's forward pass and losses.
 
     Attributes:
-        losses: the base model's own, by name.
+        losses: losses of the base model, by name.
         kernels: `[S, B, N, C]`, the kernels (or queries) after each update stage.
-        assigned: int64 `[S, B, N]`, the target that the stage's bipartite matching gave each kernel, by its
-            position among the image's proposals; -1 for none.
+        assigned: int64 `[S, B, N]`, index of the proposal that bipartite matching assigned to each kernel at
+            each stage, -1 for none.
     """
 
     losses: dict[str, Tensor]
@@ -33,15 +33,15 @@ class StageResults(NamedTuple):
 
 
 class Adapter(ABC):
-    """Runs one family's forward and losses with prompts injected.
+    """Runs the forward pass and losses of one family with prompts added to its kernels.
 
     A subclass names the detector class it serves: `class MyAdapter(Adapter, detector="MyDetector")`.
 
     Attributes:
-        class_heads: patterns of the parameter names whose shape depends on the number of classes; they are
-            left out of the exported weights.
-        injection_points: where prompts can be added, the names the option `inject` takes: `init`, to what
-            the model learns as initial kernels; `proposal`, to what the model's first head makes of them.
+        class_heads: patterns of parameter names whose shapes depend on the number of classes; these are left
+            out of the exported weights.
+        injection_points: places where prompts can be added, as named by the option `inject`: `init`, the
+            learned initial kernels; `proposal`, the kernels after the first head or stage.
     """
 
     class_heads: tuple[str, ...]
@@ -51,7 +51,7 @@ class Adapter(ABC):
         self.detector: Any = detector
 
     def __init_subclass__(cls, detector: str = "", **kwargs: Any) -> None:
-        """Registers the adapter for the detector class of that name."""
+        """Registers the adapter for the detector class with this name."""
         super().__init_subclass__(**kwargs)
         if detector:
             _ADAPTERS[detector] = cls
@@ -59,53 +59,54 @@ class Adapter(ABC):
     @property
     @abstractmethod
     def kernel_channels(self) -> int:
-        """C, channels of the kernels, and of the maps that `features` gives as pyramid."""
+        """C, channels of the kernels and of the feature pyramid that `features` returns."""
 
     @abstractmethod
     def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """The backbone's maps and the feature pyramid's, finest first, of `[B, 3, H, W]` images."""
+        """Maps of the backbone and of the feature pyramid, finest first, for images `[B, 3, H, W]`."""
 
     @abstractmethod
     def loss(
         self, pyramid: tuple[Tensor, ...], targets: Any, decorate: Decorate, inject: str
     ) -> StageResults:
-        """The base model's losses with decorated kernels.
+        """Computes the base model's losses with decorated kernels.
 
         Args:
-            pyramid: from :meth:`features`.
-            targets: from :meth:`targets` or :meth:`targets_from_masks`.
-            decorate: adds prompts to kernels `[N, C]` of the batch or `[B, N, C]`; gives `[B, N, C]`.
+            pyramid: feature pyramid from `features`.
+            targets: result of `targets` or `targets_from_masks`.
+            decorate: function that adds prompts to kernels `[N, C]` (shared) or `[B, N, C]` and returns
+                `[B, N, C]`.
             inject: one of `injection_points`.
         """
 
     def targets(self, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Any:
-        """The data samples' instances, for :meth:`loss`; :class:`Targets` unless a family needs otherwise."""
+        """Turns the instances of the data samples into targets for `loss`; a family may override the type."""
         device = next(self.detector.parameters()).device
         return targets_from_samples(data_samples, image_size, 1, device)
 
     def target_masks(self, targets: Any, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Tensor:
-        """The masks of `targets`, as :meth:`targets` makes them of the same data samples.
+        """Returns the masks of targets that the method `targets` made from the same data samples.
 
         Returns:
-            fp32 `[B, L, H/4, W/4]` in [0, 1], L being the largest count.
+            fp32 `[B, L, H/4, W/4]` in [0, 1], where L is the largest count.
         """
         return padded_masks(data_samples, image_size, next(self.detector.parameters()).device)
 
     def targets_from_masks(
         self, masks: Tensor, boxes: Tensor, count: Tensor, data_samples: Sequence[Any]
     ) -> Any:
-        """The same from masks that were made within the step.
+        """Makes targets for `loss` from masks that were computed in the training step.
 
         Args:
-            masks: `[B, L, H/4, W/4]` in [0, 1].
-            boxes: `[B, L, 4]`, tight x0 y0 x1 y1 in pixels of the padded input.
-            count: int64 `[B]`; rows from there on are padding.
-            data_samples: B, without instances; for their meta information.
+            masks: masks `[B, L, H/4, W/4]` in [0, 1].
+            boxes: tight xyxy boxes `[B, L, 4]` in pixels of the padded input.
+            count: int64 `[B]`, number of masks of each image; later rows are padding.
+            data_samples: B data samples without instances, for their meta information.
         """
         return Targets(masks, torch.zeros_like(masks[..., 0, 0], dtype=torch.int64), count)
 
     def transferable(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The detector's weights less its class heads: the keys of the plain checkpoint."""
+        """Returns the weights of the detector without its class heads, as the plain checkpoint has them."""
         heads = [re.compile(pattern) for pattern in self.class_heads]
         return {
             name: value for name, value in state_dict.items() if not any(head.match(name) for head in heads)
@@ -113,7 +114,7 @@ class Adapter(ABC):
 
 
 def adapter_for(detector: nn.Module) -> Adapter:
-    """The adapter of a detector's family; ValueError naming the known families for any other."""
+    """Makes the adapter for a detector; raises ValueError with the known families if there is none."""
     for cls in type(detector).__mro__:
         if cls.__name__ in _ADAPTERS:
             return _ADAPTERS[cls.__name__](detector)

@@ -1,4 +1,4 @@
-"""mmdet's Mask2Former: prompts go onto the query features."""
+"""mmdet's Mask2Former: prompts are added to the query features."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults
 
 
 class Instances(NamedTuple):
-    """Mask2Former's targets: `labels` and `masks` of every image, and its meta information."""
+    """Targets of Mask2Former: `labels` and `masks` of every image, and the images' meta information."""
 
     instances: list[InstanceData]
     metas: list[dict]
 
 
 class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
-    """See :class:`Adapter`. The kernels are the queries; `proposal` decorates those after the first layer.
+    """Adapter of Mask2Former; see `Adapter`. Kernels are the queries; `proposal` means after the first layer.
 
-    The pyramid is the pixel decoder's: mask features at stride 4, then the memories at strides 8, 16 and 32.
+    The pyramid consists of the pixel decoder's maps: mask features at stride 4, then the memories at strides
+    8, 16 and 32.
     """
 
     class_heads = (r"panoptic_head\.cls_embed\.",)
@@ -34,14 +35,14 @@ class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
         return self.detector.panoptic_head.query_feat.embedding_dim
 
     def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """C2 to C5 and the pixel decoder's maps."""
+        """Computes C2 to C5 and the maps of the pixel decoder."""
         maps = tuple(self.detector.backbone(images))
         inputs = self.detector.neck(maps) if self.detector.with_neck else maps
         mask_features, memories = self.detector.panoptic_head.pixel_decoder(list(inputs))
         return maps, (mask_features, *reversed(memories))
 
     def targets(self, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Instances:
-        """See :meth:`Adapter.targets`; ValueError where masks are not padded as the images are."""
+        """See `Adapter.targets`; raises ValueError if masks are not padded to the size of the images."""
         for i, sample in enumerate(data_samples):
             masks = sample.gt_instances.masks
             if (masks.height, masks.width) != tuple(image_size):
@@ -57,7 +58,7 @@ class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
     def targets_from_masks(
         self, masks: Tensor, boxes: Tensor, count: Tensor, data_samples: Sequence[Any]
     ) -> Instances:
-        """See :meth:`Adapter.targets_from_masks`; transfers the counts, since mmdet's targets are ragged."""
+        """See `Adapter.targets_from_masks`; copies the counts to the host, as mmdet's targets are ragged."""
         hard = (masks >= 0.5).long()
         instances = [
             InstanceData(labels=count.new_zeros(found), masks=hard[i, :found])
@@ -68,19 +69,19 @@ class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
     def loss(
         self, pyramid: tuple[Tensor, ...], targets: Instances, decorate: Decorate, inject: str
     ) -> StageResults:
-        """See :meth:`Adapter.loss`. A layer is matched on its own predictions, at random points."""
+        """See `Adapter.loss`. Each layer is matched on its own predictions, at random points."""
         head = self.detector.panoptic_head
         classes, masks, kernels = self._decode(pyramid, decorate, inject)
         with _recorded(head) as matchings:
             losses = head.loss_by_feat(classes, masks, targets.instances, targets.metas)
-        # In order of prediction, then image; the first prediction is that of the initial queries.
+        # Ordered by prediction, then image; the first prediction comes from the initial queries.
         assigned = torch.stack(matchings).unflatten(0, (len(masks), -1))[1:] - 1
         return StageResults(losses, torch.stack(kernels), assigned)
 
     def _decode(
         self, pyramid: tuple[Tensor, ...], decorate: Decorate, inject: str
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """Mask2FormerHead.forward after its pixel decoder, with queries of each image's own.
+        """Runs Mask2FormerHead.forward after its pixel decoder, with separate queries per image.
 
         Returns:
             Class and mask logits of the initial queries and of every layer; the queries after every layer.
@@ -101,7 +102,7 @@ class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
         outputs, queries = [head._forward_head(query, mask_features, size)], []
         for i, layer in enumerate(head.transformer_decoder.layers):
             hidden = outputs[-1][2]
-            hidden = hidden & ~hidden.all(-1, keepdim=True)  # a mask without foreground hides nothing
+            hidden = hidden & ~hidden.all(-1, keepdim=True)  # an empty mask hides nothing
             query = layer(
                 query=query,
                 key=inputs[i % levels],
@@ -121,7 +122,7 @@ class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
 
 
 class _Recorder:
-    """Assigns as `assigner` does and keeps what it assigned."""
+    """Wraps `assigner` and keeps its results."""
 
     def __init__(self, assigner: Any) -> None:
         self.assigner = assigner
@@ -135,7 +136,7 @@ class _Recorder:
 
 @contextmanager
 def _recorded(head: Any) -> Iterator[list[Tensor]]:
-    """The matchings that `head` makes meanwhile: matched again, other points would be drawn."""
+    """Records the matchings that `head` makes; to match again would draw other points."""
     recorder = _Recorder(head.assigner)
     head.assigner = recorder
     try:

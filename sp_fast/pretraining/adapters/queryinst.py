@@ -1,4 +1,4 @@
-"""mmdet's QueryInst: prompts go onto the proposal features; the initial boxes stay as they are."""
+"""mmdet's QueryInst: prompts are added to the proposal features; the initial boxes are unchanged."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults
 
 
 class QueryInstAdapter(Adapter, detector="QueryInst"):
-    """See :class:`Adapter`. The kernels are the object features; `proposal` decorates those of stage 0.
+    """Adapter of QueryInst; see `Adapter`. Kernels are the object features; `proposal` means after stage 0.
 
-    Its mask heads end in one channel a class, so that layer counts among the class heads.
+    The last layer of the mask heads has one channel per class, so it counts as a class head.
     """
 
     class_heads = (r"roi_head\.bbox_head\.\d+\.fc_cls\.", r"roi_head\.mask_head\.\d+\.conv_logits\.")
@@ -31,18 +31,18 @@ class QueryInstAdapter(Adapter, detector="QueryInst"):
         return self.detector.rpn_head.init_proposal_features.embedding_dim
 
     def features(self, images: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """C2 to C5 and P2 to P5."""
+        """Computes C2 to C5 and P2 to P5."""
         maps = tuple(self.detector.backbone(images))
         return maps, tuple(self.detector.neck(maps))
 
     def targets(self, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Sequence[Any]:
-        """The data samples themselves: QueryInst crops its targets out of their masks."""
+        """Returns the data samples: QueryInst crops its targets from their masks."""
         return data_samples
 
     def targets_from_masks(
         self, masks: Tensor, boxes: Tensor, count: Tensor, data_samples: Sequence[Any]
     ) -> list[DetDataSample]:
-        """See :meth:`Adapter.targets_from_masks`. mmdet crops targets from NumPy arrays: two transfers."""
+        """See `Adapter.targets_from_masks`. Takes two transfers, as mmdet crops targets from NumPy arrays."""
         counts, arrays = count.tolist(), (masks >= 0.5).to(torch.uint8).cpu().numpy()
         targets = []
         for i, (sample, found) in enumerate(zip(data_samples, counts, strict=True)):
@@ -57,7 +57,7 @@ class QueryInstAdapter(Adapter, detector="QueryInst"):
     def loss(
         self, pyramid: tuple[Tensor, ...], targets: Sequence[Any], decorate: Decorate, inject: str
     ) -> StageResults:
-        """See :meth:`Adapter.loss`. A stage is matched on what it predicts itself."""
+        """See `Adapter.loss`. Each stage is matched on its own predictions."""
         roi_head = self.detector.roi_head
         instances, _, metas = unpack_gt_instances(targets)
         proposals = self.detector.rpn_head.predict(pyramid, targets)
@@ -86,7 +86,7 @@ class QueryInstAdapter(Adapter, detector="QueryInst"):
 
 
 def _assigned(sampling_results: Sequence[Any], num_kernels: int) -> Tensor:
-    """int64 `[B, N]` of one stage's matching."""
+    """Index of the target of each kernel in one stage's matching, int64 `[B, N]`; -1 for none."""
     index = sampling_results[0].pos_inds.new_full((len(sampling_results), num_kernels), -1)
     for row, result in zip(index, sampling_results, strict=True):
         row[result.pos_inds] = result.pos_assigned_gt_inds
@@ -94,19 +94,19 @@ def _assigned(sampling_results: Sequence[Any], num_kernels: int) -> Tensor:
 
 
 class QuarterSizeMasks(BitmapMasks):
-    """Masks kept at stride 4 that are cropped by boxes in pixels of the image.
+    """Masks at stride 4 that are cropped with boxes in image pixels.
 
     Args:
-        masks: uint8 `[G, h, w]`.
-        height: h.
-        width: w.
+        masks: masks, uint8 `[G, h, w]`.
+        height: h, in cells.
+        width: w, in cells.
     """
 
     def __init__(self, masks: np.ndarray, height: int, width: int) -> None:
         super().__init__(masks, height, width)
-        # mmdet clips boxes to these before it crops.
+        # mmdet clips boxes to this size before cropping.
         self.height, self.width = height * TARGET_STRIDE, width * TARGET_STRIDE
 
     def crop_and_resize(self, bboxes: np.ndarray, *args: Any, **kwargs: Any) -> BitmapMasks:
-        """See mmdet."""
+        """See `BitmapMasks.crop_and_resize`; boxes are in image pixels."""
         return super().crop_and_resize(bboxes / TARGET_STRIDE, *args, **kwargs)

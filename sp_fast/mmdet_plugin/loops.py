@@ -1,0 +1,111 @@
+"""Training counted in steps, which goes on after an interruption as if there had been none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.dist import get_rank
+from mmengine.registry import LOOPS
+from mmengine.runner import BaseLoop
+from torch import nn
+
+from sp_fast.mmdet_plugin.samplers import StepBatchSampler, seed_everything, step_seed
+
+EVALUATED = "evaluated_step"
+_SEED = "step_seed"
+
+
+@LOOPS.register_module()
+class StepTrainLoop(BaseLoop):
+    """Trains for a number of steps; a resumed run equals one that never stopped, to the bit.
+
+    Every random number of a step follows from the seed, the step and the rank; the data are not replayed,
+    :class:`StepBatchSampler` begins at the step. Validates every `val_interval` steps and at the end. A
+    validation that was due and not finished is made on resuming.
+
+    Args:
+        runner: mmengine's.
+        dataloader: with `batch_sampler=dict(type='StepBatchSampler')`.
+        max_iters: steps in all.
+        val_interval: steps between two validations; None for the end alone.
+        val_first: validate before the first step too.
+
+    Raises:
+        ValueError: a number out of range, or another batch sampler.
+    """
+
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        max_iters: int,
+        val_interval: int | None = None,
+        val_first: bool = False,
+    ) -> None:
+        for name, value in (("max_iters", max_iters), ("val_interval", val_interval or 1)):
+            if value != int(value) or value < 1:
+                raise ValueError(f"train_cfg.{name}: expected a whole number of at least 1, got {value}")
+        super().__init__(runner, dataloader)
+        self.max_iters = int(max_iters)
+        self.val_interval = int(val_interval or max_iters)
+        self.val_first = val_first
+        self.max_epochs, self.epoch = 1, 0  # hooks ask for them
+        self.stop_training = False  # set by EarlyStoppingHook
+        self._iter = 0
+        self._sampler = self.dataloader.batch_sampler
+        if not isinstance(self._sampler, StepBatchSampler):
+            raise ValueError(
+                "train_dataloader.batch_sampler: StepTrainLoop expects dict(type='StepBatchSampler'), got "
+                f"{type(self._sampler).__name__}"
+            )
+        runner.visualizer.dataset_meta = self.dataloader.dataset.metainfo
+
+    @property
+    def iter(self) -> int:
+        """Steps done."""
+        return self._iter
+
+    def run(self) -> nn.Module:
+        """Trains and validates what is left; gives the model."""
+        hub = self.runner.message_hub
+        # A checkpoint brings its own: the order goes on, whatever seed is given now.
+        self._sampler.seed = hub.get_info(_SEED, self._sampler.seed)
+        hub.update_info(_SEED, self._sampler.seed)
+        self.runner.call_hook("before_train")
+        self.runner.call_hook("before_train_epoch")
+        self._validate_if_due()
+        if self._iter < self.max_iters:
+            self._train()
+        self.runner.call_hook("after_train_epoch")
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def _train(self) -> None:
+        self.runner.model.train()
+        self._sampler.start = self._iter
+        batches = iter(self.dataloader)
+        while self._iter < self.max_iters and not self.stop_training:
+            self.run_iter(next(batches))
+            self._iter += 1
+            self._validate_if_due()
+
+    def run_iter(self, data_batch: dict) -> None:
+        """One step."""
+        self._seed()
+        hook_arguments = dict(batch_idx=self._iter, data_batch=data_batch)
+        self.runner.call_hook("before_train_iter", **hook_arguments)
+        outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
+        self.runner.call_hook("after_train_iter", outputs=outputs, **hook_arguments)
+
+    def _validate_if_due(self) -> None:
+        step, hub = self._iter, self.runner.message_hub
+        due = step % self.val_interval == 0 or step == self.max_iters if step else self.val_first
+        if self.runner.val_loop is None or not due or hub.get_info(EVALUATED, -1) == step:
+            return
+        self._seed()
+        self.runner.val_loop.run()
+        hub.update_info(EVALUATED, step)
+        self.runner.model.train()
+
+    def _seed(self) -> None:
+        seed_everything(step_seed(self._sampler.seed, self._iter, get_rank()))

@@ -1,0 +1,29 @@
+"""What `sp-fast experiment` says to bad input; nothing is run."""
+
+import pytest
+from typer.testing import CliRunner
+
+from sp_fast.cli import app
+
+pytest.importorskip("mmdet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "nothing", "--out", "out"], r"expected demo, .* or a Python file, got 'nothing'"),
+        (["run", "demo", "--out", "out", "--rows", "x"], "--rows: expected some of scratch, pseudo_labels"),
+        (["run", "demo", "--out", "out", "--seeds", "x"], "--seeds: expected whole numbers"),
+        (["run", "demo", "--out", "out", "--minutes", "0"], "--minutes: expected a number above 0"),
+        (["run", "table5", "--out", "out"], "--data-root: the experiment table5 needs it"),
+        (["status", "out"], r"expected the --out folder of `sp-fast experiment run`"),
+        (["report", "out"], r"expected the --out folder of `sp-fast experiment run`"),
+    ],
+)
+def test_bad_input_is_one_error_that_names_it(arguments, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["experiment", *arguments])
+    assert isinstance(result.exception, ValueError | OSError)
+    with pytest.raises(type(result.exception), match=told):
+        raise result.exception
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,74 @@
+"""The demo, with a few steps, as the command runs it: real trainings in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("mmdet")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The folder of a finished demo, and what the command printed."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return out, command("demo", "--quick", "--seed", "3", "--out", str(out))
+
+
+def command(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "sp_fast.cli", *arguments],
+        env=dict(os.environ, CUDA_VISIBLE_DEVICES="", COLUMNS="80"),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def folders(out):
+    return {path.name.rsplit("-", 1)[0]: path for path in (out / "runs").iterdir()}
+
+
+def test_everything_is_written(demo):
+    out, printed = demo
+    names = {path.name for path in out.iterdir() if path.is_file()}
+    assert names == {
+        *("experiment.json", "lock", "results.json", "times.json"),
+        *("report.html", "report.md", "curves.png"),
+    }
+    results = json.loads((out / "results.json").read_text())
+    assert results["finished"] == results["runs"] == 7
+    for label in ("no pre-training", "pseudo labels, no prompts", "saliency prompts"):
+        assert label in printed
+        assert label in (out / "report.html").read_text()
+    for row in results["rows"].values():
+        curve = row["trainings"]["8 scenes"]["curves"]["3"]
+        assert [one["step"] for one in curve] == [2, 4]
+        assert all(0 <= value <= 100 for one in curve for key, value in one.items() if key != "step")
+    scores = results["rows"]["prompts"]["proposals"]["3"]
+    assert scores["by_size"]["all"]["objects"] > 16
+    assert 0 < scores["by_size"]["all"]["mean_best_iou"] < 1
+    assert max(len(line) for line in printed.splitlines() if "──" in line) <= 80
+
+
+def test_each_row_started_from_its_own_pretraining(demo):
+    logs = {name: (path / "output.log").read_text() for name, path in folders(demo[0]).items()}
+    for row in ("pseudo-labels", "prompts"):
+        assert f"{row}-pretrain-seed3" in logs[f"{row}-8-scenes-seed3"]
+    assert "pretrained.pth" not in logs["scratch-8-scenes-seed3"]
+    assert "loss_kernel" in logs["prompts-pretrain-seed3"]
+    assert "loss_kernel" not in logs["pseudo-labels-pretrain-seed3"]
+
+
+def test_the_same_command_makes_nothing_again(demo):
+    out, _ = demo
+    before = (out / "results.json").read_text()
+    times = {path: (path / "result.json").stat().st_mtime_ns for path in folders(out).values()}
+    command("demo", "--quick", "--seed", "3", "--out", str(out))
+    assert (out / "results.json").read_text() == before
+    assert times == {path: (path / "result.json").stat().st_mtime_ns for path in folders(out).values()}
+    assert "7 runs: 7 done, 0 running, 0 missing" in command("experiment", "status", str(out))
