@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from sp_fast.files import replacing, write_text
+from sp_fast.files import replacing
 from sp_fast.mmdet_plugin.loops import EVALUATED
 from sp_fast.mmdet_plugin.stopping import StopRequest, StopRequestedError
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
@@ -166,9 +166,6 @@ class TimedCheckpointHook(Hook):
         state = self._state_at(runner, done)
         if state != self._state:
             runner.save_checkpoint(runner.work_dir, CHECKPOINT_NAME, meta=dict(iter=done, epoch=0))
-            if is_main_process():
-                path = Path(runner.work_dir) / CHECKPOINT_NAME
-                write_text(str(path), path.with_name("last_checkpoint"))
         self._state, self._time = state, time.monotonic()
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import BaseLoop
 from torch import nn
 
-from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, TimedCheckpointHook, unwrapped
+from sp_fast.mmdet_plugin.hooks import CHECKPOINT_NAME, EXPORTED_NAME, TimedCheckpointHook, unwrapped
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume
 from sp_fast.pretraining.adapters import adapter_for
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
@@ -76,6 +77,9 @@ class Runner(mmengine_runner.Runner):
 
     def load_or_resume(self) -> None:
         """See mmengine; then fills the data sets' caches, unless no step is left."""
+        latest = Path(self.work_dir) / CHECKPOINT_NAME
+        if self._resume and latest.is_file():
+            self._load_from = str(latest)
         super().load_or_resume()
         if isinstance(self._train_loop, BaseLoop) and self.iter < self.max_iters:
             for loop in filter(None, (self.train_loop, self.val_loop)):

@@ -1,45 +1,44 @@
-"""What prompts and the kernel loss do in the models that `sp-fast study mini-coco` has pre-trained, on val.
+"""What prompts and the kernel loss do in the models that the experiment has pre-trained, on val.
 
-python benchmarks/study_prompts.py DATA runs/study --seeds 0,1,2
+python studies/mini_coco/prompts.py runs/mini_coco --seeds 0,1,2
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+import sp_fast.models  # noqa: F401  (gives mmdet the ops it imports)
+
+# isort: split
 import torch
 import torch.nn.functional as F
-from mmengine.logging import MMLogger
-from rich.console import Console
-from sp_fast.report.study_table import value
-from sp_fast.study.batches import Batch, in_turn, make_batch
-from sp_fast.study.evaluation import BATCH_SIZE, evaluate
-from sp_fast.study.inputs import Inputs
-from sp_fast.study.memory import Images, Masks
-from sp_fast.study.models import (
-    Normalizer,
-    build_detector,
-    build_pretrainer,
-    load_settings,
-    load_transferable,
-)
-from sp_fast.study.pieces import RESULT
-from sp_fast.study.proposals import load_proposals
-from sp_fast.study.run import STUDY
-from sp_fast.study.source import open_data
-from sp_fast.study.variants import SALIENCY, VARIANTS
-from torch import Tensor, nn
+from mmdet.registry import DATASETS, MODELS
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import init_default_scope
+from mmengine.runner import set_random_seed
+from torch import Tensor
 
+from sp_fast.data.coco import load_coco
+from sp_fast.data.evaluation import evaluate_coco
+from sp_fast.data.rle import run_lengths
+from sp_fast.experiments.experiment import PRETRAIN
+from sp_fast.experiments.plan import Plan, Run
+from sp_fast.experiments.store import recall
 from sp_fast.knet import StageOutput
+from sp_fast.knet.prediction import masks_at_image_size
 from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME
 from sp_fast.pretraining.adapters import adapter_for
+from sp_fast.proposals import SaliencyProposer, build_backbone
+from sp_fast.proposals.run import propose_folder
+from sp_fast.proposals.store import seeds_path
+from sp_fast.weights import load_state, read_state
 
+VAL_MASKS = "val_masks.json"
 PROMPTS = {
     "beside_kernels": "norm of prompt / K^0",
     "beside_first": "in % of the kernels after the first head",
@@ -59,236 +58,216 @@ KERNELS = {
     "turned": "degrees K^0 has turned",
 }
 
-Prompts = tuple[Tensor, Tensor]  # [B, L, C] and how many of each image
-Change = Callable[[Tensor, Tensor], Prompts]
+
+class View(NamedTuple):
+    """What a pre-trained model makes of one image."""
+
+    sample: Any  # mmdet's
+    padded: tuple[int, int]  # height and width of the model's input
+    pyramid: tuple[Tensor, ...]
+    prompts: Tensor  # [1, L, C], of the image's proposals
 
 
-class Prompted(nn.Module):
-    """A pre-trained K-Net whose kernels take the prompts of the proposals where they did in pre-training.
+class Pretrained:
+    """One pre-trained model, measured on the images of `truth`, whose proposals are in the file `masks`."""
 
-    Args:
-        model: the pre-trainer.
-        batches: in the order in which they are asked for.
-        normalize: of the model.
-        change: of prompts `[B, L, C]` and counts `[B]`: which prompts are taken instead.
-    """
-
-    def __init__(
-        self, model: Any, batches: Iterator[Batch], normalize: nn.Module, change: Change | None = None
-    ) -> None:
-        super().__init__()
-        self.model, self.batches, self.normalize, self.change = model, batches, normalize, change
-        self.max_per_img, self.mask_thr = model.detector.max_per_img, model.detector.mask_thr
-
-    def forward(self, inputs: Tensor, mode: str) -> tuple[Tensor, Tensor]:
-        """The last stage's class and mask logits."""
-        batch = next(self.batches)
-        assert torch.equal(self.normalize(batch), inputs), "not the images whose proposals these are"
-        pyramid = self.model.detector.extract_feat(inputs)
-        prompts = prompts_of(self.model, pyramid, batch, inputs)
-        if self.change is not None:
-            prompts = self.change(*prompts)
-        last = stages_of(self.model, pyramid, prompts)[-1]
-        return last.cls_logits, last.mask_logits
-
-
-def prompts_of(model: Any, pyramid: tuple[Tensor, ...], batch: Batch, inputs: Tensor) -> Prompts:
-    """Eq. 5 of the batch's proposals."""
-    return model.generator(pyramid, batch.boxes, batch.count, inputs.shape[-2:]), batch.count
-
-
-def stages_of(model: Any, pyramid: tuple[Tensor, ...], prompts: Prompts) -> list[StageOutput]:
-    """Every update stage, with kernels decorated where the model decorates them."""
-
-    def decorate(kernels: Tensor) -> Tensor:
-        return model.injector(kernels, *prompts)[0]
-
-    return adapter_for(model.detector).decorated(pyramid, decorate, model.inject)[1]
-
-
-def batches(images: Images, masks: Masks) -> Iterator[Batch]:
-    """All images once, as `evaluate` takes them."""
-    for index in in_turn(images.sizes, BATCH_SIZE):
-        yield make_batch(images, masks, index, np.zeros(len(index), bool))
-
-
-class Run:
-    """One pre-trained model and what it is measured on.
-
-    Args:
-        inputs: of the study.
-        masks: the proposals of val.
-        settings: of the backbone.
-        out: folder of the study.
-        variant: name.
-        seed: of the run.
-    """
-
-    def __init__(
-        self, inputs: Inputs, masks: Masks, settings: Any, out: Path, variant: str, seed: int
-    ) -> None:
-        self.inputs, self.masks, self.seed = inputs, masks, seed
-        self.folder = out / f"seed{seed}" / variant / "pretrain"
-        start = build_detector(settings, len(inputs.class_ids), seed, None)
-        self.first_kernels = _initial_kernels(start)
-        self.model = build_pretrainer(settings, VARIANTS[variant], start, seed, masks.seeds.shape[1])
-        state = torch.load(self.folder / EXPORTED_NAME, weights_only=True)["state_dict"]
-        load_transferable(self.model.detector, state)
+    def __init__(self, run: Run, masks: Path, truth: dict[str, Any]) -> None:
+        self.run, self.truth = run, truth
+        self.ids = {image["file_name"]: image["id"] for image in truth["images"]}
+        # The runner has written the whole config there.
+        config = Config.fromfile(run.folder / Path(run.spec["config"]).name)
+        init_default_scope("mmdet")
+        self.model: Any = initial_model(config, run.seed)
+        self.adapter: Any = adapter_for(self.model.detector)
+        self.first_kernels = self._kernels()
+        exported = str(run.folder / EXPORTED_NAME)
+        load_state(self.model.detector, read_state(exported), exported, allow=self.adapter.class_heads)
         self.model.eval()
-        self.kernels = _initial_kernels(self.model.detector)  # [N, C]
+        self.kernels = self._kernels()  # [N, C]
+        options = config.train_dataloader.dataset.to_dict()
+        options["pipeline"] = [one for one in options["pipeline"] if one["type"] != "RandomFlip"]
+        options.update(ann_file=str(masks), seeds=str(seeds_path(masks)), images=run.spec["val_images"])
+        self.dataset = DATASETS.build(dict(options, test_mode=True, cache=None))
+
+    def _kernels(self) -> Tensor:
+        return self.model.detector.rpn_head.init_kernels.weight.detach().flatten(1).clone()
+
+    def views(self) -> Iterator[View]:
+        """Image by image."""
+        for i in range(len(self.dataset)):
+            if Path(self.dataset.get_data_info(i)["img_path"]).name not in self.ids:
+                continue
+            batch = self.model.data_preprocessor(pseudo_collate([self.dataset[i]]))
+            inputs, samples = batch["inputs"], batch["data_samples"]
+            features, pyramid = self.adapter.features(inputs)
+            proposals = self.model.source(self.adapter, inputs, features[-1], samples)
+            padded = (inputs.shape[-2], inputs.shape[-1])
+            prompts = self.model.generator(pyramid, proposals.boxes, proposals.count, padded)
+            yield View(samples[0], padded, pyramid, prompts)
+
+    def stages(self, view: View, prompts: Tensor) -> list[StageOutput]:
+        """Every update stage, with kernels decorated where pre-training decorates them."""
+
+        def decorate(kernels: Tensor) -> Tensor:
+            return self.model.injector(kernels, prompts, _count(prompts))[0]
+
+        return self.adapter.decorated(view.pyramid, decorate, self.model.inject)[1]
 
     @torch.no_grad()
-    def prompts(self) -> dict[str, float]:
+    def prompts(self) -> dict[str, float | None]:
         """How large prompts are, how alike, how many are taken, how alike those of a kernel."""
-        images, _ = self.inputs.validation
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.run.seed)
         of_kernel, taken, every, after = [], [], [], []
-        for batch in batches(images, self.masks):
-            inputs = self.inputs.normalize(batch)
-            pyramid = self.model.detector.extract_feat(inputs)
-            prompts, _ = prompts_of(self.model, pyramid, batch, inputs)
-            after.append(self.model.detector.rpn_head(pyramid).kernels.norm(dim=-1).flatten())
-            index = self.model.injector(self.kernels, prompts, batch.count)[1]  # [B, N]
-            for own, chosen, count in zip(prompts, index, batch.count.tolist(), strict=True):
-                if count:
-                    every.append(own[:count])
-                    taken.append(len(chosen.unique()) / count)
-                    of_kernel.append(own[chosen])  # [N, C]
-        stacked, each = torch.cat(every), torch.stack(of_kernel)  # [.., C], [images, N, C]
+        for view in self.views():
+            after.append(self.model.detector.rpn_head(view.pyramid).kernels.norm(dim=-1).flatten())
+            own = view.prompts[0]
+            if len(own):
+                index = self.model.injector(self.kernels, view.prompts, _count(view.prompts))[1][0]  # [N]
+                every.append(own)
+                taken.append(len(index.unique()) / len(own))
+                of_kernel.append(own[index])  # [N, C]
+        stacked = torch.cat(every)  # [.., C]
         norm = stacked.norm(dim=1).mean()
-        total = (each - each.mean((0, 1))).square().sum()
-        within = (each - each.mean(0)).square().sum()
-        # Less what as many kernels would explain by chance.
-        chance = (len(self.kernels) - 1) / (len(each) * len(self.kernels) - 1)
         return {
             "beside_kernels": (norm / self.kernels.norm(dim=1).mean()).item(),
             "beside_first": 100 * (norm / torch.cat(after).median()).item(),
-            "common": _alike(stacked, unit=False),
+            "common": alike(stacked, unit=False),
             "taken": statistics.mean(taken),
-            "explained": (1 - (within / total).item() - chance) / (1 - chance),
+            "explained": explained(torch.stack(of_kernel)),
         }
 
     @torch.no_grad()
-    def needed(self) -> dict[str, float]:
+    def needed(self) -> dict[str, float | None]:
         """AR and best IoU with an image's own prompts, none, another image's, or one mean prompt for all."""
-        images, coco = self.inputs.validation
-        every = []
-        for batch in batches(images, self.masks):
-            inputs = self.inputs.normalize(batch)
-            prompts, _ = prompts_of(self.model, self.model.detector.extract_feat(inputs), batch, inputs)
-            every += [own[:count] for own, count in zip(prompts, batch.count.tolist(), strict=True)]
-        mean = torch.cat(every).mean(0)
-        changes: dict[str, Change | None] = {
-            "own": None,
-            "other": lambda prompts, count: (prompts.roll(-1, 0), count.roll(-1)),
-            "mean": lambda prompts, count: (mean.expand(len(prompts), 1, -1), torch.ones_like(count)),
+        own = [view.prompts for view in self.views()]
+        mean = torch.cat([one[0] for one in own]).mean(0).expand(1, 1, -1)
+        torch.manual_seed(self.run.seed)
+        found: dict[str, list[dict[str, Any]]] = {"none": [], "own": [], "other": [], "mean": []}
+        for i, view in enumerate(self.views()):
+            none = own[i][:, :0]
+            given = {"none": none, "own": own[i], "other": own[(i + 1) % len(own)], "mean": mean}
+            for whose, prompts in given.items():
+                found[whose] += self._detections(view, self.stages(view, prompts)[-1].mask_logits[0])
+        scores = {whose: evaluate_coco(self.truth, one, class_agnostic=True) for whose, one in found.items()}
+        return {
+            f"{metric}_{whose}": 100 * one[name]
+            for metric, name in (("ar", "AR@100"), ("iou", "best_iou"))
+            for whose, one in scores.items()
         }
-        found = {}
-        for whose in ("none", *changes):
-            torch.manual_seed(self.seed)
-            detector = self.model.detector
-            if whose in changes:
-                own = batches(images, self.masks)
-                detector = Prompted(self.model, own, self.inputs.normalize, changes[whose])
-            # The class heads are not kept, but AR at 100 masks is that of all 40 kernels, in any order.
-            values = evaluate(detector, self.inputs.normalize, images, coco, None)["class_agnostic"]
-            found[f"ar_{whose}"], found[f"iou_{whose}"] = values["ar"], values["best_iou"]
-        return found
+
+    def _detections(self, view: View, mask_logits: Tensor) -> list[dict[str, Any]]:
+        """All kernels' masks. The class heads are not kept, so they have one score."""
+        sample = view.sample
+        masks = masks_at_image_size(mask_logits, view.padded, sample.img_shape, sample.ori_shape)
+        inside = (masks > self.model.detector.mask_thr).numpy()
+        one = {"image_id": self.ids[Path(sample.img_path).name], "category_id": 0, "score": 1.0}
+        return [{**one, "segmentation": rle} for rle in run_lengths(inside)]
 
     @torch.no_grad()
-    def kernel_loss(self) -> dict[str, float]:
+    def kernel_loss(self) -> dict[str, float | None]:
         """The kernel loss, and how alike the kernels are that it is made of."""
-        images, _ = self.inputs.validation
-        torch.manual_seed(self.seed)
-        stages: list[list[Tensor]] = []
-        for batch in batches(images, self.masks):
-            inputs = self.inputs.normalize(batch)
-            pyramid = self.model.detector.extract_feat(inputs)
-            outputs = stages_of(self.model, pyramid, prompts_of(self.model, pyramid, batch, inputs))
-            stages.append([stage.kernels.flatten(0, 1) for stage in outputs])
-        alike = [_alike(torch.cat(stage)) for stage in zip(*stages, strict=True)]
-        log = json.loads((self.folder / RESULT).read_text())["log"]
+        torch.manual_seed(self.run.seed)
+        of_image = [[stage.kernels[0] for stage in self.stages(view, view.prompts)] for view in self.views()]
+        by_stage = [alike(torch.cat(stage)) for stage in zip(*of_image, strict=True)]
         return {
-            "loss": log[-1].get("loss_kernel", float("nan")),
+            "loss": self.run.result()["losses"][-1].get("loss_kernel"),
             # Of unit vectors the mean direction has this cosine on average.
-            "constant": sum(1 - one**0.5 for one in alike),
-            "alike": alike[-1],
-            "turned": F.cosine_similarity(self.first_kernels, self.kernels).acos().mean().rad2deg().item(),
+            "constant": sum(1 - one**0.5 for one in by_stage),
+            "alike": by_stage[-1],
+            "turned": degrees_between(self.first_kernels, self.kernels),
         }
 
 
-def _initial_kernels(detector: Any) -> Tensor:
-    return detector.rpn_head.init_kernels.weight.detach().flatten(1)
+def initial_model(config: Config, seed: int) -> Any:
+    """The pre-trainer as the runner begins with it, but for the backbone's weights."""
+    set_random_seed(seed)
+    model = MODELS.build(config.model)
+    model.init_weights()
+    return model
 
 
-def _alike(rows: Tensor, *, unit: bool = True) -> float:
+def _count(prompts: Tensor) -> Tensor:
+    return torch.tensor([prompts.shape[1]])
+
+
+def degrees_between(first: Tensor, second: Tensor) -> float:
+    """Mean angle between the rows of two matrices; rounding can put a cosine just outside [-1, 1]."""
+    return F.cosine_similarity(first, second).clamp(-1, 1).acos().mean().rad2deg().item()
+
+
+def alike(rows: Tensor, *, unit: bool = True) -> float:
     """The mean dot product of two of the vectors, beside that of each with itself."""
     rows = F.normalize(rows, dim=1) if unit else rows
-    return (rows.mean(0).square().sum() / rows.square().sum(1).mean()).item()
+    own = rows.square().sum(1).mean().clamp(min=torch.finfo(rows.dtype).tiny)
+    return (rows.mean(0).square().sum() / own).item()
 
 
-# Titles of the columns, what measures them, of which variants.
-TABLES: tuple[tuple[dict[str, str], Callable[[Run], dict[str, float]], tuple[str, ...]], ...] = (
-    (
-        PROMPTS,
-        Run.prompts,
-        ("random", "sequential", "cosine", "cosine-no-kernel-loss", "cosine-p2"),
-    ),
-    (
-        NEEDED,
-        Run.needed,
-        ("random", "sequential", "cosine", "cosine-no-kernel-loss", "cosine-p2", "cosine-after-head"),
-    ),
-    (
-        KERNELS,
-        Run.kernel_loss,
-        tuple(name for name, variant in VARIANTS.items() if variant.proposals is not None),
-    ),
+def explained(of_kernel: Tensor) -> float | None:
+    """Share of the variance of `[images, N, C]`, the prompt of each kernel, that the kernel explains.
+
+    Less what chance would; None where there is no variance, or one image.
+    """
+    images, kernels = of_kernel.shape[:2]
+    total = (of_kernel - of_kernel.mean((0, 1))).square().sum().item()
+    if images < 2 or not total:
+        return None
+    within = (of_kernel - of_kernel.mean(0)).square().sum().item()
+    chance = (kernels - 1) / (images * kernels - 1)
+    return (1 - within / total - chance) / (1 - chance)
+
+
+PROMPTED = ("random", "sequential", "cosine", "cosine-no-kernel-loss", "cosine-p2")
+# Titles of the columns, what measures them, of which rows; None for all.
+TABLES: tuple[tuple[dict[str, str], Callable[[Pretrained], dict], tuple[str, ...] | None], ...] = (
+    (PROMPTS, Pretrained.prompts, PROMPTED),
+    (NEEDED, Pretrained.needed, (*PROMPTED, "cosine-after-head")),
+    (KERNELS, Pretrained.kernel_loss, None),
 )
 
 
+def propose_on_val(plan: Plan, out: Path) -> tuple[Path, dict[str, Any]]:
+    """The paper's proposals of the validation images, made once, and the images' annotations."""
+    row = next(row for row in plan.experiment.rows if row.name == "cosine")
+    proposals, pretrain = row.proposals, row.pretrain
+    assert proposals is not None
+    assert pretrain is not None
+    masks = out / VAL_MASKS
+    if not masks.is_file():
+        proposer = SaliencyProposer(build_backbone(**proposals.backbone), **proposals.options)
+        propose_folder(pretrain.val_images, masks, proposer, size=proposals.size)
+    data = next(run.folder for run in plan.runs.values() if run.kind == "data")
+    return masks, load_coco(str(pretrain.val_annotations).format(data=data))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Prints tables in markdown, means and standard deviations over seeds."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the study")
-    parser.add_argument("--seeds", default="0", help="with commas")
-    known = list(dict.fromkeys(name for _, _, names in TABLES for name in names))
-    parser.add_argument("--variants", nargs="+", choices=known, default=known, help="default: all of these")
+    """Prints tables in markdown, means and standard deviations over seeds, of what is finished."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the experiment")
+    parser.add_argument("--seeds", help="random seeds, with commas; all by default")
     given = parser.parse_args(arguments)
-    MMLogger.get_current_instance().setLevel("WARNING")
-    options = json.loads((given.out / STUDY).read_text())
-    settings = load_settings(options["backbone"])
-    inputs = Inputs(
-        open_data(given.data, options["size"]),
-        options["size"],
-        options["limit"],
-        Normalizer(settings.model.data_preprocessor),
-        device=torch.device("cpu"),
-        workers=2,
-        console=Console(stderr=True),
-    )
-    images, coco = inputs.validation
-    names = {"val": [image["file_name"] for image in coco["images"]]}
-    masks = load_proposals(given.out / "proposals" / SALIENCY, names, images)
-    seeds = [int(seed) for seed in given.seeds.split(",")]
-    for columns, measure, variants in TABLES:
+    source, seeds = recall(given.out)
+    if given.seeds:
+        seeds = [int(seed) for seed in given.seeds.split(",")]
+    plan = Plan(source.load(), given.out, seeds)
+    masks, truth = propose_on_val(plan, given.out)
+    for columns, measure, names in TABLES:
         print(f"| | {' | '.join(columns.values())} |\n|---|{'---:|' * len(columns)}")
-        for variant in variants:
-            if variant in given.variants:
-                runs = [measure(Run(inputs, masks, settings, given.out, variant, seed)) for seed in seeds]
-                cells = [_cell([run[name] for run in runs]) for name in columns]
-                print(f"| {VARIANTS[variant].title} | {' | '.join(cells)} |", flush=True)
+        for row in plan.experiment.rows:
+            runs = [plan.of(row.name, PRETRAIN, seed) for seed in seeds]
+            finished = [run for run in runs if run is not None and run.finished]
+            if finished and (names is None or row.name in names):
+                values = [measure(Pretrained(run, masks, truth)) for run in finished]
+                cells = [_cell([one[name] for one in values]) for name in columns]
+                print(f"| {row.label} | {' | '.join(cells)} |", flush=True)
         print()
 
 
-def _cell(values: list[float]) -> str:
-    if any(one != one for one in values):
+def _cell(values: list[float | None]) -> str:
+    known = [one for one in values if one is not None]
+    if not known:
         return "-"
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return value({"mean": statistics.mean(values), "spread": spread})
+    spread = f" ± {statistics.stdev(known):.2f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.2f}{spread}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+_base_ = ['_knet_resnet50.py', '_finetune.py']
