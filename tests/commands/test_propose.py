@@ -122,7 +122,7 @@ def test_interrupted_by_the_keyboard_then_resumed(
     assert "Interrupted. Run the same command again to resume" in error
     assert not out.exists()
     code, _, error = command("propose", folder, "--out", out, "--batch-size", 2, *RANDOM, "--max-masks", 5)
-    assert code == 1
+    assert code == 2
     assert "max_masks: 20 before, 5 now" in error
     assert "--restart" in error
     code, printed, _ = command("propose", folder, "--out", out, "--batch-size", 2, *RANDOM)
@@ -139,7 +139,7 @@ def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) ->
     torch.save(tensors, weights)
     given = ["propose", folder, "--out", tmp_path / "m.json", "--backbone", "resnet18", "--weights", weights]
     code, _, error = command(*given)
-    assert code == 1
+    assert code == 2
     assert "1 missing: layer4.1.conv2.weight" in error
     assert "--allow-partial" in error
     code, _, progress = command(*given, "--allow-partial", "--size", 64)
@@ -189,7 +189,7 @@ def test_score(command: Command, folder: Path, tmp_path: Path) -> None:
     assert "1.000" in printed, "every mask is its own best"
     assert "20 of 20 annotated images" in printed
     code, _, error = command("score", tmp_path / "none.json", "--annotations", out)
-    assert code == 1
+    assert code == 2
     assert "no such annotation file" in error
 
 
