@@ -96,7 +96,7 @@ def test_existing_file_and_overwrite(command: Command, folder: Path, tmp_path: P
     out = tmp_path / "masks.json"
     out.write_text("precious")
     code, _, error = command("propose", folder, "--out", out, *RANDOM)
-    assert (code, out.read_text()) == (1, "precious")
+    assert (code, out.read_text()) == (2, "precious")
     assert f"Error: out: {out} already exists" in error
     assert command("propose", folder, "--out", out, "--overwrite", *RANDOM)[0] == 0
     assert json.loads(out.read_text())["images"]
