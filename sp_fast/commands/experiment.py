@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -69,9 +70,15 @@ def run(
         typer.Option(help="Folder of the data, for experiments that take one.", show_default=False),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small version, to see that it works.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Argument of the experiment; repeatable.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Run an experiment as far as the time allows, and report it."""
-    arguments: dict[str, Any] = {}
+    arguments = _settings(settings or [])
     if data_root is not None:
         arguments["data_root"] = str(data_root.resolve())
     if quick:
@@ -167,6 +174,20 @@ def report(
 
     source, seeds = recall(folder)
     write_report(Plan(source.load(), folder, seeds), source, Console())
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    """Arguments by name; a value that is JSON is read as such, any other is text."""
+    arguments: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not (equals and name.isidentifier()):
+            raise ValueError(f"--set: expected KEY=VALUE, such as size=160, got {pair!r}")
+        try:
+            arguments[name] = json.loads(value)
+        except ValueError:
+            arguments[name] = value
+    return arguments
 
 
 def _numbers(text: str) -> list[int]:

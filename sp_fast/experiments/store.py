@@ -64,15 +64,19 @@ class Source:
         known = inspect.signature(function).parameters
         unknown = [name for name in self.arguments if name not in known]
         if unknown:
-            option = "--" + unknown[0].replace("_", "-")
-            raise ValueError(f"{option}: the experiment {self.name} does not take it")
+            taken = ", ".join(known) or "no arguments"
+            raise ValueError(f"{_option(unknown[0])}: the experiment {self.name} takes {taken}")
         lacking = [
             name for name, one in known.items() if one.default is one.empty and name not in self.arguments
         ]
         if lacking:
-            option = "--" + lacking[0].replace("_", "-")
-            raise ValueError(f"{option}: the experiment {self.name} needs it")
+            raise ValueError(f"{_option(lacking[0])}: the experiment {self.name} needs it")
         return function(**self.arguments)
+
+
+def _option(name: str) -> str:
+    """How an argument is given on the command line."""
+    return "--" + name.replace("_", "-") if name in ("data_root", "quick") else f"--set {name}=..."
 
 
 def remember(out: Path, source: Source, seeds: Sequence[int]) -> list[int]:
