@@ -12,19 +12,19 @@ from sp_fast.progress import RunProgress
 
 METRIC = "class_agnostic/segm_mAP"
 NOTES = (
-    "At this size the prompts' own effect is within the noise: another seed moves each number by a point or "
-    "more. To tell it takes several seeds (--seeds 0,1,2), real images and a longer schedule."
+    "At this size the effect of the prompts is within the noise: another seed changes each number by a point "
+    "or more. Measuring it takes several seeds (--seeds 0,1,2), real images and a longer schedule."
 )
 
 
 def make_scenes(folder: Path, seed: int, options: SetOptions) -> None:
-    """The synthetic set of a seed."""
+    """Makes the synthetic data set of a seed."""
     with RunProgress("scenes") as progress:
         make_set(folder / "set", dataclasses.replace(options, seed=seed), progress)
 
 
 def experiment(*, quick: bool = False) -> Experiment:
-    """The demo's experiment; `quick`: a few steps on a few scenes, to see that it works."""
+    """The demo's experiment; `quick` makes it a smoke run of a few steps on a few scenes."""
     scenes = SetOptions(size=64, unlabelled=16, labelled=8, validation=8) if quick else SetOptions()
     pretrain_steps, finetune_steps = (3, 4) if quick else (800, 300)
     proposals = Proposals(
