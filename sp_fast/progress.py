@@ -12,10 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class RunProgress(AbstractContextManager):
     """Context manager to call with (done, total); shows progress, speed and time left.
 
-    Args:
-        what: what is counted, such as "images".
-        console: where to print; standard error by default.
-        every: seconds between lines if the console is not a terminal.
+    `what` is counted, such as "images"; a log gets a line `every` so many seconds.
     """
 
     def __init__(self, what: str, console: Console | None = None, every: float = 10.0) -> None:

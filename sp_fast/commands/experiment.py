@@ -130,23 +130,26 @@ def run_and_report(
 @app.command("status", epilog=EXAMPLE.format("status"))
 def status(folder: Out) -> None:
     """Show which runs are done, running and missing, and the time left."""
-    from sp_fast.experiments.plan import Plan
     from sp_fast.experiments.report import print_status
-    from sp_fast.experiments.store import recall
 
-    source, seeds = recall(folder)
-    print_status(Plan(source.load(), folder, seeds), Console())
+    print_status(_recalled(folder)[0], Console())
 
 
 @app.command("report", epilog=EXAMPLE.format("report"))
 def report(folder: Out) -> None:
     """Write the table, the curves and the page of the finished runs."""
-    from sp_fast.experiments.plan import Plan
     from sp_fast.experiments.report import write_report
+
+    write_report(*_recalled(folder), Console())
+
+
+def _recalled(folder: Path) -> tuple[Any, Any]:
+    """Plan and source of the experiment in a folder."""
+    from sp_fast.experiments.plan import Plan
     from sp_fast.experiments.store import recall
 
     source, seeds = recall(folder)
-    write_report(Plan(source.load(), folder, seeds), source, Console())
+    return Plan(source.load(), folder, seeds), source
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
@@ -164,10 +167,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def _numbers(text: str) -> list[int]:
-    try:
-        numbers = [int(number) for number in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0:
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
         raise ValueError(f"--seeds: expected whole numbers with commas, such as 0,1,2, got {text!r}")
-    return numbers
+    return [int(number) for number in numbers]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sp_fast.data.synthetic import SetOptions, make_set
 from sp_fast.experiments.experiment import Comparison, Experiment, Proposals, Row, Training
+from sp_fast.experiments.paper import WITHOUT_PROMPTS
 from sp_fast.progress import RunProgress
 
 METRIC = "class_agnostic/segm_mAP"
@@ -35,22 +36,18 @@ def experiment(*, quick: bool = False) -> Experiment:
         truth="{data}/set/unlabelled.truth.json",
     )
     with_prompts = Training("demo/pretrain", images="{data}/set/unlabelled", steps=pretrain_steps)
-    without = dataclasses.replace(
-        with_prompts, options={"model.prompts.strategy": "none", "model.supervision": None}
+    without = dataclasses.replace(with_prompts, options=WITHOUT_PROMPTS)
+    training = Training(
+        "demo/finetune",
+        images="{data}/set/labelled",
+        annotations="{data}/set/labelled.json",
+        val_images="{data}/set/validation",
+        val_annotations="{data}/set/validation.json",
+        steps=finetune_steps,
+        options={"train_cfg.val_interval": 2 if quick else 75},
+        arguments=["--class-agnostic"],
     )
-    labels = f"{scenes.labelled} scenes"
-    finetune = {
-        labels: Training(
-            "demo/finetune",
-            images="{data}/set/labelled",
-            annotations="{data}/set/labelled.json",
-            val_images="{data}/set/validation",
-            val_annotations="{data}/set/validation.json",
-            steps=finetune_steps,
-            options={"train_cfg.val_interval": 2 if quick else 75},
-            arguments=["--class-agnostic"],
-        )
-    }
+    finetune = {f"{scenes.labelled} scenes": training}
     return Experiment(
         name="demo",
         title="Saliency-prompt pre-training on a synthetic low-data set",

@@ -61,13 +61,8 @@ def _row(
     unlabelled = f"{data_root}/unlabeled2017"
     weights = f"{data_root}/weights/densecl_r50.pth"
     saliency = Proposals(unlabelled, backbone={"name": "resnet50", "weights": weights})
-    pretrain = Training(
-        "knet_r50/pretrain",
-        unlabelled,
-        labels.get("annotations"),
-        options=options,
-        arguments=["--weights", weights],
-    )
+    annotations, arguments = labels.get("annotations"), ["--weights", weights]
+    pretrain = Training("knet_r50/pretrain", unlabelled, annotations, options=options, arguments=arguments)
     finetune = Training(
         "knet_r50/finetune",
         images=f"{data_root}/train2017",
@@ -75,6 +70,5 @@ def _row(
         val_images=f"{data_root}/val2017",
         val_annotations=f"{data_root}/annotations/instances_val2017.json",
     )
-    return Row(
-        name, label, labels.get("proposals", saliency), pretrain, {LABELS: finetune}, {LABELS: expected}
-    )
+    proposals = labels.get("proposals", saliency)
+    return Row(name, label, proposals, pretrain, {LABELS: finetune}, {LABELS: expected})

@@ -16,7 +16,7 @@ from sp_fast.experiments import results
 from sp_fast.experiments.curves import write_png
 from sp_fast.experiments.experiment import PRETRAIN
 from sp_fast.experiments.page import page
-from sp_fast.experiments.plan import PROPOSALS, Plan, Run
+from sp_fast.experiments.plan import PROPOSALS, Plan
 from sp_fast.experiments.scheduler import is_running
 from sp_fast.experiments.store import Source, option
 from sp_fast.experiments.table import markdown, print_table
@@ -58,7 +58,10 @@ def _near(path: str) -> str:
 
 def print_status(plan: Plan, console: Console) -> None:
     """Prints how many runs are done, running and missing, the time left, and the seeds of each training."""
-    states = {run.key: _state(run) for run in plan.runs.values()}
+    states = {
+        key: "done" if run.finished else "running" if is_running(run) else "missing"
+        for key, run in plan.runs.items()
+    }
     counts = [f"{list(states.values()).count(state)} {state}" for state in ("done", "running", "missing")]
     console.print(Text(f"{len(states)} runs: {', '.join(counts)}", style="bold"))
     if any(state != "done" for state in states.values()):
@@ -78,10 +81,6 @@ def print_status(plan: Plan, console: Console) -> None:
                 table.add_row(Text(label), Text(_NAMES.get(part, part)), Text(text))
                 label = ""
     console.print(table)
-
-
-def _state(run: Run) -> str:
-    return "done" if run.finished else "running" if is_running(run) else "missing"
 
 
 def _time_left(plan: Plan, states: dict[str, str]) -> str:

@@ -138,14 +138,7 @@ def default_jobs() -> int:
     return len(_cards()) or cores or 1
 
 
-def run_all(
-    runs: Sequence[Run],
-    source: Source,
-    *,
-    jobs: int,
-    seconds: float | None,
-    show: Show,
-) -> None:
+def run_all(runs: Sequence[Run], source: Source, *, jobs: int, seconds: float | None, show: Show) -> None:
     """Executes all runs that are not finished, and waits for those that another call executes.
 
     Args:
@@ -188,10 +181,9 @@ def _poll(task: Task) -> None:
         return
     if status != 0 or not task.run.finished:
         path = task.run.folder / OUTPUT
-        tail = "\n    ".join(path.read_text(errors="replace").splitlines()[-25:])
-        raise RunFailedError(
-            f"{task.run.label}: failed with exit status {status}. The end of {path}:\n    {tail}"
-        )
+        lines = [f"{task.run.label}: failed with exit status {status}. The end of {path}:"]
+        lines += path.read_text(errors="replace").splitlines()[-25:]
+        raise RunFailedError("\n    ".join(lines))
     task.state = "done"
 
 

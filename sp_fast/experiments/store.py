@@ -25,12 +25,7 @@ BUILT_IN = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where an experiment is defined.
-
-    Attributes:
-        name: one of the built-in experiments, or a Python file.
-        arguments: what its function is called with, such as `data_root` and `quick`.
-    """
+    """Where an experiment is defined: its name or file, and arguments such as `data_root` and `quick`."""
 
     name: str
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -47,10 +42,8 @@ class Source:
         elif Path(self.name).is_file():
             defined = runpy.run_path(self.name).get("experiment")
         else:
-            raise ValueError(
-                f"EXPERIMENT: expected {', '.join(BUILT_IN)} or a Python file, got {self.name!r}, which is "
-                "neither"
-            )
+            known = ", ".join(BUILT_IN)
+            raise ValueError(f"EXPERIMENT: expected {known} or a Python file, got {self.name!r}")
         experiment = self._call(defined) if callable(defined) else defined
         if not isinstance(experiment, Experiment):
             raise ValueError(

@@ -43,8 +43,7 @@ def main(folder: Path) -> int:
         result = _propose(folder, filled(spec, places), seed)
     else:
         training = filled(spec, places)
-        arguments = train_arguments(training, folder, seed, near)
-        status = _train(arguments, training["options"])
+        status = _train(train_arguments(training, folder, seed, near), training["options"])
         if status:
             return status
         result = _trained(folder, training)
@@ -55,13 +54,9 @@ def main(folder: Path) -> int:
 
 
 def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dict[str, Path]) -> list[str]:
-    """The arguments of `sp-fast train`, without `--cfg-options`.
+    """The arguments of `sp-fast train`, without `--cfg-options`, for the fields of a `Training`.
 
-    Args:
-        training: the fields of a `Training`, paths filled in.
-        folder: folder of the run.
-        seed: random seed.
-        near: folders of the runs that this one needs, by `proposals` and `pretrain`.
+    `near` are folders of the runs that this one needs, by `proposals` and `pretrain`.
     """
     options = {
         "--work-dir": folder,
@@ -136,11 +131,8 @@ def _trained(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     evaluations, losses = [], []
     for step, entry in sorted(read_scalars(folder).items()):
         lost = {name: value for name, value in entry.items() if name == "loss" or "loss_" in name}
-        measured = {
-            name: value
-            for name, value in entry.items()
-            if "/" in name and "loss" not in name and not name.endswith(("time", "memory"))
-        }
+        names = [name for name in entry if "/" in name and "loss" not in name]
+        measured = {name: entry[name] for name in names if not name.endswith(("time", "memory"))}
         evaluations += [{"step": step, **measured}] if measured else []
         losses += [{"step": step, **lost}] if lost else []
     stride = max(1, math.ceil(len(losses) / CURVE_POINTS))
