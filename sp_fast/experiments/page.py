@@ -35,6 +35,11 @@ class Step(NamedTuple):
         return [run for run in self.runs.values() if run.finished]
 
     @property
+    def scores(self) -> list[dict[str, Any]]:
+        """How well proposals cover the objects, for each run where that was measured."""
+        return [result["scores"] for run in self.finished if "scores" in (result := run.result())]
+
+    @property
     def name(self) -> str:
         """What the step does; for proposals, which ones."""
         if self.part == PROPOSALS:
@@ -48,7 +53,7 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
     environment = Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    environment.filters.update(clock=clock, mean=mean, settings=_settings)
+    environment.filters.update(clock=clock, mean=mean, short=_short)
     labels = {name: row["label"] for name, row in results["rows"].items()}
     steps = _steps(plan)
     proposals = [step for step in steps if step.part == PROPOSALS and step.finished]
@@ -62,7 +67,7 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
         blocks=blocks(results),
         styles={name: style(position) for position, name in enumerate(labels)},
         curves=[Markup(svg(panel, labels)) for panel in panels(results)],
-        coverage={step.name: cells for step in proposals if (cells := _coverage(step))},
+        coverage={step.name: scores for step in proposals if (scores := step.scores)},
         best=BEST,
         proposals=proposal_samples(
             {step.name: step.finished[0] for step in proposals}, plan.experiment.samples
@@ -88,36 +93,9 @@ def _steps(plan: Plan) -> list[Step]:
     return sorted(found.values(), key=lambda step: parts.index(step.part))
 
 
-def _settings(spec: dict[str, Any]) -> list[str]:
-    """The spec as lines of text, without paths of data, which have a table of their own."""
-    lines = []
-    for name, value in spec.items():
-        if isinstance(value, dict):
-            prefix = "" if name == "options" else f"{name} "
-            lines += [f"{prefix}{key} = {_short(one)}" for key, one in value.items()]
-        elif isinstance(value, list):
-            lines.append(f"{name} = {' '.join(map(_short, value))}")
-        elif value is not None and not name.endswith(("images", "annotations", "truth")):
-            lines.append(f"{name} = {_short(value)}")
-    return lines
-
-
 def _short(value: Any) -> str:
     """The value as text; only the last two parts of an absolute path."""
     return "/".join(Path(value).parts[-2:]) if str(value).startswith("/") else str(value)
-
-
-def _coverage(step: Step) -> list[str]:
-    """Masks per image, then mean best IoU and the share above 0.5 for each size of object."""
-    scores = [result["scores"] for result in (run.result() for run in step.finished) if "scores" in result]
-    if not scores:
-        return []
-    cells = [f"{mean(one['masks_per_image'] for one in scores):.1f}"]
-    for size in ("all", "small", "medium", "large"):
-        found = [one["by_size"][size] for one in scores if one["by_size"][size]["objects"]]
-        iou, above = ([one[name] for one in found] for name in ("mean_best_iou", "above_half"))
-        cells.append(f"{mean(iou):.2f} ({mean(above):.0%})" if found else "-")
-    return cells
 
 
 def _predictions(plan: Plan, results: dict[str, Any]) -> dict[str, list[tuple[Strip, str]]]:

@@ -47,16 +47,9 @@ class Run:
 
 
 class Plan:
-    """All runs of an experiment.
+    """All runs of an experiment by key, each after those that it needs, in the folder `out`.
 
-    Args:
-        experiment: the whole experiment, since all its rows and seeds name the folders.
-        out: folder of everything that is made.
-        seeds: random seeds.
-
-    Attributes:
-        runs: all runs by key, each after those that it needs.
-        parts: (row, `proposals` or training, seed) -> key of the run.
+    `parts` maps a row, `proposals` or the name of a training, and a seed to the key of the run.
     """
 
     def __init__(self, experiment: Experiment, out: Path, seeds: Sequence[int]) -> None:
