@@ -48,7 +48,9 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="Folder for all output; it can be moved.", show_default=False)],
     rows: Annotated[str | None, typer.Option(help="Rows to run, comma-separated [all].")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Random seeds, comma-separated [the experiment's].")] = None,
+    seeds: Annotated[
+        str | None, typer.Option(help="Random seeds, comma-separated [the experiment's].")
+    ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Time limit in minutes; the same command continues.")
     ] = None,
