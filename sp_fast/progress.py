@@ -10,12 +10,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class RunProgress:
-    """Called with (done, total); shows how far the run is, its speed and the time left.
+    """A callback for (done, total) that shows progress, speed and time left.
 
     Args:
         what: what is counted, such as "images".
-        console: where to; standard error by default.
-        every: seconds between lines where the console is not a terminal.
+        console: console to print to; standard error by default.
+        every: seconds between lines if the console is not a terminal.
     """
 
     def __init__(self, what: str, console: Console | None = None, every: float = 10.0) -> None:
@@ -48,7 +48,7 @@ class RunProgress:
             self._bar.stop()
 
     def __call__(self, done: int, total: int) -> None:
-        """`done` of `total` are done; the first call says what was done before the start."""
+        """Report that `done` of `total` are done; the first call sets what was done before the start."""
         now = time.monotonic()
         if self._started is None:
             self._started = now, done

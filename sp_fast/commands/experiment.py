@@ -1,4 +1,4 @@
-"""`sp-fast experiment`: rows of pseudo labels, pre-training and fine-tuning, run and compared."""
+"""`sp-fast experiment`: run and compare rows of pseudo labels, pre-training and fine-tuning."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ RUN_EXAMPLES = """
 Examples:
   The demo with three seeds:
     sp-fast experiment run demo --out runs/demo --seeds 0,1,2
-  An experiment of your own, in parts of 9 minutes (exit status 3: more to do):
+  Your own experiment, 9 minutes at a time (exit status 3: not finished yet):
     sp-fast experiment run my_experiment.py --out runs/mine --minutes 9
   Two of its rows:
     sp-fast experiment run my_experiment.py --out runs/mine --rows none,prompts
-  Several calls with one --out, on GPUs or machines that share it, divide the runs:
+  Several calls with the same --out, on GPUs or machines, share the runs:
     for gpu in 0 1 2 3; do
       CUDA_VISIBLE_DEVICES=$gpu sp-fast experiment run demo --out runs/demo &
     done; wait
 
-Stopped or killed, the same command goes on where it was.
+If stopped or killed, run the same command again to resume.
 """
 STATUS_EXAMPLES = """
 \b
@@ -47,29 +47,27 @@ app = typer.Typer(
 @app.command("run", epilog=RUN_EXAMPLES)
 def run(
     name: Annotated[
-        str, typer.Argument(metavar="NAME|FILE.py", help="Built-in experiment, or a file of one.")
+        str, typer.Argument(metavar="NAME|FILE.py", help="Built-in experiment, or a Python file.")
     ],
-    out: Annotated[
-        Path, typer.Option(help="Folder of everything that is made; it can be moved.", show_default=False)
-    ],
+    out: Annotated[Path, typer.Option(help="Output folder; it can be moved later.", show_default=False)],
     rows: Annotated[
-        str | None, typer.Option(help="Names of rows to run, with commas.", show_default=False)
+        str | None, typer.Option(help="Rows to run, comma-separated [all].", show_default=False)
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Random seeds, with commas [the experiment's].", show_default=False)
+        str | None, typer.Option(help="Random seeds, comma-separated [the experiment's].", show_default=False)
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(help="Stop after so many minutes; the same command goes on.", show_default=False),
+        typer.Option(help="Stop after this many minutes; run again to resume.", show_default=False),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once [one per GPU, or per core].", show_default=False)
+        int | None, typer.Option(min=1, help="Parallel runs [one per GPU, or per core].", show_default=False)
     ] = None,
     data_root: Annotated[
         Path | None,
-        typer.Option(help="Folder of the data, for experiments that take one.", show_default=False),
+        typer.Option(help="Data folder, for experiments that need one.", show_default=False),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A small version, to see that it works.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smoke run: a small version.")] = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -77,7 +75,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Run an experiment as far as the time allows, and report it."""
+    """Run an experiment, with a time limit if given, and write its report."""
     arguments = _settings(settings or [])
     if data_root is not None:
         arguments["data_root"] = str(data_root.resolve())
@@ -104,9 +102,9 @@ def run_and_report(
     minutes: float | None = None,
     jobs: int | None = None,
 ) -> None:
-    """Runs an experiment, writes its report, and exits with the command's status."""
+    """Run an experiment, write its report, and exit with the status of the command."""
     try:
-        import mmdet  # noqa: F401  (before minutes are spent on what comes first)
+        import mmdet  # noqa: F401  (fail now rather than after minutes of work)
     except ModuleNotFoundError as error:
         raise SystemExit(f"sp-fast experiment needs {error.name}: pip install 'sp_fast[mmdet]'") from None
     from sp_fast.experiments.plan import Plan
@@ -124,7 +122,7 @@ def run_and_report(
     wanted = sorted(set(experiment.seeds if seeds is None else seeds))
     plan = Plan(experiment, out, remember(out, source, wanted))
     console = Console()
-    # Ended from outside, this process ends its runs, which save.
+    # On SIGTERM, leave by SystemExit, so that the runs are stopped and save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     complete = True
     try:
@@ -138,9 +136,11 @@ def run_and_report(
             )
     except OutOfTimeError:
         complete = False
-        console.print(f"The {minutes:g} minutes are over; the same command goes on.", highlight=False)
+        console.print(
+            f"Stopped after {minutes:g} minutes. Run the same command again to resume.", highlight=False
+        )
     except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on where it was.")
+        console.print("Interrupted. Run the same command again to resume.")
         raise typer.Exit(130) from None
     except RunFailedError as error:
         console.print(str(error), markup=False, highlight=False)
@@ -154,7 +154,7 @@ def run_and_report(
 def status(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of the experiment.")],
 ) -> None:
-    """Show what is done, what runs and what is missing, and the time left."""
+    """Show what is done, running and missing, and the time left."""
     from sp_fast.experiments.plan import Plan
     from sp_fast.experiments.report import print_status
     from sp_fast.experiments.store import recall
@@ -167,7 +167,7 @@ def status(
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of the experiment.")],
 ) -> None:
-    """Write the table, the curves and the page of what is finished."""
+    """Write the table, curves and HTML page of what is finished."""
     from sp_fast.experiments.plan import Plan
     from sp_fast.experiments.report import write_report
     from sp_fast.experiments.store import recall
@@ -196,5 +196,5 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         numbers = []
     if not numbers or min(numbers) < 0:
-        raise ValueError(f"--seeds: expected whole numbers with commas, such as 0,1,2, got {text!r}")
+        raise ValueError(f"--seeds: expected comma-separated whole numbers, such as 0,1,2, got {text!r}")
     return numbers

@@ -104,7 +104,7 @@ def test_an_experiment_in_a_file(tmp_path):
     assert source.load().rows[0].finetune["x"] == Training("c", "photos", steps=1)
     with pytest.raises(ValueError, match=r"--data-root: the experiment .* needs it"):
         Source(str(path)).load()
-    with pytest.raises(ValueError, match="--data-root: the experiment demo does not take it"):
+    with pytest.raises(ValueError, match="--data-root: the experiment demo takes quick"):
         Source("demo", {"data_root": "photos"}).load()
     path.write_text("experiment = 3")
     with pytest.raises(ValueError, match="expected `experiment`"):

@@ -1,4 +1,4 @@
-# What pre-training and fine-tuning of the demo share: 128-pixel scenes, one thread, batches of 8.
+# Shared by pre-training and fine-tuning of the demo: 128-pixel scenes, one thread, batches of 8.
 _base_ = ['../_base_/knet_demo.py', '../_base_/runtime_steps.py']
 
 image_scale = (128, 128)
@@ -22,7 +22,7 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-# Batch norm from scratch: the statistics have to be learned.
+# Training is from scratch: the statistics of batch norm have to be learned.
 model = dict(backbone=dict(norm_eval=False))
 
 log_processor = dict(window_size=20)

@@ -1,4 +1,4 @@
-# The paper's setting for QueryInst; gradient clipping and the backbone's rate are QueryInst's own.
+# The paper's setting for QueryInst; gradient clipping and the backbone's learning rate are QueryInst's.
 # Masks: sp-fast propose data/unlabeled2017 --weights densecl_r50.pth --out masks.json
 _base_ = ['../_base_/queryinst_r50.py', '../_base_/pretrain.py', '../_base_/runtime.py']
 
