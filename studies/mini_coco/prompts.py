@@ -181,8 +181,8 @@ class Pretrained:
 
 def initial_model(config: Config, seed: int) -> Any:
     """The pre-trainer as the runner begins with it, but for the backbone's weights."""
-    set_random_seed(seed)
     model = MODELS.build(config.model)
+    set_random_seed(seed)
     model.init_weights()
     return model
 
