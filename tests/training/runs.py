@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from sp_fast.data.synthetic import SetOptions, make_set
+from sp_fast.train import main
 
 CONFIGS = Path(__file__).parents[2] / "sp_fast" / "configs"
 TRAIN = Path(__file__).parents[2] / "sp_fast" / "train.py"
@@ -90,7 +94,33 @@ def environment() -> dict[str, str]:
     return dict(os.environ, OMP_NUM_THREADS="1")
 
 
-def train(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs the training command and gives its exit status and output."""
-    command = [sys.executable, str(TRAIN), *map(str, arguments)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=240)
+class Finished(NamedTuple):
+    """Exit status and output of a command."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def train(*arguments: object) -> Finished:
+    """Runs the training command in a process of its own and gives its exit status and output.
+
+    The process is forked from one that has imported mmdet, which takes longer than a small run.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sp_fast.train", "sp_fast.models", "sp_fast.mmdet_plugin.runner"])
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [str(Path(folder, name)) for name in ("stdout", "stderr")]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")  # of the server, when it starts
+            process = context.Process(target=_train, args=([*map(str, arguments)], *outputs))
+            process.start()
+        process.join(240)
+        assert process.exitcode is not None, "still running after 240 seconds"
+        return Finished(process.exitcode, *(Path(output).read_text() for output in outputs))
+
+
+def _train(arguments: list[str], *outputs: str) -> None:
+    for number, output in enumerate(outputs, start=1):
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), number)
+    sys.exit(main(arguments))
