@@ -237,7 +237,7 @@ def cells_in_boxes(boxes: Tensor, count: Tensor | None, height: int, width: int)
     """The cells inside each of the first `count` boxes, bool [B, L, H, W]."""
     x0, y0, x1, y1 = (side[..., None] for side in box_cells(boxes, height, width))
     rows, columns = (torch.arange(size, device=boxes.device) for size in (height, width))
-    real = first_rows(count, *boxes.shape[:2], boxes.device)[..., None, None]
+    real = first_rows(count, boxes.shape[0], boxes.shape[1], boxes.device)[..., None, None]
     return real & ((rows >= y0) & (rows < y1))[..., None] & ((columns >= x0) & (columns < x1))[..., None, :]
 
 
