@@ -103,7 +103,7 @@ class Inputs:
         return (gradient, *inputs) if backward else inputs
 
     def supervision(self, i: int, backward: bool = False) -> tuple[Tensor, ...]:
-        """Kernels after every stage, targets, matched kernels; for `backward`, first its gradient."""
+        """Kernels after every stage, targets, matched kernels; for `backward`, first the loss gradient."""
         sizes = self.sizes
         kernels = self._normal(i, 10, sizes.stages, sizes.images, sizes.kernels, sizes.p2[0])
         targets = self._normal(i, 11, sizes.images, sizes.prompts, sizes.p2[0])
