@@ -110,32 +110,25 @@ class BuildExtension(cpp_extension.BuildExtension):
         try:
             super().build_extensions()
         except Exception as error:
-            self.fall_back(error)
-
-    def fall_back(self, error: Exception) -> None:
-        """Build without CUDA, or skip the extension."""
-        with_cuda = any(source.endswith(".cu") for e in self.extensions for source in e.sources)
-        what = "the CUDA sources" if with_cuda else "the extension"
-        hint = (
-            "The output above says why; SP_FAST_CUDA=0 builds for the CPU only"
-            if with_cuda
-            else "Install a C++ compiler (Debian, Ubuntu: apt-get install build-essential) or set CXX"
-        )
-        message = f"sp_fast: {what} did not build ({type(error).__name__}: {error}). {hint}."
-        if requested("SP_FAST_CUDA") or (requested("SP_FAST_EXTENSION") and not with_cuda):
-            sys.exit(message)
-        if with_cuda:
-            print(message, "Continuing with the CPU only.")
-            vars(self.extensions[0]).update(vars(extension(None)))  # keeps what setuptools added
-            self.build_extensions()
-        else:
-            print(message, "Continuing without it: the ops will run in plain PyTorch, which is slower.")
-            self.extensions = []
-
-
-def system_includes(folders: list[str]) -> list[str]:
-    """Options that add folders of system headers: searched last, and without warnings."""
-    return [option for folder in folders for option in ("-isystem", folder)]
+            with_cuda = any(source.endswith(".cu") for e in self.extensions for source in e.sources)
+            what, hint = (
+                ("the CUDA sources", "The output above says why; SP_FAST_CUDA=0 builds for the CPU only")
+                if with_cuda
+                else (
+                    "the extension",
+                    "Install a C++ compiler (Debian, Ubuntu: apt-get install build-essential) or set CXX",
+                )
+            )
+            message = f"sp_fast: {what} did not build ({type(error).__name__}: {error}). {hint}."
+            if requested("SP_FAST_CUDA") or (requested("SP_FAST_EXTENSION") and not with_cuda):
+                sys.exit(message)
+            if with_cuda:
+                print(message, "Continuing with the CPU only.")
+                vars(self.extensions[0]).update(vars(extension(None)))  # keeps what setuptools added
+                self.build_extensions()
+            else:
+                print(message, "Continuing without it: the ops will run in plain PyTorch, which is slower.")
+                self.extensions = []
 
 
 def found_at_run_time(folders: list[str]) -> list[str]:
@@ -156,38 +149,29 @@ def link_with(module, name: str) -> None:
     module.libraries.append(name)
 
 
-def files(pattern: str) -> list[str]:
-    """Sources, relative to the project."""
-    return sorted(str(p.relative_to(ROOT)) for p in ROOT.glob(pattern))
-
-
 def extension(toolkit: str | None):
     """The extension module, with the CUDA sources where there is a toolkit."""
-    libraries = found_at_run_time(cpp_extension.library_paths())
-    cxx_flags = ["-O3", "-g0", "-Wall", "-Wextra", *system_includes(cpp_extension.include_paths())]
-    sources = files("csrc/*.cpp")
-    if toolkit is None:
-        return cpp_extension.CppExtension(
-            "sp_fast._C", sources, extra_compile_args={"cxx": cxx_flags}, extra_link_args=libraries
-        )
-
-    sources += files("csrc/cuda/*.cpp") + files("csrc/**/*.cu")
-    nvcc_flags = ["-O3", *system_includes(cpp_extension.include_paths())]
-    if not (Path(toolkit) / "include" / "cusparse.h").exists():
-        # ATen's CUDA headers include those of the CUDA libraries, which a minimal toolkit lacks.
-        library_headers = system_includes([str(p / "include") for p in nvidia_packages()])
-        nvcc_flags += library_headers
-        cxx_flags += library_headers
-    module = cpp_extension.CUDAExtension(
+    headers = cpp_extension.include_paths()
+    sources = ["csrc/*.cpp"]
+    if toolkit:
+        sources += ["csrc/cuda/*.cpp", "csrc/**/*.cu"]
+        if not (Path(toolkit) / "include" / "cusparse.h").exists():
+            # ATen's CUDA headers include those of the CUDA libraries, which a minimal toolkit lacks.
+            headers += [str(package / "include") for package in nvidia_packages()]
+    # System headers are searched last, and without warnings.
+    system = [option for folder in headers for option in ("-isystem", folder)]
+    kind = cpp_extension.CUDAExtension if toolkit else cpp_extension.CppExtension
+    module = kind(
         "sp_fast._C",
-        sources,
-        define_macros=[("SP_FAST_WITH_CUDA", None)],
+        [str(path.relative_to(ROOT)) for pattern in sources for path in sorted(ROOT.glob(pattern))],
+        define_macros=[("SP_FAST_WITH_CUDA", None)] if toolkit else [],
         include_dirs=[str(ROOT / "csrc")],
-        extra_compile_args={"cxx": cxx_flags, "nvcc": nvcc_flags},
-        extra_link_args=libraries,
+        extra_compile_args={"cxx": ["-O3", "-g0", "-Wall", "-Wextra", *system], "nvcc": ["-O3", *system]},
+        extra_link_args=found_at_run_time(cpp_extension.library_paths()),
     )
-    link_with(module, "cudart")
-    link_with(module, "cublas")
+    if toolkit:
+        link_with(module, "cudart")
+        link_with(module, "cublas")
     return module
 
 

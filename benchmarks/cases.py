@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,54 +73,38 @@ def roi_align_in_fp16(features: Tensor, boxes: Tensor) -> Tensor:
     return plain.roi_average_pool(features.half(), boxes.half())
 
 
-def _unpacked(function: Function) -> Function:
-    return lambda packed, score, cells: function(cells, score)
-
-
 def _saliency(sizes: Sizes, inputs: Inputs) -> list[Case]:
     found = []
     for layout in LAYOUTS:
         for number, grid in (("few", sizes.grid), ("many", sizes.dense_grid)):
             for dtype in sizes.dtypes if number == "few" else sizes.dtypes[:1]:
-
-                def make(i: int, dtype: str = dtype, layout: str = layout, grid: Any = grid) -> Any:
-                    return inputs.c5(i, dtype, layout), grid
-
                 key = f"saliency_{number}_{dtype}_{layout}"
                 title = f"seed saliency, {grid[0] * grid[1]:,} seeds, {dtype}, {layout}"
+                make = partial(inputs.saliency, grid=grid, dtype=dtype, layout=layout)
                 found.append(Case(key, title, make, ops.seed_saliency, plain.seed_saliency))
     return found
 
 
 def _masks(sizes: Sizes, inputs: Inputs) -> list[Case]:
-    found = []
-    for number, grid in (("few", sizes.grid), ("many", sizes.dense_grid)):
-        found.append(
-            Case(
-                f"mask_nms_{number}",
-                f"mask NMS of {grid[0] * grid[1]:,} masks per image",
-                lambda i, grid=grid: inputs.masks(i, grid),
-                lambda packed, score, cells: ops.mask_nms(packed, score, max_masks=sizes.kept),
-                _unpacked(lambda cells, score: plain.mask_nms(cells, score, max_masks=sizes.kept)),
-                compiled=False,  # its loop over masks runs on the host
-            )
-        )
-    few = sizes.grid[0] * sizes.grid[1]
-    matrix_nms = Case(
-        "matrix_nms_few",
-        f"matrix NMS of {few} masks per image",
-        lambda i: inputs.masks(i, sizes.grid),
-        lambda packed, score, cells: ops.matrix_nms(packed, score),
-        _unpacked(plain.matrix_nms),
-        others={"mmdet": _unpacked(mmdet_matrix_nms)},
-    )
-    shapes = Case(
-        "shapes_few",
-        f"areas and boxes of {few} masks per image",
-        lambda i: inputs.masks(i, sizes.grid),
-        lambda packed, score, cells: (packed.area(), packed.boxes()),
-    )
-    return [*found, matrix_nms, shapes]
+    def of_packed(function: Function) -> Function:
+        return lambda packed, score, cells: function(packed, score)
+
+    def of_cells(function: Function) -> Function:
+        return lambda packed, score, cells: function(cells, score)
+
+    nms = of_packed(partial(ops.mask_nms, max_masks=sizes.kept))
+    plain_nms = of_cells(partial(plain.mask_nms, max_masks=sizes.kept))  # its loop runs on the host
+    others = {"mmdet": of_cells(mmdet_matrix_nms)}
+    matrix_nms, plain_matrix_nms = of_packed(ops.matrix_nms), of_cells(plain.matrix_nms)
+    shapes = of_packed(lambda packed, score: (packed.area(), packed.boxes()))
+    few, many = (partial(inputs.masks, grid=grid) for grid in (sizes.grid, sizes.dense_grid))
+    of_few, of_many = (f"{h * w} masks per image" for h, w in (sizes.grid, sizes.dense_grid))
+    return [
+        Case("mask_nms_few", f"mask NMS of {of_few}", few, nms, plain_nms, compiled=False),
+        Case("mask_nms_many", f"mask NMS of {of_many}", many, nms, plain_nms, compiled=False),
+        Case("matrix_nms_few", f"matrix NMS of {of_few}", few, matrix_nms, plain_matrix_nms, others=others),
+        Case("shapes_few", f"areas and boxes of {of_few}", few, shapes),
+    ]
 
 
 def _proposals(sizes: Sizes, inputs: Inputs) -> list[Case]:
@@ -129,51 +114,39 @@ def _proposals(sizes: Sizes, inputs: Inputs) -> list[Case]:
         found = proposer.from_features(features)
         return found, found.masks.boxes()
 
-    dtype, few = sizes.dtypes[0], sizes.grid[0] * sizes.grid[1]
-    title = f"proposals: saliency, NMS, boxes; {few} seeds, {dtype}"
-
-    def make(i: int) -> tuple[Tensor, tuple[int, int]]:
-        return inputs.c5(i, dtype), sizes.grid
-
+    dtype = sizes.dtypes[0]
+    title = f"proposals: saliency, NMS, boxes; {sizes.grid[0] * sizes.grid[1]} seeds, {dtype}"
+    make = partial(inputs.saliency, grid=sizes.grid, dtype=dtype)
     return [Case("proposals", title, make, propose, plain.proposals, compiled=False)]
 
 
 def _pooling(sizes: Sizes, inputs: Inputs) -> list[Case]:
-    dtype = sizes.dtypes[0]
+    dtype, op = sizes.dtypes[0], ops.roi_average_pool
     in_pytorch = plain.roi_average_pool if dtype == "fp32" else reference.roi_average_pool
+    others = {} if dtype == "fp32" else {"roi_align, fp16": roi_align_in_fp16}
     found = []
     for layout in LAYOUTS:
         for wanted, passes in enumerate(("forward", "forward + backward")):
-
-            def make(i: int, layout: str = layout, wanted: int = wanted) -> tuple[Any, ...]:
-                gradient = [inputs.pooled_gradient(i, dtype)] if wanted else []
-                return *gradient, inputs.p2(i, dtype, layout), inputs.boxes(i)
-
+            make = partial(inputs.pooling, dtype=dtype, layout=layout, backward=wanted)
             key = f"roi_{'both' if wanted else 'forward'}_{layout}"
             title = f"RoI average, {sizes.boxes} boxes per image, {dtype}, {layout}, {passes}"
-            others = {} if dtype == "fp32" else {"roi_align, fp16": roi_align_in_fp16}
-            op = ops.roi_average_pool
             found.append(Case(key, title, make, op, in_pytorch, wanted=wanted, others=others))
     return found
 
 
 def _prompts(sizes: Sizes, inputs: Inputs) -> list[Case]:
-    def match_both(i: int) -> tuple[Tensor, ...]:
-        return inputs.decorated_gradient(i), *inputs.matching(i)
-
-    def loss_both(i: int) -> tuple[Tensor, ...]:
-        return torch.ones((), device=inputs.device), *inputs.supervision(i)
-
-    match, plain_match = ops.match_prompts, plain.match_prompts
     match_title = f"matching of {sizes.kernels} kernels with {sizes.prompts} prompts per image"
-    loss, plain_loss = ops.kernel_supervision_loss, plain.kernel_supervision_loss
     loss_title = f"kernel loss, {sizes.stages} stages"
-    return [
-        Case("match_forward", f"{match_title}, forward", inputs.matching, match, plain_match),
-        Case("match_both", f"{match_title}, forward + backward", match_both, match, plain_match, wanted=2),
-        Case("loss_forward", f"{loss_title}, forward", inputs.supervision, loss, plain_loss),
-        Case("loss_both", f"{loss_title}, forward + backward", loss_both, loss, plain_loss, wanted=2),
-    ]
+    table = (
+        ("match", match_title, inputs.matching, ops.match_prompts, plain.match_prompts),
+        ("loss", loss_title, inputs.supervision, ops.kernel_supervision_loss, plain.kernel_supervision_loss),
+    )
+    found = []
+    for key, title, make, op, in_pytorch in table:
+        found.append(Case(f"{key}_forward", f"{title}, forward", make, op, in_pytorch))
+        make_both, title = partial(make, backward=True), f"{title}, forward + backward"
+        found.append(Case(f"{key}_both", title, make_both, op, in_pytorch, wanted=2))
+    return found
 
 
 def cases(sizes: Sizes, device: str) -> list[Case]:

@@ -67,10 +67,11 @@ class Inputs:
         noise = self._normal(i, 2, *smooth.shape)
         return (smooth + 0.3 * noise).relu().to(DTYPES[dtype], memory_format=LAYOUTS[layout])
 
-    def p2(self, i: int, dtype: str, layout: str) -> Tensor:
-        """Finest map of a feature pyramid."""
-        features = self._normal(i, 3, self.sizes.images, *self.sizes.p2)
-        return features.to(DTYPES[dtype], memory_format=LAYOUTS[layout])
+    def saliency(
+        self, i: int, grid: tuple[int, int], dtype: str, layout: str = "nchw"
+    ) -> tuple[Tensor, tuple[int, int]]:
+        """Last-stage features and the grid of seeds."""
+        return self.c5(i, dtype, layout), grid
 
     def boxes(self, i: int) -> Tensor:
         """Boxes inside P2 (xyxy, in cells) with sides of 5 to 60 % of the map's, fp32."""
@@ -81,33 +82,35 @@ class Inputs:
         low = self._uniform(i, 5, *shape) * (sides - extent)
         return torch.cat([low, low + extent], dim=-1)
 
-    def pooled_gradient(self, i: int, dtype: str) -> Tensor:
-        """Gradient of the RoI averages."""
-        return self._normal(i, 6, self.sizes.images, self.sizes.boxes, self.sizes.p2[0]).to(DTYPES[dtype])
+    def pooling(self, i: int, dtype: str, layout: str, backward: bool = False) -> tuple[Tensor, ...]:
+        """Finest map of a feature pyramid, boxes; for `backward`, first the gradient of the averages."""
+        sizes = self.sizes
+        p2 = self._normal(i, 3, sizes.images, *sizes.p2).to(DTYPES[dtype], memory_format=LAYOUTS[layout])
+        gradient = self._normal(i, 6, sizes.images, sizes.boxes, sizes.p2[0]).to(DTYPES[dtype])
+        return (gradient, p2, self.boxes(i)) if backward else (p2, self.boxes(i))
 
     def masks(self, i: int, grid: tuple[int, int]) -> tuple[PackedMasks, Tensor, Tensor]:
         """Packed saliency masks of C5, their scores, and the masks as bool."""
         masks, score, _ = reference.seed_saliency(self.c5(i), [grid])
         return masks, score, masks.unpack()
 
-    def matching(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Kernels, prompts, and the number of real prompts per image."""
+    def matching(self, i: int, backward: bool = False) -> tuple[Tensor, ...]:
+        """Kernels, prompts, number of real prompts; for `backward`, first the gradient of the result."""
         channels = self.sizes.p2[0]
         prompts = self._normal(i, 8, self.sizes.images, self.sizes.prompts, channels)
-        return self._normal(i, 7, self.sizes.kernels, channels), prompts, self._counts(i)
+        inputs = self._normal(i, 7, self.sizes.kernels, channels), prompts, self._counts(i)
+        gradient = self._normal(i, 9, self.sizes.images, self.sizes.kernels, channels)
+        return (gradient, *inputs) if backward else inputs
 
-    def decorated_gradient(self, i: int) -> Tensor:
-        """Gradient of the decorated kernels."""
-        return self._normal(i, 9, self.sizes.images, self.sizes.kernels, self.sizes.p2[0])
-
-    def supervision(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Kernels after every stage, targets, and the kernel matched with each proposal."""
+    def supervision(self, i: int, backward: bool = False) -> tuple[Tensor, ...]:
+        """Kernels after every stage, targets, matched kernels; for `backward`, first the loss gradient."""
         sizes = self.sizes
         kernels = self._normal(i, 10, sizes.stages, sizes.images, sizes.kernels, sizes.p2[0])
         targets = self._normal(i, 11, sizes.images, sizes.prompts, sizes.p2[0])
         order = self._uniform(i, 12, sizes.stages, sizes.images, sizes.kernels).argsort(-1)
         padding = torch.arange(sizes.prompts, device=self.device) >= self._counts(i)[:, None]
-        return kernels, targets, torch.where(padding, -1, order[:, :, : sizes.prompts])
+        inputs = kernels, targets, torch.where(padding, -1, order[:, :, : sizes.prompts])
+        return (torch.ones((), device=self.device), *inputs) if backward else inputs
 
     def _counts(self, i: int) -> Tensor:
         """Number of real prompts per image, at least half of the prompts."""

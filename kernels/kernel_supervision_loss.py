@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import COSINE_EPS, TILE, Launch, inverse, up_to
+from .launch import COSINE_EPS, TILE, Launch, inverse, strides, up_to
 
 
 @triton.jit
@@ -285,15 +285,6 @@ def loss_backward(
         tl.store(to_target, total.to(grad_targets.dtype.element_ty), mask=c < CHANNELS)
 
 
-def _strides(kernels: Tensor, targets: Tensor, index: Tensor) -> dict[str, int]:
-    names = {"kernel": (kernels, "sbnc"), "target": (targets, "blc"), "index": (index, "sbl")}
-    return {
-        f"{name}_stride_{letter}": stride
-        for name, (tensor, letters) in names.items()
-        for letter, stride in zip(letters, tensor.stride(), strict=True)
-    }
-
-
 def plan_forward(
     kernels: Tensor, targets: Tensor, index: Tensor, mean: bool, loss: Tensor
 ) -> tuple[Launch, Launch]:
@@ -313,7 +304,7 @@ def plan_forward(
         "batch": batch,
         "number": number,
         "proposals": proposals,
-        **_strides(kernels, targets, index),
+        **strides(kernel=(kernels, "sbnc"), target=(targets, "blc"), index=(index, "sbl")),
         "CHANNELS": channels,
         "BLOCK_L": block_l,
         "BLOCK_C": block_c,
@@ -357,7 +348,7 @@ def plan_backward(
         "number": number,
         "proposals": proposals,
         "kernel_programs": kernel_programs,
-        **_strides(kernels, targets, index),
+        **strides(kernel=(kernels, "sbnc"), target=(targets, "blc"), index=(index, "sbl")),
         "MEAN": mean,
         "CHANNELS": channels,
         "BLOCK_S": up_to(max(1, min(8, TILE // block_c)), stages),

@@ -46,6 +46,15 @@ def up_to(limit: int, size: int) -> int:
     return min(limit, triton.next_power_of_2(max(size, 1)))
 
 
+def strides(**tensors: tuple[Tensor, str]) -> dict[str, int]:
+    """Arguments `<name>_stride_<letter>` of a kernel, from each tensor and the letters of its dimensions."""
+    return {
+        f"{name}_stride_{letter}": stride
+        for name, (tensor, letters) in tensors.items()
+        for letter, stride in zip(letters, tensor.stride(), strict=True)
+    }
+
+
 @triton.jit
 def inverse(norm):
     """1 / max(norm, eps)."""

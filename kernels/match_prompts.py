@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import TILE, Launch, inverse, up_to
+from .launch import TILE, Launch, inverse, strides, up_to
 
 
 @triton.jit
@@ -191,12 +191,7 @@ def plan_forward(
         "index": index,
         "number": number,
         "prompt_number": prompt_number,
-        "kernel_stride_b": 0 if kernels.dim() == 2 else kernels.stride(0),
-        "kernel_stride_n": kernels.stride(-2),
-        "kernel_stride_c": kernels.stride(-1),
-        "prompt_stride_b": prompts.stride(0),
-        "prompt_stride_l": prompts.stride(1),
-        "prompt_stride_c": prompts.stride(2),
+        **strides(kernel=(kernels.expand(batch, -1, -1), "bnc"), prompt=(prompts, "blc")),
         "count_stride": 0 if count is None else count.stride(0),
         "CHANNELS": channels,
         "BLOCK_N": block_n,
@@ -227,11 +222,7 @@ def plan_backward(
         "number": number,
         "prompt_number": prompts,
         "prompt_programs": prompt_programs,
-        "grad_stride_b": grad.stride(0),
-        "grad_stride_n": grad.stride(1),
-        "grad_stride_c": grad.stride(2),
-        "index_stride_b": index.stride(0),
-        "index_stride_n": index.stride(1),
+        **strides(grad=(grad, "bnc"), index=(index, "bn")),
         "CHANNELS": channels,
         "BLOCK_N": block_n,
         "BLOCK_B": block_b,

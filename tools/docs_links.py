@@ -21,30 +21,35 @@ LANGUAGES = {".py": "python", ".yml": "yaml", ".toml": "toml", ".ipynb": "json"}
 def on_files(files: Files, config: Any) -> Files:
     """Add every linked file, and the files that these link to."""
     pages = [("docs/" + file.src_uri, file.content_string) for file in files.documentation_pages()]
-    seen = {path for path, _ in pages}
-    while pages:
-        page, text = pages.pop()
-        for _, link, _ in LINK.findall(text):
-            path = _in_repository(page, link)
+    seen = set()
+    for page, text in pages:  # which grow
+        for match in LINK.finditer(text):
+            path = _in_repository(page, match[2])
             if path is None or path in seen or path.startswith("docs/"):
                 continue
             seen.add(path)
-            files.append(_added(path, config))
+            source, target = ROOT / path, _site_path(path)
             if path.endswith(".md"):
-                pages.append((path, (ROOT / path).read_text()))
+                pages.append((path, source.read_text()))
+            if target == f"source/{path}":
+                files.append(File.generated(config, target, abs_src_path=str(source)))
+            else:
+                language = LANGUAGES.get(source.suffix, "text")
+                code = f"# {path}\n\n````{language}\n{source.read_text()}\n````\n"
+                files.append(File.generated(config, target, content=code))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Point the links of a page to the site's copies."""
-    source = page.file.src_uri
-    origin = source.removeprefix("source/") if source.startswith("source/") else "docs/" + source
+    here = page.file.src_uri
+    origin = here.removeprefix("source/") if here.startswith("source/") else "docs/" + here
 
     def changed(match: re.Match[str]) -> str:
-        path = _in_repository(origin if origin.endswith(".md") else origin.removesuffix(".md"), match[2])
+        path = _in_repository(origin, match[2])
         if path is None:
             return match[0]
-        return match[1] + posixpath.relpath(_site_path(path), posixpath.dirname(source) or ".") + match[3]
+        return match[1] + posixpath.relpath(_site_path(path), posixpath.dirname(here) or ".") + match[3]
 
     return LINK.sub(changed, markdown)
 
@@ -57,14 +62,5 @@ def _in_repository(page: str, link: str) -> str | None:
 def _site_path(path: str) -> str:
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    text = Path(path).suffix in LANGUAGES or "." not in Path(path).name
-    return f"source/{path}.md" if text else f"source/{path}"
-
-
-def _added(path: str, config: Any) -> File:
-    target = _site_path(path)
-    if not target.endswith(".md") or path.endswith(".md"):
-        return File.generated(config, target, abs_src_path=str(ROOT / path))
-    language = LANGUAGES.get(Path(path).suffix, "text")
-    code = f"# {path}\n\n````{language}\n{(ROOT / path).read_text()}\n````\n"
-    return File.generated(config, target, content=code)
+    code = Path(path).suffix in LANGUAGES or "." not in Path(path).name
+    return f"source/{path}.md" if code else f"source/{path}"

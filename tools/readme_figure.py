@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -31,7 +31,7 @@ from sp_fast.proposals.run import propose_folder
 ASSETS = Path(__file__).parents[1] / "docs" / "assets"
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
-GREY, INK, FAINT = "#9AA0A6", "#202124", "#5F6368"
+GREY = "#9AA0A6"
 SIDE = 512  # longer side in pixels of the image from which features are computed
 OPTIONS: dict[str, Any] = dict(
     similarity="cosine",
@@ -93,127 +93,81 @@ def _match(image: np.ndarray, boxes: np.ndarray, backbone: Backbone) -> tuple[np
     return cosine.numpy(), index.numpy()
 
 
-def draw(steps: Steps, demo: dict[str, Any]) -> Figure:
+def draw(steps: Steps, results: list[dict[str, Any]]) -> plt.Figure:
     """Draw the four panels, 1600 x 1180 pixels."""
-    figure: Any = Figure(figsize=(16, 11.8), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(
-        2, 2, left=0.015, right=0.985, top=0.945, bottom=0.015, hspace=0.16, wspace=0.05
-    )
-    panels = (_photo, _masks, _prompts, _results)
-    titles = (
-        "1  A photo without labels",
-        "2  Saliency masks, as pseudo labels",
-        "3  Prompts, added to similar kernels",
-        "4  Mask AP with 20 labelled images",
-    )
-    for place, panel, title in zip(grid, panels, titles, strict=True):
-        axes = figure.add_subplot(place)
-        axes.set_title(title, loc="left", fontsize=23, color=INK, pad=12, fontweight="bold")
-        panel(axes, steps, demo)
+    plt.rcParams.update({"font.size": 18, "axes.titlesize": 23, "axes.titleweight": "bold"})
+    grid = dict(left=0.015, right=0.985, top=0.945, bottom=0.04, hspace=0.14, wspace=0.05)
+    figure, ((photo, masks), (prompts, bars)) = plt.subplots(2, 2, figsize=(16, 11.8), gridspec_kw=grid)
+    photo.imshow(steps.image)
+    _draw_masks(masks, steps)
+    _draw_prompts(prompts, steps)
+    _draw_results(bars, results)
+    titles = {
+        photo: "1  A photo without labels",
+        masks: "2  Saliency masks, as pseudo labels",
+        prompts: "3  Prompts, added to similar kernels",
+        bars: "4  Mask AP with 20 labelled images",
+    }
+    for axes, title in titles.items():
+        axes.set_title(title, loc="left", pad=12)
+        axes.spines[:].set_visible(False)
+        axes.set(xticks=[], yticks=[])
     return figure
 
 
-def _photo(axes: Any, steps: Steps, demo: dict[str, Any]) -> None:
-    axes.imshow(steps.image)
-    axes.axis("off")
-
-
-def _masks(axes: Any, steps: Steps, demo: dict[str, Any]) -> None:
+def _draw_masks(axes: plt.Axes, steps: Steps) -> None:
     axes.imshow((0.6 * steps.image + 0.4 * 255).astype(np.uint8))
-    height, width = steps.image.shape[:2]
-    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    axes.axis("off")
+    axes.autoscale(False)
     for number in np.argsort(-steps.masks.sum((1, 2))):  # small masks on top
         mask, colour = steps.masks[number], PALETTE[number]
-        rgba = np.zeros((*mask.shape, 4))
-        rgba[mask] = (*_rgb(colour), 0.55)
-        axes.imshow(rgba)
+        axes.imshow(mask[..., None] * to_rgba(colour, 0.55))
         axes.contour(mask, levels=[0.5], colors=[colour], linewidths=3.5)
         x0, y0, x1, y1 = steps.boxes[number]
-        axes.add_patch(
-            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, lw=2, ls=(0, (4, 3)))
-        )
+        axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, lw=2, ls="--"))
 
 
-def _prompts(axes: Any, steps: Steps, demo: dict[str, Any]) -> None:
+def _draw_prompts(axes: plt.Axes, steps: Steps) -> None:
     """Draw crops of the boxes above a matrix of cosines, and the prompt of each kernel at its right."""
-    prompts = len(steps.boxes)
-    axes.set(xlim=(-1.85, prompts + 1.95), ylim=(KERNELS + 0.85, -1.95))
-    axes.axis("off")
-    extent = (0, prompts, KERNELS, 0)
-    axes.imshow(steps.cosine, cmap="Greys", extent=extent, aspect="auto", alpha=0.75)
-    for line in range(KERNELS + 1):
-        axes.plot((0, prompts), (line, line), color="white", lw=3)
-    for line in range(prompts + 1):
-        axes.plot((line, line), (0, KERNELS), color="white", lw=3)
+    prompts, rows = len(steps.boxes), np.arange(KERNELS) + 0.5
+    colours = [PALETTE[column] for column in steps.index]
+    axes.pcolormesh(steps.cosine, cmap="Greys", alpha=0.75, edgecolors="white", lw=3)
+    axes.scatter(steps.index + 0.5, rows, s=290, c=colours, edgecolors="white", linewidths=3, zorder=3)
+    axes.plot(np.full(KERNELS, prompts + 0.42), rows, "k+", ms=12, mew=2)
+    axes.barh(rows, 1.1, left=prompts + 0.75, height=0.68, color=colours)
     for column, (x0, y0, x1, y1) in enumerate(steps.boxes.astype(int)):
-        axes.imshow(
-            steps.image[y0:y1, x0:x1], extent=(column + 0.07, column + 0.93, -0.18, -1.8), aspect="auto"
-        )
-        frame = Rectangle((column + 0.07, -1.8), 0.86, 1.62, fill=False, edgecolor=PALETTE[column], lw=5)
-        axes.add_patch(frame)
-    for row, column in enumerate(steps.index):
-        axes.plot(column + 0.5, row + 0.5, "o", ms=17, color=PALETTE[column], mec="white", mew=3, zorder=3)
-        axes.text(-0.12, row + 0.5, f"kernel {row + 1}", ha="right", va="center", fontsize=17, color=INK)
-        axes.text(prompts + 0.42, row + 0.52, "+", ha="center", va="center", fontsize=22, color=INK)
-        axes.add_patch(Rectangle((prompts + 0.75, row + 0.16), 1.1, 0.68, color=PALETTE[column]))
-    axes.text(
-        prompts / 2,
-        KERNELS + 0.5,
-        "cosine; dot: the largest in its row",
-        ha="center",
-        va="center",
-        fontsize=17,
-        color=FAINT,
-    )
-    axes.text(-0.12, -1.0, "mean feature\nin each box", ha="right", va="center", fontsize=17, color=INK)
+        extent = (column + 0.07, column + 0.93, -0.18, -1.8)
+        axes.imshow(steps.image[y0:y1, x0:x1], extent=extent, aspect="auto")
+        axes.add_patch(Rectangle((extent[0], -1.8), 0.86, 1.62, fill=False, edgecolor=PALETTE[column], lw=5))
+    labels = {-1: "mean feature\nin each box", **{row: f"kernel {row + 0.5:.0f}" for row in rows}}
+    for row, label in labels.items():
+        axes.text(-0.12, row, label, ha="right", va="center")
+    axes.set(xlim=(-1.85, prompts + 1.95), ylim=(KERNELS, -1.95))
+    axes.set_xlabel("cosine; dot: the largest in its row")
 
 
-def _results(axes: Any, steps: Steps, demo: dict[str, Any]) -> None:
-    rows = demo["rows"]
+def _draw_results(axes: plt.Axes, rows: list[dict[str, Any]]) -> None:
+    means, deviations = [row["mean"] for row in rows], [row["std"] for row in rows]
     colours = (GREY, PALETTE[1], PALETTE[5])
-    for place, (row, colour) in enumerate(zip(rows, colours, strict=True)):
-        axes.barh(place, row["mean"], xerr=row["std"], color=colour, height=0.5, ecolor=INK, capsize=6)
-        axes.text(0, place - 0.42, row["label"], fontsize=21, color=INK, va="center")
-        text = f"{row['mean']:.1f} ± {row['std']:.1f}"
-        axes.text(row["mean"] + row["std"] + 0.35, place, text, fontsize=21, color=INK, va="center")
-    axes.set(xlim=(-0.2, 23), ylim=(len(rows) - 0.05, -0.75))
-    axes.axis("off")
-    axes.text(
-        0,
-        len(rows) - 0.3,
-        "synthetic scenes, AP from 0 to 100, 3 seeds",
-        fontsize=18,
-        color=FAINT,
-        va="center",
-    )
-
-
-def _rgb(colour: str) -> tuple[float, ...]:
-    return tuple(int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    bars = axes.barh(range(len(rows)), means, 0.5, xerr=deviations, color=colours, capsize=6)
+    axes.bar_label(bars, [f"{row['mean']:.1f} ± {row['std']:.1f}" for row in rows], padding=8, fontsize=21)
+    for place, row in enumerate(rows):
+        axes.text(0, place - 0.42, row["label"], fontsize=21, va="center")
+    axes.set(xlim=(-0.2, 23), ylim=(len(rows) - 0.4, -0.7))
+    axes.set_xlabel("synthetic scenes, AP from 0 to 100, 3 seeds", loc="left")
 
 
 def main() -> None:
     """Compute the steps and write the figure as WebP."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--weights",
-        type=Path,
-        required=True,
-        help="ImageNet weights of MobileNetV2, with torchvision's key names",
+        "--weights", type=Path, required=True, help="ImageNet weights of torchvision's MobileNetV2"
     )
     parser.add_argument("--photo", type=Path, default=ASSETS / "figure" / "coffee.jpg", help="Photo")
-    parser.add_argument("--out", type=Path, default=ASSETS / "figure.webp", help="Image file to write")
+    parser.add_argument("--out", type=Path, default=ASSETS / "figure.webp", help="WebP file to write")
     arguments = parser.parse_args()
-    demo = json.loads((ASSETS / "figure" / "demo_results.json").read_text())
-    figure: Any = draw(compute(arguments.photo, arguments.weights), demo)
-    figure.canvas.draw()
-    Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]).save(
-        arguments.out, quality=88, method=6
-    )
+    results = json.loads((ASSETS / "figure" / "demo_results.json").read_text())["rows"]
+    figure = draw(compute(arguments.photo, arguments.weights), results)
+    figure.savefig(arguments.out, pil_kwargs={"quality": 88, "method": 6})
     print(f"{arguments.out}: {arguments.out.stat().st_size // 1000} kB")
 
 

@@ -63,14 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("target", choices=TARGETS, help="What to run")
-    parser.add_argument(
-        "--minutes", type=float, default=9, help="Time limit in minutes; default: %(default)s"
-    )
-    parser.add_argument(
-        "--results", type=Path, default=ROOT / "benchmarks" / "results", help="Folder of the results"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="Try every step on the CPU at small sizes")
+    add = parser.add_argument
+    add("target", choices=TARGETS, help="What to run")
+    add("--minutes", type=float, default=9, help="Time limit in minutes; default: %(default)s")
+    add("--results", type=Path, default=ROOT / "benchmarks" / "results", help="Folder of the results")
+    add("--dry-run", action="store_true", help="Try every step on the CPU at small sizes")
     options = parser.parse_args(arguments)
     # On SIGTERM, exit normally, so that the running command is stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -87,10 +84,11 @@ def main(arguments: list[str] | None = None) -> int:
     place = Place(work, options.results / f"{name}.json", device, options.dry_run)
     report = begin(options.target, device, read(place.results), options.dry_run)
     carry_out(TARGETS[options.target], 60 * options.minutes, place, report, options.target)
-    for name, step in report[options.target]["steps"].items():
+    steps = report[options.target]["steps"]
+    for name, step in steps.items():
         if step["verdict"] in (LEFT_OUT, OUT_OF_TIME):
             print(f"{step['verdict']}: {name}: {step['note']}")
-    verdicts = [step["verdict"] for step in report[options.target]["steps"].values()]
+    verdicts = {step["verdict"] for step in steps.values()}
     print(f"results: {place.results} and {place.results.with_suffix('.md').name}")
     return 1 if FAILED in verdicts else 3 if OUT_OF_TIME in verdicts else 0
 

@@ -6,75 +6,53 @@ sets of inputs, so that a call finds its inputs in the L2 cache only if all sets
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from torch.utils.benchmark import Timer
 
 from benchmarks.gpu.costs import Ceilings
 
 Call = Callable[[], Any]
-REPLAYS = 25
-# Shortest time of a replay, so that the resolution of the events is negligible.
-REPLAY_SECONDS = 1e-3
-MOST_CALLS = 200
+QUARTILES = (0.25, 0.5, 0.75)
 
 
-def spread(samples: list[float]) -> dict[str, float]:
-    """Median and quartiles, in microseconds."""
-    low, middle, high = statistics.quantiles(samples, n=4)
-    return {"us": middle * 1e6, "low_us": low * 1e6, "high_us": high * 1e6}
+def spread(quartiles: Any) -> dict[str, float]:
+    """Median and quartiles in microseconds, from quartiles in seconds."""
+    return dict(zip(("low_us", "us", "high_us"), (float(one) * 1e6 for one in quartiles), strict=True))
 
 
-def _elapsed(work: Call) -> float:
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    work()
-    stop.record()
-    stop.synchronize()
-    return start.elapsed_time(stop) / 1e3
+def usable() -> bool:
+    """Whether the GPU still computes, which it does not after some errors."""
+    try:
+        return torch.ones(1, device="cuda").add_(1).item() == 2
+    except RuntimeError:
+        return False
 
 
 def in_graph(calls: list[Call]) -> dict[str, float]:
     """Device time of one call in a replayed graph that rotates over the calls."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for call in calls * (1 + 3 // len(calls)):
-            call()
-        stream.synchronize()
-        once = min(_elapsed(calls[0]) for _ in range(3))
-    rounds = min(max(1, round(REPLAY_SECONDS / max(once, 1e-6) / len(calls))), MOST_CALLS // len(calls))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        # Results are freed at once, so the next call reuses their memory, as in a training loop.
-        for call in calls * rounds:
-            call()
-    for _ in range(3):
-        graph.replay()
-    torch.cuda.synchronize()
-    number = rounds * len(calls)
-    samples = [_elapsed(graph.replay) / number for _ in range(REPLAYS)]
-    return {**spread(samples), "calls_per_graph": number, "input_sets": len(calls)}
+    from triton.testing import do_bench_cudagraph
+
+    torch.cuda.synchronize()  # do_bench_cudagraph does not wait for the inputs
+    # Results are freed at once, so the next call reuses their memory, as in a training loop.
+    milliseconds = do_bench_cudagraph(lambda: _each(calls), rep=2, quantiles=QUARTILES)
+    return spread([one / 1e3 / len(calls) for one in milliseconds])
 
 
-def eager(calls: list[Call], seconds: float = 0.3) -> dict[str, float]:
-    """Time of one call from Python, including launches and synchronisation, rotating over the calls."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+def eager(calls: list[Call], seconds: float) -> dict[str, float]:
+    """Time of one call from Python, including launches, rotating over the calls for some seconds."""
+    timer = Timer("each(calls)", globals={"each": _each, "calls": calls}, num_threads=torch.get_num_threads())
+    timer.timeit(1)
+    times = timer.blocked_autorange(min_run_time=seconds).times
+    return spread(np.quantile(times, QUARTILES) / len(calls))
+
+
+def _each(calls: list[Call]) -> None:
     for call in calls:
         call()
-    wait()
-    begin = time.perf_counter()
-    samples: list[float] = []
-    while len(samples) < 3 or (len(samples) < 50 and time.perf_counter() - begin < seconds):
-        start = time.perf_counter()
-        for call in calls:
-            call()
-        wait()
-        samples.append((time.perf_counter() - start) / len(calls))
-    return {**spread(samples), "samples": len(samples)}
 
 
 def kernels_of(call: Call, calls: int = 10) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 from sp_fast.files import write_json, write_text
 
 HOW = """\
-All times are in microseconds. Time: one of many calls in a replayed CUDA graph, median of 25 replays; the
+All times are in microseconds. Time: one of many calls in a replayed CUDA graph, median of 10 replays; the
 calls rotate over up to 64 sets of inputs, which together exceed the L2 cache unless the inputs are small.
 Floor: the largest of moving all bytes once, doing all operations and launching all kernels
 (`benchmarks/gpu/costs.py`), at the rates measured in the same run. Goal: the target for the ratio of time to
@@ -33,34 +33,31 @@ def _number(microseconds: float | None) -> str:
     return f"{microseconds:.1f}" if microseconds < 10 else f"{microseconds:,.0f}"
 
 
-def _median(measured: dict[str, Any] | None) -> float | None:
-    return measured["us"] if measured else None
+def _row(row: dict[str, Any]) -> str:
+    medians = {name: of["us"] for name, of in row["measured"].items() if name != "kernels"}
+    time, floor, goal = medians.pop("in a graph", None), row["floor_us"], row["goal"]
+    ratio = time / floor if time is not None and floor else None
+    columns = [medians.pop(name, None) for name in ("as called", "plain PyTorch", "compiled")]
+    cells = [
+        row["title"],
+        _number(time),
+        _number(floor),
+        "-" if ratio is None else f"{ratio:.1f}",
+        "-" if goal is None else f"{goal:g}",
+        "" if goal is None or ratio is None else "met" if ratio <= goal else "missed",
+        *map(_number, columns),
+        "; ".join(f"{name}: {_number(us)}" for name, us in medians.items()) or "-",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Render one line per row: time in a graph against floor and goal, then times as called."""
-    lines = [
+    return [
         "| op | time | floor | ratio | goal | | as called | plain PyTorch | compiled | other |",
         "|---|---:|---:|---:|---:|---|---:|---:|---:|---|",
+        *map(_row, rows.values()),
     ]
-    for row in rows.values():
-        time, floor, goal = _median(row.get("graph")), row.get("floor_us"), row.get("goal")
-        ratio = time / floor if time is not None and floor else None
-        others = {name: _number(_median(of)) for name, of in row["others"].items()}
-        known = [others.pop(name, "-") for name in ("plain PyTorch", "compiled")]
-        cells = [
-            row["title"],
-            _number(time),
-            _number(floor),
-            "-" if ratio is None else f"{ratio:.1f}",
-            "-" if goal is None else f"{goal:g}",
-            "" if goal is None or ratio is None else "met" if ratio <= goal else "missed",
-            _number(_median(row.get("called"))),
-            *known,
-            "; ".join(f"{name}: {of}" for name, of in others.items()) or "-",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
 
 
 def _ceilings(of: dict[str, Any] | None) -> str:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -39,9 +38,12 @@ class Place:
         The output is also printed and logged. A command that begins with an option is run by Python. Every
         process that the command started is killed at its end.
         """
+        grace = min(GRACE, limit / 4)
+        timeout = ["timeout", "--signal=INT", f"--kill-after={grace}", f"{limit - grace}"]
+        python = [sys.executable] if command[0].startswith("-") else []
         paths = [str(self.work), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
-            [sys.executable, *command] if command[0].startswith("-") else command,
+            [*timeout, *python, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -50,18 +52,8 @@ class Place:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", **env},
             start_new_session=True,
         )
-        stopped = threading.Event()
-
-        def signal_all(number: int) -> None:
-            stopped.set()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-
-        interrupt = threading.Timer(limit - min(GRACE, limit / 4), signal_all, [signal.SIGINT])
-        kill = threading.Timer(limit, signal_all, [signal.SIGKILL])
         lines: list[str] = []
         try:
-            interrupt.start(), kill.start()
             with (self.work / f"{name}.log").open("w") as log:
                 for line in process.stdout or ():
                     lines.append(line)
@@ -69,10 +61,10 @@ class Place:
                     print(f"    {line}", end="", flush=True)
             status = process.wait()
         finally:
-            interrupt.cancel(), kill.cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-        return None if stopped.is_set() else status, "".join(lines)
+        # `timeout` exits with 124, or is killed with what ignored its signal.
+        return None if status in (124, -signal.SIGKILL) else status, "".join(lines)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from pathlib import Path
 from benchmarks.gpu.render import read, write
 from benchmarks.gpu.steps import FAILED, LEFT_OUT, OUT_OF_TIME, PASSED, ROOT, Place, Step
 
-# Exit status of a process after an error that made the device unusable.
-BROKEN = 4
 CORES = len(os.sched_getaffinity(0))
 CHECK = """
 import sp_fast.kernels, sp_fast.ops
@@ -89,22 +87,19 @@ def run_tests(place: Place, limit: float, paths: list[str], parallel: bool = Tru
 
 
 def measure(place: Place, limit: float) -> tuple[str, str]:
-    """Time every op, in a process that is restarted if an error made the device unusable."""
-    end = time.monotonic() + limit
+    """Time every op, in a process that is restarted after a crash."""
+    end, begun = time.monotonic() + limit, []
     command = ["-m", "benchmarks.gpu.bench", str(place.results), *(["--dry-run"] if place.dry else [])]
-    begun = -1
-    while True:
-        left = end - time.monotonic()
+    while (left := end - time.monotonic()) > 30 or not begun:
         status, text = place.run("bench", [*command, "--seconds", f"{max(left - 20, 5):.0f}"], left)
+        verdict, note = judge(status, text)
         report = read(place.results)
         found = report["bench"]
-        before, begun = begun, len(found["begun"])
-        if status in (0, None) or begun == before or end - time.monotonic() < 30:
+        if status in (0, None) or found["begun"] == begun:
             break
-        if status != BROKEN:  # it crashed, so it could not record this itself
-            report["bench"]["left_out"].append(f"{found['begun'][-1]}: {judge(status, text)[1]}")
-            write(report, place.results)
-    verdict, note = judge(status, text)
+        begun = found["begun"]
+        found["left_out"].append(f"{begun[-1]}: {note}")
+        write(report, place.results)
     if verdict == PASSED and any(" s were left" in what for what in found["left_out"]):
         verdict = OUT_OF_TIME
     return verdict, f"{len(found['left_out'])} left out" if verdict == PASSED else note

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from tools.triton_resources import compiled, launches
+from tools.ptxas import compiled, launches
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 # Data types, channels, and (images, kernels, prompts) of each target.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sp_fast.ops.reference import COSINE_EPS, accumulate, box_cells, first_rows
+from sp_fast.ops.reference import COSINE_EPS, accumulate, cells_in_boxes, matched_pairs
 
 
 def roi_average_pool_backward(
@@ -20,18 +20,11 @@ def roi_average_pool_backward(
     channels_last: bool = False,
 ) -> Tensor:
     """Gradient of the features [B, C, H, W], contiguous or channels-last, from `grad` [B, L, C]."""
-    batch, number, channels = grad.shape
-    x0, y0, x1, y1 = box_cells(boxes, height, width)
-    rows = torch.arange(height, device=grad.device)[:, None]
-    columns = torch.arange(width, device=grad.device)
-    real = first_rows(count, batch, number, grad.device)
-    share = accumulate(grad) / ((x1 - x0) * (y1 - y0))[..., None]
-    total = share.new_zeros(batch, channels, height, width)
-    for box in range(number):
-        left, top, right, bottom = (side[:, box, None, None] for side in (x0, y0, x1, y1))
-        inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # [B, H, W]
-        inside = inside & real[:, box, None, None]
-        total = total + torch.where(inside[:, None], share[:, box, :, None, None], 0)
+    share = accumulate(grad)
+    total = share.new_zeros(grad.shape[0], grad.shape[2], height, width)
+    for box, inside in enumerate(cells_in_boxes(boxes, count, height, width).unbind(1)):
+        area = inside.sum((1, 2)).clamp(min=1)[:, None]
+        total += torch.where(inside[:, None], (share[:, box] / area)[..., None, None], 0)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     return total.to(grad.dtype, memory_format=layout)
 
@@ -55,21 +48,16 @@ def kernel_supervision_loss_backward(
     grad: Tensor, kernels: Tensor, targets: Tensor, index: Tensor, mean: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients of kernels and targets; `grad` [] is the gradient of the loss."""
-    stages, _, number, channels = kernels.shape
-    if number == 0 or index.numel() == 0:
+    if kernels.shape[2] == 0 or index.numel() == 0:
         return torch.zeros_like(kernels), torch.zeros_like(targets)
-    index = index.long().clamp(-1, number - 1)
-    matched = index >= 0  # [S, B, L]
-    where = index.clamp(min=0)[..., None].expand(-1, -1, -1, channels)
-    kernel = accumulate(torch.where(matched[..., None], kernels.gather(2, where), 0))
-    target = accumulate(torch.where(matched[..., None], targets.expand(stages, -1, -1, -1), 0))
+    kernel, target, matched, row = matched_pairs(kernels, targets, index)
     weight = -grad * matched
     if mean:
         weight = weight / matched.sum((1, 2), keepdim=True).clamp(min=1)
     grad_kernels = torch.zeros_like(kernels, dtype=kernel.dtype)
     pairs = _cosine_gradient(kernel, target, weight)
     for proposal in range(index.shape[2]):
-        at = where[:, :, proposal, None]
+        at = row[:, :, proposal, None]
         # Added, not set: several proposals may match the same kernel.
         grad_kernels.scatter_(2, at, grad_kernels.gather(2, at) + pairs[:, :, proposal, None])
     grad_targets = _cosine_gradient(target, kernel, weight).sum(0)

@@ -233,22 +233,21 @@ def first_rows(count: Tensor | None, batch: int, rows: int, device: torch.device
     return torch.arange(rows, device=device) < count[:, None]
 
 
+def cells_in_boxes(boxes: Tensor, count: Tensor | None, height: int, width: int) -> Tensor:
+    """The cells inside each of the first `count` boxes, bool [B, L, H, W]."""
+    x0, y0, x1, y1 = (side[..., None] for side in box_cells(boxes, height, width))
+    rows, columns = (torch.arange(size, device=boxes.device) for size in (height, width))
+    real = first_rows(count, boxes.shape[0], boxes.shape[1], boxes.device)[..., None, None]
+    return real & ((rows >= y0) & (rows < y1))[..., None] & ((columns >= x0) & (columns < x1))[..., None, :]
+
+
 def roi_average_pool(features: Tensor, boxes: Tensor, count: Tensor | None = None) -> Tensor:
     """Eq. 5: average of the features inside each box, [B, L, C]."""
-    batch, _, height, width = features.shape
-    number = boxes.shape[1]
-    x0, y0, x1, y1 = box_cells(boxes, height, width)
-    rows = torch.arange(height, device=features.device)[:, None]
-    columns = torch.arange(width, device=features.device)
-    real = first_rows(count, batch, number, features.device)
     x = accumulate(features)
     pooled = [x[:, :, 0, :0].transpose(1, 2)]  # no box: [B, 0, C]
-    for box in range(number):
-        left, top, right, bottom = (side[:, box, None, None] for side in (x0, y0, x1, y1))
-        inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # [B, H, W]
-        inside = inside & real[:, box, None, None]
-        area = (right - left) * (bottom - top)
-        pooled.append((torch.where(inside[:, None], x, 0).sum((-2, -1)) / area[:, 0])[:, None])
+    for inside in cells_in_boxes(boxes, count, *features.shape[2:]).unbind(1):
+        area = inside.sum((1, 2)).clamp(min=1)
+        pooled.append((torch.where(inside[:, None], x, 0).sum((-2, -1)) / area[:, None])[:, None])
     return torch.cat(pooled, dim=1).to(features.dtype)
 
 
@@ -271,19 +270,34 @@ def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None)
     return kernels + torch.where((index >= 0)[:, :, None], chosen, 0), index
 
 
+class MatchedPairs(NamedTuple):
+    """Pairs of kernel and target [S, B, L, C], zero where not `matched` [S, B, L], and the kernels' rows."""
+
+    kernel: Tensor
+    target: Tensor
+    matched: Tensor
+    row: Tensor
+
+
+def matched_pairs(kernels: Tensor, targets: Tensor, index: Tensor) -> MatchedPairs:
+    """Gather the kernel of each target."""
+    stages, _, number, channels = kernels.shape
+    index = index.long().clamp(-1, number - 1)
+    matched = index >= 0
+    row = index.clamp(min=0)[..., None].expand(-1, -1, -1, channels)
+    # Unmatched entries are zeroed before the arithmetic, so that their NaNs reach no gradient.
+    kernel = torch.where(matched[..., None], kernels.gather(2, row), 0)
+    target = torch.where(matched[..., None], targets.expand(stages, -1, -1, -1), 0)
+    return MatchedPairs(accumulate(kernel), accumulate(target), matched, row)
+
+
 def kernel_supervision_loss(
     kernels: Tensor, targets: Tensor, index: Tensor, *, reduction: str = "mean"
 ) -> Tensor:
     """Eq. 9: one minus the cosine of each target and its matched kernel, summed or averaged to a scalar."""
-    stages, _, number, channels = kernels.shape
-    if number == 0 or index.numel() == 0:
+    if kernels.shape[2] == 0 or index.numel() == 0:
         return accumulate(kernels).flatten()[:0].sum() + accumulate(targets).flatten()[:0].sum()
-    index = index.long().clamp(-1, number - 1)
-    matched = index >= 0  # [S, B, L]
-    where = index.clamp(min=0)[..., None].expand(-1, -1, -1, channels)
-    # Unmatched entries are zeroed before the arithmetic, so that their NaNs reach no gradient.
-    kernel = torch.where(matched[..., None], kernels.gather(2, where), 0)
-    target = torch.where(matched[..., None], targets.expand(stages, -1, -1, -1), 0)
+    kernel, target, matched, _ = matched_pairs(kernels, targets, index)
     loss = torch.where(matched, 1 - (_unit(kernel) * _unit(target)).sum(-1), 0)  # [S, B, L]
     per_stage = loss.sum((1, 2))
     if reduction == "mean":

@@ -1,8 +1,11 @@
-"""Output of the compiler for the CUDA sources: no warnings, no spills, wide accesses. Needs no GPU."""
+"""Resources of the kernels: no warnings, no spills, wide accesses, programs that fit. Needs no GPU."""
 
 import re
 
 import pytest
+import torch
+
+pytest.importorskip("triton.backends.nvidia")
 
 from tools import ptxas
 
@@ -25,27 +28,42 @@ WIDE = {
 
 
 @pytest.fixture(scope="module")
-def kernels():
+def nvcc():
+    """Path of CUDA's compiler."""
+    found = ptxas.find_nvcc()
+    return found or pytest.skip("needs CUDA's compiler")
+
+
+@pytest.fixture(scope="module")
+def sources(nvcc):
     """Every kernel of csrc/cuda, compiled once."""
-    try:
-        ptxas.find_nvcc()
-        ptxas.find_cuobjdump()
-        ptxas.demangle(["main"])
-    except ptxas.ToolMissing as missing:
-        pytest.skip(f"needs CUDA's compiler: {missing}")
-    return ptxas.compile_all()
+    return ptxas.compile_all(nvcc)
 
 
-def test_compile_for_every_architecture_without_warnings(kernels):
-    compiled = {(k.source, k.name): set() for k in kernels}
-    for k in kernels:
-        compiled[k.source, k.name].add(k.architecture)
-    assert compiled
-    assert all(architectures == set(ptxas.ARCHITECTURES) for architectures in compiled.values())
+@pytest.fixture(scope="module")
+def kernels(sources):
+    """The kernels of all sources."""
+    return [kernel for of in sources.values() for kernel in of]
+
+
+@pytest.fixture(scope="module")
+def triton_kernels(tmp_path_factory):
+    """Triton kernels of a training step, compiled with an empty cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        return ptxas.triton_kernels((torch.float32, torch.bfloat16))
+
+
+def test_compile_for_every_architecture_without_warnings(sources):
+    assert sources
+    for kernels in sources.values():
+        compiled = {(k.name, k.architecture) for k in kernels}
+        assert compiled == {(k.name, a) for k in kernels for a in ptxas.ARCHITECTURES}
 
 
 def test_no_kernel_spills(kernels):
-    assert not [k for k in kernels if k.spill]
+    """Spilled registers are on the stack, which no kernel uses for anything else."""
+    assert not [k for k in kernels if k.stack]
 
 
 @pytest.mark.parametrize("name", WIDE)
@@ -57,22 +75,23 @@ def test_accesses_of_16_bytes(kernels, name):
             assert getattr(kernel, kind) > 0, kernel
 
 
-def test_recorded_resources_are_up_to_date(kernels):
-    recorded = ptxas.RESULT.read_text()
-    version = ptxas.nvcc_version(ptxas.find_nvcc())
-    if version != ptxas.recorded_version(recorded):
-        pytest.skip(f"recorded with nvcc {ptxas.recorded_version(recorded)}, here is {version}")
-    assert ptxas.cuda_part(recorded) == ptxas.render(kernels, version), "run: make ptxas"
+def test_recorded_resources_are_up_to_date(sources, nvcc):
+    recorded, version = ptxas.RESULT.read_text(), ptxas.nvcc_version(nvcc)
+    if f"(nvcc {version})" not in recorded:
+        pytest.skip(f"not recorded with nvcc {version}")
+    cuda, _ = recorded.split("\n## Triton")
+    assert cuda == ptxas.render(sources, version), "run: make ptxas"
 
 
-def test_a_warning_is_an_error(kernels, tmp_path):
+def test_a_warning_is_an_error(nvcc, tmp_path):
     source = tmp_path / "warns.cu"
     source.write_text("__global__ void warns(float* x) { int unused = 3; x[0] = 1; }")
     with pytest.raises(ptxas.CompilerError, match="unused"):
-        ptxas.compile_source(source, tmp_path)
+        ptxas.compile_source(source, nvcc, tmp_path)
+    assert list(tmp_path.iterdir()) == [source]
 
 
-def test_spills_and_wide_accesses_are_seen(kernels, tmp_path):
+def test_spills_and_wide_accesses_are_seen(nvcc, tmp_path):
     source = tmp_path / "spills.cu"
     source.write_text(
         "template <int N> __global__ __launch_bounds__(1024, 2) void spills(const float4* x, float4* y) {\n"
@@ -82,30 +101,37 @@ def test_spills_and_wide_accesses_are_seen(kernels, tmp_path):
         "    for (int i = 0; i < N; ++i) y[(N - i) * 1024 + threadIdx.x] = a[i];\n"
         "}\n"
         "template __global__ void spills<24>(const float4*, float4*);\n"
+        "__global__ void shares(float* y) { __shared__ float a[32]; a[threadIdx.x] = y[threadIdx.x];\n"
+        "    __syncthreads(); y[0] = a[threadIdx.x ^ 1]; }\n"
     )
-    found = ptxas.compile_source(source, tmp_path)
-    assert [k.name for k in found] == ["spills<24>"] * 2
-    assert all(k.spill > 0 and k.loads >= 24 and k.stores >= 24 for k in found)
+    found = ptxas.compile_source(source, nvcc, tmp_path)
+    assert [(k.name, k.architecture) for k in found] == [
+        (name, a) for name in ("shares", "spills<24>") for a in ptxas.ARCHITECTURES
+    ]
+    assert all(k.stack > 0 and k.registers == 32 and k.loads >= 24 and k.stores >= 24 for k in found[2:])
+    assert [(k.stack, k.shared, k.loads) for k in found[:2]] == [(0, 128, 0), (0, 1024 + 128, 0)]
 
 
-def test_output_of_ptxas_is_parsed():
-    text = """
-ptxas info    : Compiling entry function '_Z1aPf' for 'sm_80'
-ptxas info    : Function properties for _Z1aPf
-    16 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads
-ptxas info    : Used 255 registers, used 1 barriers, 4096 bytes smem, 360 bytes cmem[0]
-ptxas info    : Function properties for _Z6helperv
-    0 bytes stack frame, 0 bytes spill stores, 2 bytes spill loads
-ptxas info    : Compiling entry function '_Z1aPf' for 'sm_90'
-ptxas info    : Function properties for _Z1aPf
-    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
-ptxas info    : Used 12 registers
-"""
-    assert ptxas.parse_resources(text) == {
-        ("_Z1aPf", "80"): dict(registers=255, spill=12, stack=16, shared=4096),
-        ("_Z6helperv", "80"): dict(registers=0, spill=2, stack=0, shared=0),
-        ("_Z1aPf", "90"): dict(registers=12, spill=0, stack=0, shared=0),
-    }
+def test_a_source_is_compiled_again_when_a_header_changes(nvcc, tmp_path):
+    (tmp_path / "name.h").write_text("#define NAME first")
+    source = tmp_path / "source.cu"
+    source.write_text('#include "name.h"\n__global__ void NAME(float* x) { x[0] = 1; }')
+    assert {k.name for k in ptxas.compile_source(source, nvcc, tmp_path)} == {"first"}
+    (tmp_path / "name.h").write_text("#define NAME second")
+    assert {k.name for k in ptxas.compile_source(source, nvcc, tmp_path)} == {"second"}
+
+
+def test_no_triton_kernel_spills(triton_kernels):
+    assert len(triton_kernels) == 20
+    assert not [k for k in triton_kernels if k.stack]
+
+
+def test_programs_of_a_triton_kernel_run_at_once(triton_kernels):
+    """At most two waves on 108 multiprocessors with 64 Ki registers and 2,048 threads each."""
+    for kernel in triton_kernels:
+        threads = 32 * kernel.warps
+        held = min(65536 // (kernel.registers * threads), 2048 // threads)
+        assert kernel.programs <= 2 * 108 * held, kernel
 
 
 @pytest.mark.parametrize(
