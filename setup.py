@@ -3,6 +3,7 @@
 Environment:
     SP_FAST_EXTENSION     0: no extension; 1: the extension or an error; unset: the extension if it builds.
     SP_FAST_CUDA          0: no CUDA; 1: CUDA or an error; unset: CUDA if it builds.
+    SP_FAST_STRICT        1: warnings of nvcc are errors.
     TORCH_CUDA_ARCH_LIST  architectures, 8.0 or above; default "8.0;9.0+PTX".
     MAX_JOBS              number of parallel compiler processes.
 """
@@ -166,7 +167,10 @@ def extension(toolkit: str | None):
         [str(path.relative_to(ROOT)) for pattern in sources for path in sorted(ROOT.glob(pattern))],
         define_macros=[("SP_FAST_WITH_CUDA", None)] if toolkit else [],
         include_dirs=[str(ROOT / "csrc")],
-        extra_compile_args={"cxx": ["-O3", "-g0", "-Wall", "-Wextra", *system], "nvcc": ["-O3", *system]},
+        extra_compile_args={
+            "cxx": ["-O3", "-g0", "-Wall", "-Wextra", *system],
+            "nvcc": ["-O3", *(["-Werror=all-warnings"] if requested("SP_FAST_STRICT") else []), *system],
+        },
         extra_link_args=found_at_run_time(cpp_extension.library_paths()),
     )
     if toolkit:

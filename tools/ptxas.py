@@ -1,20 +1,17 @@
 """Registers, stack, shared memory and 16-byte accesses of every CUDA and Triton kernel, from the compiler.
 
-`python -m tools.ptxas` writes benchmarks/results/ptxas.md. It requires nvcc and Triton, but no GPU.
+`python -m tools.ptxas` writes benchmarks/results/ptxas.md. It needs an extension with CUDA
+kernels and Triton, but no GPU.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -31,26 +28,9 @@ from triton.backends.compiler import GPUTarget
 from sp_fast.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ROOT / "csrc" / "cuda"
-# Compiled sources, by a hash of their inputs.
-CACHE = ROOT / "build" / "ptxas"
 RESULT = ROOT / "benchmarks" / "results" / "ptxas.md"
 
 ARCHITECTURES = ("80", "90")
-# The flags of setup.py and PyTorch's extension builder, with warnings as errors.
-FLAGS = [
-    "-c",
-    "-O3",
-    "-std=c++20",
-    "-D__CUDA_NO_HALF_OPERATORS__",
-    "-D__CUDA_NO_HALF_CONVERSIONS__",
-    "-D__CUDA_NO_BFLOAT16_CONVERSIONS__",
-    "-D__CUDA_NO_HALF2_OPERATORS__",
-    "--expt-relaxed-constexpr",
-    *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES),
-    "-Xcompiler=-Wall,-Wextra,-fPIC",
-    "-Werror=all-warnings",
-]
 
 # SASS of 16-byte accesses to global memory: into registers, from registers, straight into shared memory.
 ACCESSES = {
@@ -67,10 +47,6 @@ CUDA kernels includes 1,024 bytes that CUDA reserves, and excludes what is sized
 registers (`LDG.E.128`), stores (`STG.E.128`) and asynchronous copies into shared memory (`LDGSTS.E.128`)
 are instructions that access 16 bytes of global memory.
 """
-
-
-class CompilerError(RuntimeError):
-    """A source does not compile, or gives warnings."""
 
 
 @dataclass
@@ -92,17 +68,24 @@ class Kernel:
     programs: int | None = None
 
 
-def find_nvcc() -> str | None:
-    """Find nvcc in CUDA_HOME, on PATH or in /usr/local/cuda."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    found = shutil.which(f"{home}/bin/nvcc") if home else shutil.which("nvcc")
-    return found or shutil.which("/usr/local/cuda/bin/nvcc")
+def extension() -> tuple[Path, str]:
+    """Path of the extension with CUDA kernels for ARCHITECTURES, and the version of nvcc, e.g. "13.0.88".
 
-
-def nvcc_version(nvcc: str) -> str:
-    """Version of nvcc, e.g. "13.0.88"."""
-    text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    return re.findall(r"\bV(\d+\.\d+\.\d+)", text)[0]
+    Raises:
+        RuntimeError: it is not built, or not for these architectures.
+    """
+    try:
+        from sp_fast import _C
+    except ImportError as error:
+        raise RuntimeError(f"the extension is not built ({error}): run make setup") from None
+    cuda = _C.build_info()["cuda"] or {}
+    built = [str(one) for one in cuda.get("architectures", ())]
+    if built != list(ARCHITECTURES):
+        raise RuntimeError(
+            f"expected an extension built with nvcc for {', '.join(ARCHITECTURES)}, got one for "
+            f"{', '.join(built) or 'the CPU only'}"
+        )
+    return Path(_C.__file__), cuda["compiler"]
 
 
 def short_name(demangled: str) -> str:
@@ -118,7 +101,7 @@ def short_name(demangled: str) -> str:
 
 
 def kernels_in(module: Path, architecture: str = "") -> list[Kernel]:
-    """List the kernels of an object file, or of a cubin, which does not name its architecture."""
+    """List the kernels of the extension or an object file, or of a cubin, which names no architecture."""
     command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", "-sass", str(module)]
     found: dict[tuple[str, str], Kernel] = {}
     name = ""
@@ -137,36 +120,6 @@ def kernels_in(module: Path, architecture: str = "") -> list[Kernel]:
                     kernel = found[name, architecture]
                     setattr(kernel, kind, getattr(kernel, kind) + 1)
     return sorted(found.values(), key=lambda k: (k.name, k.architecture))
-
-
-def compile_source(source: Path, nvcc: str, folder: Path = CACHE) -> list[Kernel]:
-    """Compile one source, unless `folder` has its object file, and list its kernels.
-
-    Raises:
-        CompilerError: the source does not compile, or gives warnings.
-    """
-    digest = hashlib.sha256(f"{nvcc_version(nvcc)} {FLAGS}".encode())
-    for path in [source, *sorted(source.parent.glob("*.h")), *sorted(source.parent.glob("*.cuh"))]:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    module = folder / f"{source.stem}-{digest.hexdigest()[:16]}.o"
-    if not module.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = module.with_suffix(f".{os.getpid()}.partial")
-        done = subprocess.run([nvcc, *FLAGS, source, "-o", partial], capture_output=True, text=True)
-        # -Werror does not cover the warnings of ptxas.
-        if done.returncode or "warning" in done.stderr:
-            partial.unlink(missing_ok=True)
-            raise CompilerError(f"{source.name}:\n{done.stderr}")
-        partial.replace(module)
-    return kernels_in(module)
-
-
-def compile_all(nvcc: str) -> dict[str, list[Kernel]]:
-    """Compile all CUDA sources: the kernels by the name of their source."""
-    sources = sorted(SOURCES.glob("*.cu"))
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        found = threads.map(lambda source: compile_source(source, nvcc), sources)
-        return {source.name: kernels for source, kernels in zip(sources, found, strict=True) if kernels}
 
 
 def launches(
@@ -241,20 +194,17 @@ def table(heading: str, kernels: Iterable[Kernel]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render(kernels: dict[str, list[Kernel]], version: str) -> str:
+def render(kernels: list[Kernel], version: str) -> str:
     """Render the CUDA part of ptxas.md, its beginning."""
-    tables = [table(source, of) for source, of in kernels.items()]
-    return INTRODUCTION.format(version=version) + "".join(tables)
+    return INTRODUCTION.format(version=version) + table("CUDA", kernels)
 
 
 def main() -> None:
-    nvcc = find_nvcc()
-    if nvcc is None:
-        sys.exit("ptxas: nvcc was not found in CUDA_HOME, PATH or /usr/local/cuda. Install the CUDA toolkit")
     try:
-        cuda = render(compile_all(nvcc), nvcc_version(nvcc))
-    except CompilerError as error:
+        module, version = extension()
+    except RuntimeError as error:
         sys.exit(f"ptxas: {error}")
+    cuda = render(kernels_in(module), version)
     write_text(cuda + table("Triton: the launches of a training step", triton_kernels()), RESULT)
     print(RESULT.relative_to(ROOT))
 
