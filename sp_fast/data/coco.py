@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from sp_fast.data.rle import rle_areas, rle_pixels, to_rle
-from sp_fast.files import write_text
+from sp_fast.files import replacing
 
 _KEYS = {
     "images": ("id", "file_name", "height", "width"),
@@ -71,7 +71,49 @@ def load_coco(
 
 def save_coco(coco: dict[str, Any] | list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
     """Write a COCO-format dict, or a list of results in COCO's format, as JSON (atomic write)."""
-    write_text(json.dumps(coco, default=_plain, separators=(",", ":")), Path(path))
+    with replacing(Path(path)) as file:
+        file.write(_json(coco))
+
+
+def write_masks(
+    out: BinaryIO, info: dict[str, Any], images: Iterable[dict[str, Any]], masks: Iterable[dict[str, Any]]
+) -> int:
+    """Write a COCO-format file of masks of one category, `object`, without holding them all in memory.
+
+    Args:
+        out: file to write.
+        info: any JSON values.
+        images: one dict per image with id, file_name, height and width.
+        masks: one dict per mask with image_id, size (height, width), counts, bbox, area and any other keys.
+
+    Returns:
+        The number of masks, which get the ids 1, 2, ...
+    """
+
+    def write_all(entries: Iterable[dict[str, Any]]) -> int:
+        number = 0
+        for number, entry in enumerate(entries, start=1):
+            out.write((b",\n" if number > 1 else b"\n") + _json(entry))
+        return number
+
+    out.write(b'{"info":' + _json(info) + b',"categories":[{"id":1,"name":"object"}],"images":[')
+    write_all(images)
+    out.write(b'],"annotations":[')
+    count = write_all(_annotation(number, **mask) for number, mask in enumerate(masks, start=1))
+    out.write(b"]}\n")
+    return count
+
+
+def _annotation(
+    number: int, *, image_id: int, size: list[int], counts: str, bbox: list[int], area: int, **others: Any
+) -> dict[str, Any]:
+    segmentation = {"size": size, "counts": counts}
+    known = {"id": number, "image_id": image_id, "category_id": 1, "segmentation": segmentation}
+    return {**known, "bbox": bbox, "area": area, "iscrowd": 0, **others}
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, default=_plain, separators=(",", ":")).encode()
 
 
 def _plain(value: Any) -> Any:
