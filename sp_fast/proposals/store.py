@@ -100,11 +100,13 @@ class ProposalStore:
             raise BlockingIOError(
                 f"out: another process is writing {out}; wait for it, or choose another file"
             )
-        self._lock = lock
+        self._open = contextlib.ExitStack()
+        self._open.callback(os.close, lock)
         if restart:
             for file in self.partial.glob("records.sqlite*"):
                 file.unlink()
         self._records = sqlite3.connect(self.partial / "records.sqlite")
+        self._open.callback(self._records.close)
         try:
             with self._database() as records:
                 records.executescript(_SETUP)
@@ -162,8 +164,7 @@ class ProposalStore:
 
     def close(self) -> None:
         """Close the partial files; a later run can resume from them."""
-        self._records.close()
-        os.close(self._lock)
+        self._open.close()
 
     def discard(self) -> None:
         """Remove everything that this run has written, except finished files."""

@@ -19,9 +19,10 @@ from safetensors.torch import load_file
 
 from sp_fast.data import read_image
 from sp_fast.data.coco import load_coco
+from sp_fast.data.images import TooManyBrokenError
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.image_masks import image_masks
-from sp_fast.proposals.run import ProposeSummary, TooManyBrokenError, describe, propose_folder
+from sp_fast.proposals.run import ProposeSummary, describe, propose_folder
 from sp_fast.proposals.store import ProposalStore, seeds_path
 
 
@@ -272,11 +273,6 @@ def test_no_proposals_at_all(tmp_path: Path) -> None:
     assert load_file(tmp_path / "masks.seeds.safetensors")["seeds"].shape == (0, 64)
 
 
-def many(folder: Path, number: int) -> None:
-    for extra in range(number):
-        (folder / f"extra{extra:03d}.png").write_bytes((folder / "000.png").read_bytes())
-
-
 def break_image(source: Path, path: Path, keep: float) -> None:
     data = io.BytesIO()
     Image.open(source).save(data, "JPEG", quality=95)
@@ -284,7 +280,8 @@ def break_image(source: Path, path: Path, keep: float) -> None:
 
 
 def test_broken_images_are_skipped_and_reported(folder: Path, tmp_path: Path) -> None:
-    many(folder, 30)
+    for extra in range(30):
+        (folder / f"extra{extra:03d}.png").write_bytes((folder / "000.png").read_bytes())
     break_image(folder / "000.png", folder / "truncated.jpg", 0.5)
     (folder / "empty.jpg").touch()
     out = tmp_path / "masks.json"
@@ -341,8 +338,8 @@ def test_bad_folders_leave_nothing(make: Any, kind: type[Exception], tmp_path: P
     ("options", "message"),
     [
         ({"size": 0}, "size: expected"),
-        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
-        ({"workers": 0}, "workers: expected at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected an int of at least 1, got 0"),
+        ({"workers": 0}, "workers: expected an int of at least 1, got 0"),
         ({"proposer": SaliencyProposer()}, "proposer: needs a backbone"),
     ],
 )
