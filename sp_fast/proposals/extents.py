@@ -124,7 +124,13 @@ def sizes_tensor(sizes: Sequence[Size], device: torch.device) -> Tensor:
     return table.to(device, non_blocking=True)
 
 
-def whole_maps(batch: int, height: int, width: int, device: torch.device) -> Tensor:
-    """`valid` of maps without padding: int64 [batch, 2], created on the device."""
-    sides = [torch.full((batch,), side, dtype=torch.int64, device=device) for side in (height, width)]
+def whole_maps(maps: Tensor) -> Tensor:
+    """`valid` of maps [B, ..., H, W] without padding: int64 [B, 2], created on their device."""
+    sides = [torch.full((len(maps),), side, dtype=torch.int64, device=maps.device) for side in _size_of(maps)]
     return torch.stack(sides, dim=1)
+
+
+def inside(maps: Tensor, valid: Tensor) -> Tensor:
+    """True in the valid part of maps [B, ..., H, W]: bool [B, H, W]."""
+    rows, columns = (torch.arange(side, device=maps.device) for side in _size_of(maps))
+    return (rows < valid[:, :1])[:, :, None] & (columns < valid[:, 1:])[:, None, :]
