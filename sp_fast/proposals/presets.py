@@ -16,15 +16,6 @@ _CHOICES = {
 }
 
 
-def _scales(scales: Any) -> tuple[float, ...]:
-    for scale in scales:
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1:
-            raise ValueError(f"scales: expected factors above 0 and up to 1, got {scales!r}")
-    if not scales:
-        raise ValueError("scales: expected at least one factor, got none")
-    return tuple(float(scale) for scale in scales)
-
-
 @dataclass(frozen=True)
 class ProposalOptions:
     """Options for making proposals from features. Exactly one of `grid` and `scales` is not None.
@@ -86,7 +77,9 @@ class ProposalOptions:
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grids(self.grid))
         if self.scales is not None:
-            object.__setattr__(self, "scales", _scales(self.scales))
+            if not self.scales or any(type(s) not in (int, float) or not 0 < s <= 1 for s in self.scales):
+                raise ValueError(f"scales: expected factors above 0 and up to 1, got {self.scales!r}")
+            object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
 
 
 # `paper`: Eq. 3-4 of the paper. `official`: what the authors' released code does.

@@ -107,12 +107,11 @@ def propose_folder(
     sides = _sides(size)
     folder, out = Path(images), Path(out)
     paths = list_images(folder)
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    files = [(name, path.stat().st_size) for name, path in zip(names, paths, strict=True)]
+    files = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
     options = {"size": sides, **describe(proposer)}
-    store = ProposalStore(
-        out, files, options, proposer.backbone.channels, restart=restart, overwrite=overwrite
-    )
+    channels = proposer.backbone.channels
+    proposer = proposer.to(device)
+    store = ProposalStore(out, files, options, channels, restart=restart, overwrite=overwrite)
     broken, resumed = BrokenImages(), len(store.done)
 
     def commit(encoding: list[Future[ImageRecord]]) -> None:
@@ -124,7 +123,6 @@ def propose_folder(
     pool = ThreadPoolExecutor(workers)
     try:
         commit([])
-        proposer = proposer.to(device)
         todo = [index for index in range(len(paths)) if index not in store.done]
         encoding: list[Future[ImageRecord]] = []
         for batch in _batches(pool, paths, todo, sides, batch_size, 2 * workers, broken):
@@ -132,7 +130,9 @@ def propose_folder(
             commit(encoding)  # while the device may still be busy with the batch
             encoding = following
         commit(encoding)
-        masks = store.finish({names[paths.index(path)]: why for path, why in broken.reasons.items()})
+        masks = store.finish(
+            {path.relative_to(folder).as_posix(): why for path, why in broken.reasons.items()}
+        )
     except TooManyBrokenError:
         store.discard()
         raise

@@ -70,7 +70,7 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.json"
     arguments = ["random-boxes", str(folder), "--out", str(out), "--count", "3"]
     monkeypatch.setattr("sys.argv", ["sp-fast", *arguments])
-    for code, words in ((0, "3 images, 9 boxes"), (1, "already exists")):
+    for code, words in ((0, "3 images, 9 boxes"), (2, "already exists")):
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert (stop.value.code or 0) == code
