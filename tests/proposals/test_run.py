@@ -17,9 +17,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.torch import load_file
 
-from sp_fast.data import read_image
 from sp_fast.data.coco import load_coco
-from sp_fast.data.images import TooManyBrokenError
+from sp_fast.data.images import TooManyBrokenError, read_image
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.image_masks import image_masks
 from sp_fast.proposals.run import ProposeSummary, describe, propose_folder
