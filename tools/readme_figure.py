@@ -23,7 +23,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sp_fast.data import load_coco, read_image
+from sp_fast.data.coco import load_coco
+from sp_fast.data.images import read_image
 from sp_fast.ops import match_prompts, roi_average_pool
 from sp_fast.proposals import Backbone, SaliencyProposer, build_backbone
 from sp_fast.proposals.run import propose_folder

@@ -34,6 +34,10 @@ class BrokenImageError(ValueError):
         return f"{self.path}: {self.reason}"
 
 
+class TooManyBrokenError(ValueError):
+    """Too many images of a folder cannot be read."""
+
+
 class BrokenImages:
     """The unreadable images of one run, each counted once; too many of them are an error.
 
@@ -56,9 +60,9 @@ class BrokenImages:
         return new
 
     def check(self, total: int) -> None:
-        """Raise ValueError if more than `limit` of `total` images are broken."""
+        """Raise TooManyBrokenError if more than `limit` of `total` images are broken."""
         if len(self) > self.limit * total:
-            raise ValueError(
+            raise TooManyBrokenError(
                 f"{self.report(total)}. More than {self.limit:.0%} of the images are broken, so something is "
                 "wrong with the folder: remove or replace these files and run again"
             )

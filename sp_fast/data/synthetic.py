@@ -129,21 +129,19 @@ def _annotate(coco: dict, scene: Scene, name: str) -> None:
         )
 
 
-def make_scene(size: int, seed: tuple[int, ...], *, most: int = 7, least_visible: float = 0.5) -> Scene:
-    """Draw a textured background and 3 to `most` objects, from back to front.
+def make_scene(size: int, seed: tuple[int, ...]) -> Scene:
+    """Draw a textured background and 3 to 7 objects, from back to front. At least half of each stays visible.
 
     Args:
         size: height and width in pixels.
         seed: random seed.
-        most: largest number of objects.
-        least_visible: least share of an object that must stay visible.
     """
     rng = np.random.default_rng(seed)
     image, ground = _background(size, rng)
     masks: list[np.ndarray] = []
     areas: list[int] = []
     categories: list[int] = []
-    wanted = int(rng.integers(3, most + 1))
+    wanted = int(rng.integers(3, 8))
     # An object that would hide another, or hardly be visible, is drawn again elsewhere.
     for _ in range(4 * wanted):
         if len(masks) == wanted:
@@ -158,7 +156,7 @@ def make_scene(size: int, seed: tuple[int, ...], *, most: int = 7, least_visible
         mask[window] = distance < 0
         area = int(mask.sum())
         left = [int((other & ~mask).sum()) for other in masks]
-        hidden = any(now < least_visible * full for now, full in zip(left, areas, strict=True))
+        hidden = any(now < 0.5 * full for now, full in zip(left, areas, strict=True))
         if area < 0.004 * size * size or hidden:
             continue
         colour = _colour(rng, unlike=ground)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sp_fast.ops.checks import check_choice
 from sp_fast.proposals.extents import MaskedPadding, Size, pad_batch, sizes_tensor
 from sp_fast.proposals.networks import NETWORKS, RESNETS, layers, parameter_shapes
 from sp_fast.weights import WeightsReport, closest_network, load_backbone_weights
@@ -100,13 +101,16 @@ class RandomBackbone(Backbone):
             body.extend([layer, nn.ReLU(inplace=True)])
         body.append(nn.AvgPool2d(4))
         super().__init__(body, "random", stage=1)
-        self.body.insert(4, _Standardize(self._masking))
+        self.body[3].register_forward_hook(self._standardize)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise images [..., 3, H, W] to zero mean and unit variance per image and channel."""
         x = _checked(images)
         deviation, mean = torch.std_mean(x, dim=(-2, -1), keepdim=True, correction=0)
         return (x - mean) / deviation.clamp(min=1e-3)
+
+    def _standardize(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return self._masking.standardize(output)
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -115,17 +119,6 @@ def _checked(images: Tensor) -> Tensor:
             f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
         )
     return images if images.is_floating_point() else images.to(torch.get_default_dtype())
-
-
-class _Standardize(nn.Module):
-    """Normalises every channel to zero mean and unit variance per image."""
-
-    def __init__(self, masking: MaskedPadding) -> None:
-        super().__init__()
-        self._masking = masking
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._masking.standardize(x)
 
 
 def backbone_of(path: str | os.PathLike[str]) -> str:
@@ -160,10 +153,8 @@ def build_backbone(
     Raises:
         ValueError: unknown name, style or stage, or a checkpoint that does not fit.
     """
-    if name not in BACKBONES:
-        raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {name!r}")
-    if style not in STYLES:
-        raise ValueError(f"style: expected one of {', '.join(STYLES)}, got {style!r}")
+    check_choice("backbone", name, BACKBONES)
+    check_choice("style", style, STYLES)
     if stage not in STAGES:
         raise ValueError(f"stage: expected 1, 2, 3 or 4, got {stage!r}")
     if style == "caffe" and name not in RESNETS:
@@ -172,9 +163,10 @@ def build_backbone(
         raise ValueError("weights: the random backbone takes none; leave them out or choose another backbone")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = (
-            RandomBackbone() if name == "random" else Backbone(layers(name, style, stage), name, style, stage)
-        )
+        if name == "random":
+            backbone: Backbone = RandomBackbone()
+        else:
+            backbone = Backbone(layers(name, style, stage), name, style, stage)
     if weights is not None:
         load_backbone_weights(backbone, weights, allow_partial=allow_partial)
     return backbone

@@ -9,9 +9,11 @@ larger than 1 x 1, so that the features of an image do not depend on its padding
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Size = tuple[int, int]
@@ -19,26 +21,15 @@ Size = tuple[int, int]
 
 def output_size(layer: nn.Module, size: Size) -> Size:
     """Output height and width of a convolution or pooling layer for a map of `size`."""
-    kernel, stride, padding, dilation = (_pair(getattr(layer, name, 1)) for name in _GEOMETRY)
-    ceil = bool(getattr(layer, "ceil_mode", False))
-    return tuple(  # type: ignore[return-value]
-        _length(size[i], kernel[i], stride[i], padding[i], dilation[i], ceil) for i in range(2)
-    )
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    return _pooled(size, **{name: getattr(layer, name) for name in names if hasattr(layer, name)})
 
 
-_GEOMETRY = ("kernel_size", "stride", "padding", "dilation")
-
-
-def _pair(value: Any) -> Size:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def _length(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil: bool) -> int:
-    span = size + 2 * padding - dilation * (kernel - 1) - 1
-    length = (-(-span // stride) if ceil else span // stride) + 1
-    if ceil and (length - 1) * stride >= size + padding:  # no window may start in the padding at the end
-        length -= 1
-    return length
+@lru_cache(4096)
+def _pooled(size: Size, **geometry: Any) -> Size:
+    """Size after pooling, which is that after a convolution of the same geometry too."""
+    pooled = F.max_pool2d(torch.empty(1, 1, *size, device="meta"), **geometry)
+    return _size_of(pooled)
 
 
 class MaskedPadding:
@@ -53,7 +44,7 @@ class MaskedPadding:
         self._levels: dict[Size, list[Size]] = {}
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
-                if max(_pair(layer.kernel_size)) > 1:
+                if layer.kernel_size not in (1, (1, 1)):
                     layer.register_forward_pre_hook(self._before)
                 layer.register_forward_hook(self._after)
 
@@ -124,7 +115,13 @@ def sizes_tensor(sizes: Sequence[Size], device: torch.device) -> Tensor:
     return table.to(device, non_blocking=True)
 
 
-def whole_maps(batch: int, height: int, width: int, device: torch.device) -> Tensor:
-    """`valid` of maps without padding: int64 [batch, 2], created on the device."""
-    sides = [torch.full((batch,), side, dtype=torch.int64, device=device) for side in (height, width)]
+def whole_maps(maps: Tensor) -> Tensor:
+    """`valid` of maps [B, ..., H, W] without padding: int64 [B, 2], created on their device."""
+    sides = [torch.full((len(maps),), side, dtype=torch.int64, device=maps.device) for side in _size_of(maps)]
     return torch.stack(sides, dim=1)
+
+
+def inside(maps: Tensor, valid: Tensor) -> Tensor:
+    """True in the valid part of maps [B, ..., H, W]: bool [B, H, W]."""
+    rows, columns = (torch.arange(side, device=maps.device) for side in _size_of(maps))
+    return (rows < valid[:, :1])[:, :, None] & (columns < valid[:, 1:])[:, None, :]

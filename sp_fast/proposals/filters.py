@@ -29,7 +29,7 @@ def geometry_filter(
     """
     cells = masks.unpack()  # [B, K, H, W]
     if valid is None:
-        valid = whole_maps(len(cells), masks.height, masks.width, masks.device)
+        valid = whole_maps(cells)
     size = valid.double()  # [B, 2]
     keep = torch.ones(masks.shape, dtype=torch.bool, device=masks.device)
     if min_center_height is not None:

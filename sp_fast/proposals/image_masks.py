@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from pycocotools import mask as coco_mask
 from torch import Tensor
+
+from sp_fast.data.rle import rle_areas, run_lengths
 
 
 def image_masks(saliency: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
@@ -36,10 +39,6 @@ def encode(masks: Tensor) -> list[dict[str, Any]]:
     Returns:
         One dict per mask: `counts` (compressed, str), `area` in pixels, `bbox` (tight xywh in pixels).
     """
-    from pycocotools import mask as coco_mask
-
-    from sp_fast.data.rle import rle_areas, run_lengths
-
     rles = run_lengths(masks.cpu().numpy())
     areas, boxes = rle_areas(rles), coco_mask.toBbox(rles)
     return [

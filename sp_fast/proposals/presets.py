@@ -9,18 +9,11 @@ from typing import Any
 
 from sp_fast.ops.checks import check_choice, check_grids, check_int, check_number
 
-SIMILARITIES = ("dot", "cosine")
-NMS_KINDS = ("mask", "matrix")
-MATRIX_KERNELS = ("gaussian", "linear")
-
-
-def _scales(scales: Any) -> tuple[float, ...]:
-    for scale in scales:
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1:
-            raise ValueError(f"scales: expected factors above 0 and up to 1, got {scales!r}")
-    if not scales:
-        raise ValueError("scales: expected at least one factor, got none")
-    return tuple(float(scale) for scale in scales)
+_CHOICES = {
+    "similarity": ("dot", "cosine"),
+    "nms": ("mask", "matrix"),
+    "matrix_kernel": ("gaussian", "linear"),
+}
 
 
 @dataclass(frozen=True)
@@ -69,23 +62,24 @@ class ProposalOptions:
             raise ValueError(
                 f"grid, scales: expected exactly one of the two, got grid={self.grid}, scales={self.scales}"
             )
-        check_choice("similarity", self.similarity, SIMILARITIES)
-        check_choice("nms", self.nms, NMS_KINDS)
-        check_choice("matrix_kernel", self.matrix_kernel, MATRIX_KERNELS)
-        for name in ("threshold", "iou_threshold"):
-            check_number(name, getattr(self, name), 0, 1)
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        check_number("threshold", self.threshold, 0, 1)
+        check_number("iou_threshold", self.iou_threshold, 0, 1)
         for name in ("min_center_height", "max_box_width", "min_score"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), 0, 1)
         check_number("sigma", self.sigma, 0, math.inf)
-        for name in ("min_area", "max_masks"):
-            check_int(name, getattr(self, name), 1)
+        check_int("min_area", self.min_area, 1)
+        check_int("max_masks", self.max_masks, 1)
         if not isinstance(self.center, bool):
             raise TypeError(f"center: expected True or False, got {self.center!r}")
         if self.grid is not None:
             object.__setattr__(self, "grid", check_grids(self.grid))
         if self.scales is not None:
-            object.__setattr__(self, "scales", _scales(self.scales))
+            if not self.scales or any(type(s) not in (int, float) or not 0 < s <= 1 for s in self.scales):
+                raise ValueError(f"scales: expected factors above 0 and up to 1, got {self.scales!r}")
+            object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
 
 
 # `paper`: Eq. 3-4 of the paper. `official`: what the authors' released code does.

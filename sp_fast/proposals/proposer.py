@@ -13,7 +13,7 @@ from sp_fast.ops import PackedMasks, mask_nms, matrix_nms, seed_saliency
 from sp_fast.ops.reference import normalized_saliency
 from sp_fast.ops.take_proposals import take_proposals
 from sp_fast.proposals.backbones import Backbone
-from sp_fast.proposals.extents import whole_maps
+from sp_fast.proposals.extents import inside, whole_maps
 from sp_fast.proposals.filters import geometry_filter
 from sp_fast.proposals.presets import resolve_options
 from sp_fast.proposals.seeds import resized_seeds
@@ -105,31 +105,22 @@ class SaliencyProposer(nn.Module):
             raise ValueError(f"features: expected [B, D, H, W], got {list(features.shape)}")
         if valid is not None and list(valid.shape) != [len(features), 2]:
             raise ValueError(f"valid: expected [{len(features)}, 2], got {list(valid.shape)}")
-        options = self.options
+        options, seeds, index = self.options, None, None
         if options.center or options.scales is not None:
             features = _prepared(features, valid, options.center)
-        index = None
         if options.scales is not None:
-            seeds, index = resized_seeds(features, options.scales, _whole(features, valid))
-            saliency = seed_saliency(
-                features,
-                seeds=seeds,
-                valid=valid,
-                similarity=options.similarity,
-                threshold=options.threshold,
-            )
-        else:
-            assert options.grid is not None
-            saliency = seed_saliency(
-                features,
-                list(options.grid),
-                valid=valid,
-                similarity=options.similarity,
-                threshold=options.threshold,
-            )
-        chosen, score = self._suppress(saliency.masks, saliency.score)
-        proposals = _take(saliency.masks, score, saliency.seeds, chosen, index, valid)
-        return self._filter(proposals)
+            whole = whole_maps(features) if valid is None else valid.long()
+            seeds, index = resized_seeds(features, options.scales, whole)
+        masks, score, seeds = seed_saliency(
+            features,
+            options.grid,
+            seeds=seeds,
+            valid=valid,
+            similarity=options.similarity,
+            threshold=options.threshold,
+        )
+        chosen, score = self._suppress(masks, score)
+        return self._filter(_take(masks, score, seeds, chosen, index, valid))
 
     @torch.no_grad()
     def saliency(self, features: Tensor, proposals: Proposals) -> Tensor:
@@ -187,10 +178,8 @@ class SaliencyProposer(nn.Module):
         elif options.min_score is None:
             return proposals
         place = _best(torch.where(keep, proposals.score, -torch.inf), keep.shape[1])
-        kept = _take(
-            proposals.masks, proposals.score, proposals.seeds, place, proposals.seed_index, proposals.valid
-        )
-        return kept
+        found = proposals
+        return _take(found.masks, found.score, found.seeds, place, found.seed_index, found.valid)
 
 
 def _best(score: Tensor, most: int) -> Tensor:
@@ -209,38 +198,20 @@ def _take(
     valid: Tensor | None,
 ) -> Proposals:
     """Take the rows `chosen`, int64 [B, K], -1 for none; `index` [B, M]: seed index of each row, if given."""
-    taken = take_proposals(masks, score, seeds, chosen)
     seed_index = chosen
     if index is not None and index.shape[1]:
         seed_index = torch.where(chosen >= 0, index.gather(1, chosen.clamp(min=0)), -1)
-    return Proposals(
-        masks=taken.masks,
-        score=taken.score,
-        seeds=taken.seeds,
-        seed_index=seed_index,
-        count=taken.count,
-        valid=valid,
-    )
-
-
-def _whole(features: Tensor, valid: Tensor | None) -> Tensor:
-    """`valid`, or the size of the whole maps if it is None: int64 [B, 2]."""
-    if valid is not None:
-        return valid.long()
-    return whole_maps(len(features), features.shape[2], features.shape[3], features.device)
+    masks, score, seeds, count = take_proposals(masks, score, seeds, chosen)
+    return Proposals(masks, score, seeds, seed_index, count, valid)
 
 
 def _prepared(features: Tensor, valid: Tensor | None, center: bool) -> Tensor:
     """Zero the features beyond the valid part and, with `center`, subtract the mean over that part."""
-    size = _whole(features, valid)
-    rows = torch.arange(features.shape[2], device=features.device)
-    columns = torch.arange(features.shape[3], device=features.device)
-    inside = (rows < size[:, :1])[:, None, :, None] & (columns < size[:, 1:])[
-        :, None, None, :
-    ]  # [B, 1, H, W]
-    features = torch.where(inside, features, 0)
+    size = whole_maps(features) if valid is None else valid.long()
+    real = inside(features, size)[:, None]
+    features = torch.where(real, features, 0)
     if center:
         cells = size.prod(1).reshape(-1, 1, 1, 1)
         mean = features.sum((2, 3), keepdim=True, dtype=torch.float32) / cells
-        features = torch.where(inside, features - mean.to(features.dtype), 0)
+        features = torch.where(real, features - mean.to(features.dtype), 0)
     return features

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sp_fast.data.coco import write_masks
 from sp_fast.data.images import BrokenImageError, BrokenImages, image_size, list_images
 from sp_fast.files import replacing
 
@@ -79,30 +80,15 @@ def write_random_boxes(
         name = path.relative_to(folder).as_posix()
         records.append({"id": index + 1, "file_name": name, "height": height, "width": width})
     broken.check(len(paths))
+    boxes = (box for image in records for box in _boxes(image, count, seed))
     with replacing(out) as file:
-        info = {"description": "random boxes", "count": count, "seed": seed}
-        file.write(f'{{"info":{json.dumps(info)},"categories":[{{"id":1,"name":"object"}}],'.encode())
-        file.write(f'"images":{json.dumps(records)},"annotations":['.encode())
-        for number, record in enumerate(records):
-            boxes = _annotations(record, count, seed, first=number * count + 1)
-            file.write((("," if number else "") + ",\n".join(map(json.dumps, boxes))).encode())
-        file.write(b"]}\n")
+        write_masks(file, {"description": "random boxes", "count": count, "seed": seed}, records, boxes)
     return len(records), broken
 
 
-def _annotations(image: dict[str, Any], count: int, seed: int, first: int) -> list[dict[str, Any]]:
+def _boxes(image: dict[str, Any], count: int, seed: int) -> Iterator[dict[str, Any]]:
     height, width = image["height"], image["width"]
     boxes = draw_boxes(height, width, count, np.random.default_rng((seed, image["id"])))
     masks = coco_mask.frPyObjects(boxes.astype(np.float64), height, width)
-    return [
-        {
-            "id": first + i,
-            "image_id": image["id"],
-            "category_id": 1,
-            "segmentation": {"size": [height, width], "counts": mask["counts"].decode()},
-            "bbox": box,
-            "area": box[2] * box[3],
-            "iscrowd": 0,
-        }
-        for i, (box, mask) in enumerate(zip(boxes.tolist(), masks, strict=True))
-    ]
+    for box, mask in zip(boxes.tolist(), masks, strict=True):
+        yield {"image_id": image["id"], **mask, "bbox": box, "area": box[2] * box[3]}

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
-from sp_fast.data.images import BrokenImageError, BrokenImages, list_images, read_image
+from sp_fast.data.images import BrokenImageError, BrokenImages, TooManyBrokenError, list_images, read_image
+from sp_fast.ops.checks import check_int
 from sp_fast.proposals.image_masks import encode, image_masks
 from sp_fast.proposals.proposer import SaliencyProposer
 from sp_fast.proposals.store import ImageRecord, ProposalStore, seeds_path
-
-Progress = Callable[[int, int], None]
-
-
-class TooManyBrokenError(ValueError):
-    """Too many images of a folder cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ def propose_folder(
     workers: int = 2,
     restart: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> ProposeSummary:
     """Propose masks for all images under a folder; write them to `out` and their seeds to a file beside it.
 
@@ -106,44 +102,46 @@ def propose_folder(
         raise ValueError("proposer: needs a backbone to make proposals of images")
     if batch_size is None:
         batch_size = 1 if torch.device(device).type == "cpu" else 8
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    check_int("batch_size", batch_size, 1)
+    check_int("workers", workers, 1)
     sides = _sides(size)
     folder, out = Path(images), Path(out)
     paths = list_images(folder)
     files = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
-    options = {"size": list(sides) if sides else None, **describe(proposer)}
+    options = {"size": sides, **describe(proposer)}
     channels = proposer.backbone.channels
     proposer = proposer.to(device)
     store = ProposalStore(out, files, options, channels, restart=restart, overwrite=overwrite)
     broken, resumed = BrokenImages(), len(store.done)
-    todo = [index for index in range(len(paths)) if index not in store.done]
-    report = progress or (lambda done, total: None)
-    report(resumed, len(paths))
+
+    def commit(encoding: list[Future[ImageRecord]]) -> None:
+        if encoding:
+            store.append([future.result() for future in encoding])
+        if progress is not None:
+            progress(len(store.done) + len(broken), len(paths))
+
+    pool = ThreadPoolExecutor(workers)
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                encoding: list[Future[ImageRecord]] = []
-                for batch in _batches(pool, paths, todo, sides, batch_size, workers, broken):
-                    following = _propose(pool, proposer, batch, device)
-                    _commit(store, encoding)  # while the device may still be busy with the batch
-                    encoding = following
-                    report(len(store.done) + len(broken), len(paths))
-                _commit(store, encoding)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        report(len(store.done) + len(broken), len(paths))
+        commit([])
+        todo = [index for index in range(len(paths)) if index not in store.done]
+        encoding: list[Future[ImageRecord]] = []
+        for batch in _batches(pool, paths, todo, sides, batch_size, 2 * workers, broken):
+            following = _propose(pool, proposer, batch, device)
+            commit(encoding)  # while the device may still be busy with the batch
+            encoding = following
+        commit(encoding)
+        masks = store.finish(
+            {path.relative_to(folder).as_posix(): why for path, why in broken.reasons.items()}
+        )
     except TooManyBrokenError:
         store.discard()
         raise
-    except BaseException:
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
         store.close()
-        raise
-    done = len(store.done)
-    masks = store.finish({files[paths.index(path)][0]: why for path, why in broken.reasons.items()})
-    return ProposeSummary(out, seeds_path(out), done, resumed, masks, broken, time.monotonic() - start)
+    return ProposeSummary(
+        out, seeds_path(out), len(store.done), resumed, masks, broken, time.monotonic() - start
+    )
 
 
 def describe(proposer: SaliencyProposer) -> dict[str, Any]:
@@ -195,38 +193,30 @@ def _batches(
     todo: Sequence[int],
     sides: tuple[int, int] | None,
     batch_size: int,
-    workers: int,
+    ahead: int,
     broken: BrokenImages,
 ) -> Iterator[list[_Loaded]]:
     """Yield batches of images, wide and tall ones separately to reduce padding.
 
     Images of one orientation stay in order, so a resumed run makes the same batches as an uninterrupted one.
     """
-    ahead = max(2 * workers, batch_size)
-    waiting: deque[tuple[int, Future[_Loaded]]] = deque()
-    upcoming = iter(todo)
+    upcoming = ((index, pool.submit(_load, index, paths[index], sides)) for index in todo)
+    waiting = deque(islice(upcoming, max(ahead, batch_size)))
     collected: dict[bool, list[_Loaded]] = {True: [], False: []}
-    while True:
-        while len(waiting) < ahead and (index := next(upcoming, None)) is not None:
-            waiting.append((index, pool.submit(_load, index, paths[index], sides)))
-        if not waiting:
-            break
+    while waiting:
         index, future = waiting.popleft()
+        waiting.extend(islice(upcoming, 1))
         try:
             image = future.result()
         except (BrokenImageError, OSError) as error:
-            reason = error.reason if isinstance(error, BrokenImageError) else str(error)
-            broken.add(paths[index], reason)
-            try:
-                broken.check(len(paths))
-            except ValueError as many:
-                raise TooManyBrokenError(str(many)) from error
+            broken.add(paths[index], getattr(error, "reason", str(error)))
+            broken.check(len(paths))
             continue
-        batch = collected[image.height > image.width]
-        batch.append(image)
-        if len(batch) == batch_size:
-            yield batch[:]
-            batch.clear()
+        tall = image.height > image.width
+        collected[tall].append(image)
+        if len(collected[tall]) == batch_size:
+            yield collected[tall]
+            collected[tall] = []
     yield from (batch for batch in collected.values() if batch)
 
 
@@ -259,8 +249,3 @@ def _record(image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, thr
         )
     described = [{**masks[k], "score": round(float(scores[k]), 6)} for k in kept]
     return ImageRecord(image.index, image.height, image.width, described, stored)
-
-
-def _commit(store: ProposalStore, encoding: list[Future[ImageRecord]]) -> None:
-    if encoding:
-        store.append([future.result() for future in encoding])

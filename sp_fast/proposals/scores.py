@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from sp_fast.data.coco import load_coco
+from sp_fast.data.rle import best_ious, rle_areas, to_rle
 
 # COCO's limits of object sizes: area in pixels.
 SIZES = {
@@ -58,18 +60,14 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
     Raises:
         FileNotFoundError, ValueError: see `load_coco`; ValueError also if no image is in both files.
     """
-    from sp_fast.data.coco import load_coco
-    from sp_fast.data.rle import best_ious, rle_areas
-
     found, wanted = load_coco(proposals), load_coco(annotations)
-    names = {image["file_name"]: image["id"] for image in found["images"]}
-    common = {
-        image["id"]: names[image["file_name"]] for image in wanted["images"] if image["file_name"] in names
-    }
+    ids = {image["file_name"]: image["id"] for image in found["images"]}
+    names = {image["file_name"]: image["id"] for image in wanted["images"]}
+    common = {names[name]: ids[name] for name in names if name in ids}
     if not common:
         raise ValueError(
             f"no image is in both {proposals} and {annotations}: they are matched by file_name, such as "
-            f"{_first_name(found)!r} and {_first_name(wanted)!r}"
+            f"{next(iter(ids), '')!r} and {next(iter(names), '')!r}"
         )
     masks, objects = _masks(found), _masks(wanted)
     iou = np.concatenate([best_ious(objects[image], masks[other]) for image, other in common.items()])
@@ -82,20 +80,13 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
     )
 
 
-def _first_name(coco: dict[str, Any]) -> str:
-    return coco["images"][0]["file_name"] if coco["images"] else ""
-
-
 def _masks(coco: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
     """Run lengths of all objects that are not crowds, by image id."""
-    from sp_fast.data.rle import to_rle
-
     sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
-    masks: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in coco["annotations"]:
-        if not annotation.get("iscrowd", 0):
-            image = annotation["image_id"]
-            masks[image].append(to_rle(annotation["segmentation"], *sizes[image]))
+    masks: dict[int, list[dict[str, Any]]] = {image: [] for image in sizes}
+    for one in coco["annotations"]:
+        if not one["iscrowd"]:
+            masks[one["image_id"]].append(to_rle(one["segmentation"], *sizes[one["image_id"]]))
     return masks
 
 

@@ -34,8 +34,8 @@ def resized_seeds(features: Tensor, scales: Sequence[float], valid: Tensor) -> t
             resized = features
             if scale != 1:
                 resized = F.interpolate(features, scale_factor=scale, mode="bilinear", align_corners=False)
-            row = torch.arange(rows, device=features.device).repeat_interleave(columns)
-            column = torch.arange(columns, device=features.device).repeat(rows)
+            place = torch.arange(rows * columns, device=features.device)
+            row, column = place // columns, place % columns
             real = (row < own[:, :1]) & (column < own[:, 1:])  # [B, M]
             seeds.append(torch.where(real[..., None], resized.flatten(2).transpose(1, 2), 0))
             indices.append(torch.where(real, offset + row * own[:, 1:] + column, -1))

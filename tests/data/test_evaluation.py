@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sp_fast.data import load_coco
+from sp_fast.data.coco import load_coco
 from sp_fast.data.evaluation import evaluate_coco
 from sp_fast.data.rle import best_ious, run_lengths
 from sp_fast.data.synthetic import SHAPES, SetOptions, make_set

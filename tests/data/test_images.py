@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sp_fast.data import BrokenImageError, BrokenImages, image_size, list_images, read_image
+from sp_fast.data.images import BrokenImageError, BrokenImages, image_size, list_images, read_image
 
 
 @pytest.fixture

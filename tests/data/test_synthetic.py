@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from sp_fast.data import list_images, load_coco, read_image
+from sp_fast.data.coco import load_coco
+from sp_fast.data.images import list_images, read_image
 from sp_fast.data.synthetic import SHAPES, SPLITS, SetOptions, make_scene, make_set
 
 

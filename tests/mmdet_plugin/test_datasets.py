@@ -13,7 +13,7 @@ pytest.importorskip("mmdet")
 from mmdet.registry import DATASETS, TRANSFORMS
 
 import sp_fast.mmdet_plugin.datasets
-from sp_fast.data import BrokenImageError
+from sp_fast.data.images import BrokenImageError
 
 LOAD = [{"type": "ReadImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
 PACK = [{"type": "PackInstances"}]

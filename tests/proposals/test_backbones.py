@@ -131,8 +131,8 @@ def test_always_in_eval_mode() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "vgg16"}, "backbone: expected one of resnet18, .*random, got 'vgg16'"),
-        ({"name": "resnet50", "style": "tf"}, "style: expected one of pytorch, caffe, got 'tf'"),
+        ({"name": "vgg16"}, "backbone: expected one of 'resnet18', .*'random', got 'vgg16'"),
+        ({"name": "resnet50", "style": "tf"}, "style: expected one of 'pytorch', 'caffe', got 'tf'"),
         ({"name": "resnet50", "stage": 5}, "stage: expected 1, 2, 3 or 4, got 5"),
         ({"name": "mobilenet_v2", "style": "caffe"}, "style: caffe is for resnet18"),
         ({"name": "random", "weights": "w.pth"}, "the random backbone takes none"),

@@ -17,11 +17,11 @@ from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.torch import load_file
 
-from sp_fast.data import read_image
 from sp_fast.data.coco import load_coco
+from sp_fast.data.images import TooManyBrokenError, read_image
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.image_masks import image_masks
-from sp_fast.proposals.run import ProposeSummary, TooManyBrokenError, propose_folder
+from sp_fast.proposals.run import ProposeSummary, describe, propose_folder
 from sp_fast.proposals.store import ProposalStore, seeds_path
 
 
@@ -136,11 +136,10 @@ def append(self, records):
     appended += 1
     if appended < 3:
         return write(self, records)
-    # Like a kill in the middle of a write: seeds and half a line are on disk.
-    self._seeds.write(b"xyz")
-    self._seeds.flush()
-    self._records.write(b'[{"index":7,"counts":"' + b"0" * 100_000)
-    self._records.flush()
+    # Like a kill in the middle of a write: the first rows of a batch are on disk.
+    self._records.execute("PRAGMA cache_size = 1")
+    for index in range(7, 10):
+        self._records.execute("INSERT INTO images VALUES (?, 1, 1, ?, ?)", (index, "0" * 100_000, b"xyz"))
     os.kill(os.getpid(), signal.SIGKILL)
 
 ProposalStore.append = append
@@ -158,6 +157,7 @@ def test_killed_in_the_middle_of_a_write_ends_with_the_same_files(folder: Path, 
     )
     assert killed.returncode == -signal.SIGKILL
     assert [path.name for path in out.parent.iterdir()] == ["masks.json.partial"]
+    assert b"0" * 1000 in (out.parent / "masks.json.partial" / "records.sqlite-wal").read_bytes()
     calls: list[tuple[int, int]] = []
     summary = run(folder, out, batch_size=2, progress=lambda *call: calls.append(call))
     assert summary.resumed == 4
@@ -244,12 +244,21 @@ def test_two_runs_with_the_same_output(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     interrupt(folder, out, 4)
     images = [(p.relative_to(folder).as_posix(), p.stat().st_size) for p in sorted(folder.rglob("*.png"))]
-    options = json.loads((tmp_path / "masks.json.partial" / "manifest.json").read_text())["options"]
+    options = {"size": None, **describe(proposer())}
     store = ProposalStore(out, images, options, 64)
     with pytest.raises(BlockingIOError, match="another process is writing"):
         ProposalStore(out, images, options, 64)
     store.close()
     run(folder, out)
+
+
+def test_damaged_database(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks.json"
+    interrupt(folder, out, 4)
+    (tmp_path / "masks.json.partial" / "records.sqlite").write_bytes(b"not a database" * 1000)
+    with pytest.raises(OSError, match=r"records.sqlite: file is not a database.*--restart"):
+        run(folder, out)
+    assert run(folder, out, restart=True).images == 12
 
 
 def test_no_proposals_at_all(tmp_path: Path) -> None:
@@ -263,11 +272,6 @@ def test_no_proposals_at_all(tmp_path: Path) -> None:
     assert load_file(tmp_path / "masks.seeds.safetensors")["seeds"].shape == (0, 64)
 
 
-def many(folder: Path, number: int) -> None:
-    for extra in range(number):
-        (folder / f"extra{extra:03d}.png").write_bytes((folder / "000.png").read_bytes())
-
-
 def break_image(source: Path, path: Path, keep: float) -> None:
     data = io.BytesIO()
     Image.open(source).save(data, "JPEG", quality=95)
@@ -275,7 +279,8 @@ def break_image(source: Path, path: Path, keep: float) -> None:
 
 
 def test_broken_images_are_skipped_and_reported(folder: Path, tmp_path: Path) -> None:
-    many(folder, 30)
+    for extra in range(30):
+        (folder / f"extra{extra:03d}.png").write_bytes((folder / "000.png").read_bytes())
     break_image(folder / "000.png", folder / "truncated.jpg", 0.5)
     (folder / "empty.jpg").touch()
     out = tmp_path / "masks.json"
@@ -332,8 +337,8 @@ def test_bad_folders_leave_nothing(make: Any, kind: type[Exception], tmp_path: P
     ("options", "message"),
     [
         ({"size": 0}, "size: expected"),
-        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
-        ({"workers": 0}, "workers: expected at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected an int of at least 1, got 0"),
+        ({"workers": 0}, "workers: expected an int of at least 1, got 0"),
         ({"proposer": SaliencyProposer()}, "proposer: needs a backbone"),
     ],
 )
