@@ -13,9 +13,8 @@ from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from sp_fast.data.images import BrokenImageError
-from sp_fast.mmdet_plugin.cache import ImageCache
+from sp_fast.mmdet_plugin.cache import CacheError, ImageCache, check_fits
 from sp_fast.mmdet_plugin.hooks import unwrapped
-from sp_fast.mmdet_plugin.memory import CacheError, check_fits
 from sp_fast.progress import RunProgress
 
 BATCH_SIZE = 16

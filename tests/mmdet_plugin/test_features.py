@@ -19,7 +19,7 @@ from torch import nn
 
 from sp_fast.mmdet_plugin import features
 from sp_fast.mmdet_plugin.features import StoredFeatures, check_same_each_step
-from sp_fast.mmdet_plugin.memory import CacheError
+from sp_fast.mmdet_plugin.cache import CacheError
 from tests.mmdet_plugin.step_runs import assert_same, run
 from tests.mmdet_plugin.test_cache import FLIP, LOAD, PACK, RESIZE
 from tests.training.runs import write_scenes
