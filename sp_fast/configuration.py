@@ -1,4 +1,4 @@
-"""Applies the training command's options to a config; an option that the config has no use for is an error."""
+"""Applies the training command's options to a config; one that the config has no use for is an error."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _match_classes(cfg: Any) -> None:
 
 
 def _match_seeds(cfg: Any) -> None:
-    """Sets the input channels of Eq. 9's layer to those of the seeds: stored, or of the model's last stage."""
+    """Sets the input channels of Eq. 9's layer to those of the stored seeds, or of the last stage."""
     if not is_pretraining(cfg) or not cfg.model.get("supervision"):
         return
     if cfg.model.get("source", "cached") != "cached":

@@ -87,8 +87,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     cached = "Keep decoded, resized images and masks in memory; features: a frozen backbone's maps too"
     add("--cache", choices=("ram", "features"), help=cached)
     add("--seed", type=int, metavar="N", help="Random seed of weights, order and augmentation")
-    overridden = dict(metavar="KEY=VALUE", help="Override any config entry")
-    add("--cfg-options", nargs="+", action=DictAction, default={}, **overridden)
+    overridden = "Override any config entry, as KEY=VALUE"
+    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="ENTRY", help=overridden)
     return parser.parse_args(arguments)
 
 

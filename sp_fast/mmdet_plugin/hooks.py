@@ -125,9 +125,8 @@ class TimedCheckpointHook(Hook):
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Within its block, the first SIGTERM or SIGINT asks the run to stop; a second acts as before."""
-        signals = (signal.SIGTERM, signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread():
-            signals = ()
+        in_main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
+        signals = (signal.SIGTERM, signal.SIGINT) if in_main else ()
         before = {one: signal.getsignal(one) for one in signals}
 
         def restore() -> None:

@@ -18,8 +18,8 @@ from mmdet.registry import DATASETS
 from torch import nn
 
 from sp_fast.mmdet_plugin import features
-from sp_fast.mmdet_plugin.features import StoredFeatures, check_same_each_step
 from sp_fast.mmdet_plugin.cache import CacheError
+from sp_fast.mmdet_plugin.features import StoredFeatures, check_same_each_step
 from tests.mmdet_plugin.step_runs import assert_same, run
 from tests.mmdet_plugin.test_cache import FLIP, LOAD, PACK, RESIZE
 from tests.training.runs import write_scenes
