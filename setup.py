@@ -1,10 +1,10 @@
 """Builds `sp_fast._C`: C++ ops where there is a compiler, and CUDA ops where there is nvcc.
 
 Environment:
-    SP_FAST_EXTENSION     0: no extension; 1: an extension or an error; unset: one where it can be built.
-    SP_FAST_CUDA          0: no CUDA; 1: CUDA or an error; unset: CUDA where it can be built.
-    TORCH_CUDA_ARCH_LIST  architectures of 8.0 or above, default "8.0;9.0+PTX".
-    MAX_JOBS              compiler processes at a time.
+    SP_FAST_EXTENSION     0: no extension; 1: the extension or an error; unset: the extension if it builds.
+    SP_FAST_CUDA          0: no CUDA; 1: CUDA or an error; unset: CUDA if it builds.
+    TORCH_CUDA_ARCH_LIST  architectures, 8.0 or above; default "8.0;9.0+PTX".
+    MAX_JOBS              number of parallel compiler processes.
 """
 
 import os
@@ -19,12 +19,12 @@ from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 ARCHITECTURES = "8.0;9.0+PTX"
-# Names that PyTorch takes in TORCH_CUDA_ARCH_LIST, and numbers, below compute capability 8.0.
+# Entries of TORCH_CUDA_ARCH_LIST below compute capability 8.0, by name or by number.
 TOO_OLD = re.compile(r"[1-7]\.|Kepler|Maxwell|Pascal|Volta|Turing")
 
 
-def wish(name: str) -> bool | None:
-    """What an environment variable asks for: yes, no, or nothing."""
+def requested(name: str) -> bool | None:
+    """Whether an environment variable is 1 (True), 0 (False) or unset (None)."""
     value = os.environ.get(name, "")
     if value not in ("", "0", "1"):
         sys.exit(f"{name}: expected 0 or 1, got {value!r}")
@@ -37,7 +37,7 @@ def nvidia_packages() -> list[Path]:
 
 
 def compilers() -> list[str]:
-    """Every nvcc to try: that of CUDA_HOME alone, or else those of PATH, /usr/local/cuda and pip."""
+    """Every nvcc to try: only that of CUDA_HOME if it is set, else those of PATH, /usr/local/cuda and pip."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     folders = [home] if home else ["/usr/local/cuda", *nvidia_packages()]
     paths = [f"{folder}/bin/nvcc" for folder in folders]
@@ -45,7 +45,7 @@ def compilers() -> list[str]:
 
 
 def toolkit_of(nvcc: str) -> tuple[str, int]:
-    """The toolkit's folder and major version, as nvcc itself states them (it may be a wrapper script)."""
+    """The toolkit's folder and major version, as nvcc reports them (it may be a wrapper script)."""
     dry_run = subprocess.run(
         [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
     )
@@ -58,7 +58,7 @@ def toolkit_of(nvcc: str) -> tuple[str, int]:
 
 
 def architectures() -> str:
-    """TORCH_CUDA_ARCH_LIST without what the kernels do not compile for."""
+    """TORCH_CUDA_ARCH_LIST without the architectures that the kernels do not support."""
     names = re.split(r"[;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or ARCHITECTURES)
     kept = ";".join(name for name in names if name and not TOO_OLD.match(name))
     dropped = ", ".join(filter(TOO_OLD.match, names))
@@ -69,7 +69,7 @@ def architectures() -> str:
 
 def set_up_cuda() -> str | None:
     """Folder of the CUDA toolkit to build with, or None to build without CUDA."""
-    if wish("SP_FAST_CUDA") is False:
+    if requested("SP_FAST_CUDA") is False:
         return None
     found = [toolkit_of(nvcc) for nvcc in compilers()]
     wanted = int((torch.version.cuda or "0").split(".")[0])
@@ -85,16 +85,16 @@ def set_up_cuda() -> str | None:
     elif not names:
         obstacle = "TORCH_CUDA_ARCH_LIST names no architecture of 8.0 or above"
     else:
-        # Read when cpp_extension is imported; its own guess takes a wrapper of nvcc for the toolkit.
+        # cpp_extension reads CUDA_HOME when it is imported; its guess would mistake a wrapper of nvcc.
         os.environ["CUDA_HOME"] = fitting[0]
         os.environ["TORCH_CUDA_ARCH_LIST"] = names
         return fitting[0]
-    if wish("SP_FAST_CUDA"):
+    if requested("SP_FAST_CUDA"):
         sys.exit(
-            f"SP_FAST_CUDA=1, but {obstacle}. Install the CUDA toolkit that fits PyTorch and set CUDA_HOME, "
-            "or unset SP_FAST_CUDA to build for the CPU."
+            f"SP_FAST_CUDA=1, but {obstacle}. Install the CUDA toolkit that matches PyTorch and set "
+            "CUDA_HOME, or unset SP_FAST_CUDA to build for the CPU."
         )
-    print(f"sp_fast: building for the CPU alone: {obstacle}")
+    print(f"sp_fast: building for the CPU only: {obstacle}")
     return None
 
 
@@ -104,37 +104,37 @@ from torch.utils import cpp_extension  # noqa: E402
 
 
 class BuildExtension(cpp_extension.BuildExtension):
-    """Builds the extension, or what of it can be built, unless more was asked for."""
+    """Builds the extension; falls back to the CPU or to no extension, unless more was requested."""
 
     def build_extensions(self) -> None:
         try:
             super().build_extensions()
         except Exception as error:
-            self.go_on_after(error)
+            self.fall_back(error)
 
-    def go_on_after(self, error: Exception) -> None:
-        """Build without CUDA, or leave the extension out."""
+    def fall_back(self, error: Exception) -> None:
+        """Build without CUDA, or skip the extension."""
         with_cuda = any(source.endswith(".cu") for e in self.extensions for source in e.sources)
         what = "the CUDA sources" if with_cuda else "the extension"
-        mend = (
-            "The output above tells why; SP_FAST_CUDA=0 builds for the CPU alone"
+        hint = (
+            "The output above says why; SP_FAST_CUDA=0 builds for the CPU only"
             if with_cuda
             else "Install a C++ compiler (Debian, Ubuntu: apt-get install build-essential) or set CXX"
         )
-        message = f"sp_fast: {what} did not build ({type(error).__name__}: {error}). {mend}."
-        if wish("SP_FAST_CUDA") or (wish("SP_FAST_EXTENSION") and not with_cuda):
+        message = f"sp_fast: {what} did not build ({type(error).__name__}: {error}). {hint}."
+        if requested("SP_FAST_CUDA") or (requested("SP_FAST_EXTENSION") and not with_cuda):
             sys.exit(message)
         if with_cuda:
-            print(message, "Going on for the CPU alone.")
+            print(message, "Continuing with the CPU only.")
             vars(self.extensions[0]).update(vars(extension(None)))  # keeps what setuptools added
             self.build_extensions()
         else:
-            print(message, "Going on without it: the ops will run in plain PyTorch, slower.")
+            print(message, "Continuing without it: the ops will run in plain PyTorch, which is slower.")
             self.extensions = []
 
 
 def system_includes(folders: list[str]) -> list[str]:
-    """Options that make folders system folders: searched last, and without warnings."""
+    """Options that add folders of system headers: searched last, and without warnings."""
     return [option for folder in folders for option in ("-isystem", folder)]
 
 
@@ -144,7 +144,7 @@ def found_at_run_time(folders: list[str]) -> list[str]:
 
 
 def link_with(module, name: str) -> None:
-    """Links with a CUDA library: the toolkit's or, where that is bare, the one that PyTorch loads."""
+    """Link with a CUDA library: the toolkit's or, if it has none, the one that PyTorch loads."""
     if name in module.libraries:
         module.libraries.remove(name)
     if not any((Path(folder) / f"lib{name}.so").exists() for folder in module.library_dirs):
@@ -174,10 +174,10 @@ def extension(toolkit: str | None):
     sources += files("csrc/cuda/*.cpp") + files("csrc/**/*.cu")
     nvcc_flags = ["-O3", *system_includes(cpp_extension.include_paths())]
     if not (Path(toolkit) / "include" / "cusparse.h").exists():
-        # ATen's CUDA headers include those of the libraries, which a bare toolkit lacks.
-        of_libraries = system_includes([str(p / "include") for p in nvidia_packages()])
-        nvcc_flags += of_libraries
-        cxx_flags += of_libraries
+        # ATen's CUDA headers include those of the CUDA libraries, which a minimal toolkit lacks.
+        library_headers = system_includes([str(p / "include") for p in nvidia_packages()])
+        nvcc_flags += library_headers
+        cxx_flags += library_headers
     module = cpp_extension.CUDAExtension(
         "sp_fast._C",
         sources,
@@ -192,9 +192,9 @@ def extension(toolkit: str | None):
 
 
 setup(
-    ext_modules=[] if wish("SP_FAST_EXTENSION") is False else [extension(TOOLKIT)],
+    ext_modules=[] if requested("SP_FAST_EXTENSION") is False else [extension(TOOLKIT)],
     cmdclass={"build_ext": BuildExtension},
-    # `find` in pyproject.toml cannot take a package from outside the folder of its parent.
+    # `find` in pyproject.toml cannot include a package from outside its parent's folder.
     packages=[*find_namespace_packages(include=["sp_fast*"]), "sp_fast.kernels"],
     package_dir={"sp_fast.kernels": "kernels"},
 )

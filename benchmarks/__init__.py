@@ -1,1 +1,1 @@
-"""Measurements: the ops on the CPU (pytest), on a GPU (`python -m benchmarks.gpu`), and a training step."""
+"""Benchmarks: ops on the CPU (pytest), ops on a GPU (`python -m benchmarks.gpu`), and a training step."""

@@ -1,4 +1,4 @@
-"""The benchmarks of the ops: sp_fast, plain PyTorch and other libraries on the same inputs, on any device."""
+"""Benchmarks of the ops: sp_fast, plain PyTorch and other libraries on the same inputs, on any device."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Case:
     """One benchmark: `call(op)(*make(i))` is a call on the i-th set of inputs.
 
     Attributes:
-        plain: the same in plain PyTorch.
-        compiled: whether `plain` is also timed compiled.
-        wanted: with a backward pass, the number of inputs that get gradients; the gradient of the result then
-            comes first among the inputs. 0: the forward pass alone.
-        others: functions of other libraries for the same work, by name.
+        plain: the op in plain PyTorch.
+        compiled: whether to time `plain` under torch.compile too.
+        wanted: number of inputs that get gradients; the gradient of the result is then the first input.
+            0: only the forward pass.
+        others: functions of other libraries that do the same, by name.
     """
 
     key: str
@@ -40,12 +40,12 @@ class Case:
     others: dict[str, Function] = field(default_factory=dict)
 
     def call(self, function: Function) -> Function:
-        """The function as this case calls it: as it is, or with its backward pass."""
+        """The function itself, or with its backward pass if the case has one."""
         return with_gradients(function, self.wanted) if self.wanted else function
 
 
 def with_gradients(function: Function, wanted: int) -> Function:
-    """Forward and backward: (gradient, *inputs) -> the result, and the gradients of the first inputs."""
+    """Forward and backward: (gradient, *inputs) -> the result and the gradients of the first inputs."""
 
     def both(gradient: Tensor, *inputs: Any) -> Any:
         leaves = [x.detach().requires_grad_() for x in inputs[:wanted]]
@@ -57,8 +57,8 @@ def with_gradients(function: Function, wanted: int) -> Function:
 
 
 def mmdet_matrix_nms(masks: Tensor, score: Tensor) -> list[Tensor]:
-    """Matrix NMS of mmdet, which takes an image at a time."""
-    import sp_fast.models  # noqa: F401  (gives mmdet the compiled ops it imports, where mmcv is not built)
+    """Matrix NMS of mmdet, which takes one image at a time."""
+    import sp_fast.models  # noqa: F401  (provides the mmcv ops that mmdet imports, if mmcv is not built)
 
     # isort: split
     from mmdet.models.layers import mask_matrix_nms
@@ -68,7 +68,7 @@ def mmdet_matrix_nms(masks: Tensor, score: Tensor) -> list[Tensor]:
 
 
 def roi_align_in_fp16(features: Tensor, boxes: Tensor) -> Tensor:
-    """By torchvision, which has no bf16."""
+    """RoIAlign of torchvision, which does not support bf16."""
     return plain.roi_average_pool(features.half(), boxes.half())
 
 
@@ -140,7 +140,7 @@ def _proposals(sizes: Sizes, inputs: Inputs) -> list[Case]:
 
 def _pooling(sizes: Sizes, inputs: Inputs) -> list[Case]:
     dtype = sizes.dtypes[0]
-    judge = plain.roi_average_pool if dtype == "fp32" else reference.roi_average_pool
+    in_pytorch = plain.roi_average_pool if dtype == "fp32" else reference.roi_average_pool
     found = []
     for layout in LAYOUTS:
         for wanted, passes in enumerate(("forward", "forward + backward")):
@@ -152,8 +152,8 @@ def _pooling(sizes: Sizes, inputs: Inputs) -> list[Case]:
             key = f"roi_{'both' if wanted else 'forward'}_{layout}"
             title = f"RoI average, {sizes.boxes} boxes per image, {dtype}, {layout}, {passes}"
             others = {} if dtype == "fp32" else {"roi_align, fp16": roi_align_in_fp16}
-            own = ops.roi_average_pool
-            found.append(Case(key, title, make, own, judge, wanted=wanted, others=others))
+            op = ops.roi_average_pool
+            found.append(Case(key, title, make, op, in_pytorch, wanted=wanted, others=others))
     return found
 
 
@@ -164,15 +164,15 @@ def _prompts(sizes: Sizes, inputs: Inputs) -> list[Case]:
     def loss_both(i: int) -> tuple[Tensor, ...]:
         return torch.ones((), device=inputs.device), *inputs.supervision(i)
 
-    own, judge = ops.match_prompts, plain.match_prompts
-    title = f"matching of {sizes.kernels} kernels with {sizes.prompts} prompts per image"
-    of_loss = f"kernel loss, {sizes.stages} stages"
+    match, plain_match = ops.match_prompts, plain.match_prompts
+    match_title = f"matching of {sizes.kernels} kernels with {sizes.prompts} prompts per image"
     loss, plain_loss = ops.kernel_supervision_loss, plain.kernel_supervision_loss
+    loss_title = f"kernel loss, {sizes.stages} stages"
     return [
-        Case("match_forward", f"{title}, forward", inputs.matching, own, judge),
-        Case("match_both", f"{title}, forward + backward", match_both, own, judge, wanted=2),
-        Case("loss_forward", f"{of_loss}, forward", inputs.supervision, loss, plain_loss),
-        Case("loss_both", f"{of_loss}, forward + backward", loss_both, loss, plain_loss, wanted=2),
+        Case("match_forward", f"{match_title}, forward", inputs.matching, match, plain_match),
+        Case("match_both", f"{match_title}, forward + backward", match_both, match, plain_match, wanted=2),
+        Case("loss_forward", f"{loss_title}, forward", inputs.supervision, loss, plain_loss),
+        Case("loss_both", f"{loss_title}, forward + backward", loss_both, loss, plain_loss, wanted=2),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Inputs as the ops meet them: smooth features, the masks these give, boxes of many sizes."""
+"""Realistic inputs of the ops: smooth features, their saliency masks, boxes of many sizes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last
 
 @dataclass(frozen=True)
 class Sizes:
-    """A batch of images: maps as (channels, height, width), numbers of things per image, dtypes of maps."""
+    """Sizes of a batch: maps as (channels, height, width), counts per image, dtypes of the maps."""
 
     images: int = 12
     c5: tuple[int, int, int] = (2048, 25, 42)
@@ -35,7 +35,7 @@ class Sizes:
         return f"{self.images} images; C5 {h5} x {w5} of {d} channels, P2 {h2} x {w2} of {c}"
 
 
-# 12 images of 800 x 1333 for a GPU, 2 for a CPU, and a batch for tests.
+# 12 images of 800 x 1333 for a GPU, 2 for a CPU, and a small batch for tests.
 FULL = Sizes()
 CPU = Sizes(images=2, dtypes=("fp32",))
 SMALL = Sizes(
@@ -44,7 +44,7 @@ SMALL = Sizes(
 
 
 class Inputs:
-    """Sets of inputs by number; the same number gives the same set."""
+    """Random inputs; i seeds the generator, so the same i gives the same inputs."""
 
     def __init__(self, sizes: Sizes, device: str) -> None:
         self.sizes = sizes
@@ -60,7 +60,7 @@ class Inputs:
         return torch.rand(*shape, generator=self._random(i, salt), device=self.device)
 
     def c5(self, i: int, dtype: str = "fp32", layout: str = "nchw") -> Tensor:
-        """Last-stage features: after a ReLU, similar where they are near, with some noise."""
+        """Last-stage features after a ReLU: spatially smooth, with some noise."""
         channels, height, width = self.sizes.c5
         coarse = self._normal(i, 1, self.sizes.images, channels, -(-height // 6), -(-width // 6))
         smooth = F.interpolate(coarse, size=(height, width), mode="bilinear")
@@ -68,12 +68,12 @@ class Inputs:
         return (smooth + 0.3 * noise).relu().to(DTYPES[dtype], memory_format=LAYOUTS[layout])
 
     def p2(self, i: int, dtype: str, layout: str) -> Tensor:
-        """A feature pyramid's finest map."""
+        """Finest map of a feature pyramid."""
         features = self._normal(i, 3, self.sizes.images, *self.sizes.p2)
         return features.to(DTYPES[dtype], memory_format=LAYOUTS[layout])
 
     def boxes(self, i: int) -> Tensor:
-        """Boxes inside P2, from a twentieth to six tenths of its sides, fp32."""
+        """Boxes inside P2 (xyxy, in cells) with sides of 5 to 60 % of the map's, fp32."""
         _, height, width = self.sizes.p2
         sides = torch.tensor([width, height], device=self.device)
         shape = (self.sizes.images, self.sizes.boxes, 2)
@@ -86,12 +86,12 @@ class Inputs:
         return self._normal(i, 6, self.sizes.images, self.sizes.boxes, self.sizes.p2[0]).to(DTYPES[dtype])
 
     def masks(self, i: int, grid: tuple[int, int]) -> tuple[PackedMasks, Tensor, Tensor]:
-        """Saliency masks of C5, packed; their scores; and the masks as bool."""
+        """Packed saliency masks of C5, their scores, and the masks as bool."""
         masks, score, _ = reference.seed_saliency(self.c5(i), [grid])
         return masks, score, masks.unpack()
 
     def matching(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Kernels, prompts and the numbers of real prompts."""
+        """Kernels, prompts, and the number of real prompts per image."""
         channels = self.sizes.p2[0]
         prompts = self._normal(i, 8, self.sizes.images, self.sizes.prompts, channels)
         return self._normal(i, 7, self.sizes.kernels, channels), prompts, self._counts(i)
@@ -101,7 +101,7 @@ class Inputs:
         return self._normal(i, 9, self.sizes.images, self.sizes.kernels, self.sizes.p2[0])
 
     def supervision(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Kernels after every stage, targets, and which kernel each proposal was matched with."""
+        """Kernels after every stage, targets, and the kernel matched with each proposal."""
         sizes = self.sizes
         kernels = self._normal(i, 10, sizes.stages, sizes.images, sizes.kernels, sizes.p2[0])
         targets = self._normal(i, 11, sizes.images, sizes.prompts, sizes.p2[0])
@@ -110,6 +110,6 @@ class Inputs:
         return kernels, targets, torch.where(padding, -1, order[:, :, : sizes.prompts])
 
     def _counts(self, i: int) -> Tensor:
-        """Numbers of real prompts, at least half of them."""
+        """Number of real prompts per image, at least half of the prompts."""
         most, random = self.sizes.prompts, self._random(i, 13)
         return torch.randint(most // 2, most + 1, (self.sizes.images,), generator=random, device=self.device)

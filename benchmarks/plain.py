@@ -1,4 +1,4 @@
-"""The ops as one would write them in PyTorch: what sp_fast is compared with, on the CPU and on a GPU."""
+"""The ops as one would write them in PyTorch: the baseline on the CPU and on a GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 def seed_saliency(
     features: Tensor, grid: tuple[int, int], threshold: float = 0.5
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Masks [B, M, H, W], their scores and seeds, by adaptive pooling and a matrix product."""
+    """Masks [B, M, H, W], scores and seeds, by adaptive pooling and a matrix product."""
     seeds = F.adaptive_avg_pool2d(features, grid).flatten(2).transpose(1, 2)
     y = seeds @ features.flatten(2)
     low, high = y.amin(-1, keepdim=True), y.amax(-1, keepdim=True)
@@ -32,7 +32,7 @@ def overlaps(cells: Tensor) -> tuple[Tensor, Tensor]:
 def mask_nms(
     masks: Tensor, score: Tensor, iou_threshold: float = 0.5, min_area: int = 2, max_masks: int = 20
 ) -> Tensor:
-    """Indices of the masks kept, by all IoUs and a loop in Python."""
+    """Indices of the kept masks, by a matrix of all IoUs and a Python loop."""
     iou, area = overlaps(masks.flatten(2).float())
     result = torch.full((len(masks), max_masks), -1)
     for image in range(len(masks)):
@@ -65,7 +65,7 @@ def proposals(features: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def roi_average_pool(features: Tensor, boxes: Tensor) -> Tensor:
-    """The exact `roi_align` of torchvision to 1 x 1 with one sample per cell: the same on whole cells."""
+    """RoIAlign of torchvision to 1 x 1, with exact sampling; it is equal where boxes cover whole cells."""
     from torchvision.ops import roi_align
 
     pooled = roi_align(features, list(boxes), 1, sampling_ratio=-1, aligned=True)
@@ -73,7 +73,7 @@ def roi_average_pool(features: Tensor, boxes: Tensor) -> Tensor:
 
 
 def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor) -> Any:
-    """Decorated kernels and the index of each one's prompt."""
+    """Decorated kernels, and the index of the prompt added to each."""
     cosine = F.normalize(kernels, dim=-1) @ F.normalize(prompts, dim=-1).transpose(1, 2)  # [B, N, L]
     padding = torch.arange(prompts.shape[1], device=prompts.device) >= count[:, None]
     index = cosine.masked_fill(padding[:, None], -torch.inf).argmax(-1)

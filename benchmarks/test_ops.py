@@ -5,7 +5,7 @@ import pytest
 from benchmarks.cases import cases
 from benchmarks.inputs import CPU
 
-# How many times as fast as plain PyTorch an op should be.
+# Target speed-up over plain PyTorch.
 TARGETS = {
     "saliency_few_fp32_nchw": 1.2,
     "mask_nms_few": 10,

@@ -1,6 +1,6 @@
-"""A training step, forward and backward: the plain K-Net, and its pre-training with each source.
+"""A training step, forward and backward, of the plain K-Net and of its pre-training with each source.
 
-4 images of 320 x 320 with 10 proposals each, the K-Net of configs/pretrain/knet_mobilenet_v2.py.
+4 images of 320 x 320 with 10 proposals each; the K-Net of configs/pretrain/knet_mobilenet_v2.py.
 """
 
 from pathlib import Path

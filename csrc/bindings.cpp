@@ -16,13 +16,13 @@ py::dict build_info() {
     info["cuda"] = py::none();
 #ifdef SP_FAST_WITH_CUDA
     const sp_fast::CudaBuildInfo cuda = sp_fast::cuda_build_info();
-    py::dict of_cuda;
-    of_cuda["compiler"] = cuda.compiler;
-    of_cuda["architectures"] = cuda.architectures;
-    of_cuda["compiled_runtime"] = cuda.compiled_runtime;
-    of_cuda["loaded_runtime"] = cuda.loaded_runtime;
-    of_cuda["aten_headers"] = cuda.aten_headers;
-    info["cuda"] = of_cuda;
+    py::dict cuda_info;
+    cuda_info["compiler"] = cuda.compiler;
+    cuda_info["architectures"] = cuda.architectures;
+    cuda_info["compiled_runtime"] = cuda.compiled_runtime;
+    cuda_info["loaded_runtime"] = cuda.loaded_runtime;
+    cuda_info["aten_headers"] = cuda.aten_headers;
+    info["cuda"] = cuda_info;
 #endif
     return info;
 }
@@ -33,8 +33,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     namespace ops = sp_fast::dispatched;
     using py::arg;
     const auto release = py::call_guard<py::gil_scoped_release>();
-    m.doc() = "The compiled ops of sp_fast; sp_fast.ops is their checked, documented face.";
-    m.def("build_info", &build_info, "What was built: versions, and for CUDA the architectures.");
+    m.doc() = "The compiled ops of sp_fast. Use sp_fast.ops, which checks arguments and is documented.";
+    m.def("build_info", &build_info, "Versions of this build and, with CUDA, its architectures.");
     m.def("pool_seeds", &ops::pool_seeds, arg("features"), arg("grid"), arg("valid") = py::none(), release);
     m.def("seed_saliency", &ops::seed_saliency, arg("features"), arg("seeds"), arg("valid") = py::none(),
           arg("cosine") = false, arg("threshold") = 0.5, release);

@@ -1,4 +1,4 @@
-// What was built, for `sp_fast._C.build_info()`.
+// Versions of the build, for `sp_fast._C.build_info()`.
 #pragma once
 
 #include <string>
@@ -7,14 +7,14 @@
 namespace sp_fast {
 
 struct CudaBuildInfo {
-    std::string compiler;            // of nvcc
+    std::string compiler;            // version of nvcc
     std::vector<int> architectures;  // 10 * compute capability
     int compiled_runtime = 0;        // CUDART_VERSION of the headers
-    int loaded_runtime = 0;          // of the library in this process, 0 if it does not say
-    bool aten_headers = false;       // ATen's CUDA headers were there
+    int loaded_runtime = 0;          // version of the loaded library, 0 if unknown
+    bool aten_headers = false;       // whether ATen's CUDA headers were found
 };
 
-// Defined in build_info.cu alone.
+// Defined in build_info.cu.
 CudaBuildInfo cuda_build_info();
 
 }  // namespace sp_fast

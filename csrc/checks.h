@@ -1,5 +1,5 @@
-// Checks of arguments, shared by all ops. The Python functions say more about what went wrong; these keep
-// the C++ functions safe however they are called.
+// Argument checks shared by all ops. The checks in Python have better messages; these keep the C++ functions
+// safe however they are called.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,7 +15,7 @@ inline void check_cpu(const char* name, const at::Tensor& value) {
     TORCH_CHECK_VALUE(value.device().is_cpu(), name, ": expected device cpu, got ", value.device());
 }
 
-// A size of -1 stands for any.
+// A size of -1 matches any size.
 inline void check_shape(const char* name, const at::Tensor& value, std::initializer_list<int64_t> shape) {
     const at::IntArrayRef expected(shape);
     bool same = value.dim() == static_cast<int64_t>(expected.size());
@@ -42,7 +42,7 @@ inline void check_same_dtype(const char* name, const at::Tensor& value, const at
                      other.scalar_type(), ", got ", value.scalar_type());
 }
 
-// All values in [low, high]. `value` is int64 and contiguous.
+// Checks that all values are in [low, high]. `value` is int64 and contiguous.
 inline void check_values(const char* name, const at::Tensor& value, int64_t low, int64_t high) {
     const int64_t* data = value.const_data_ptr<int64_t>();
     for (int64_t i = 0; i < value.numel(); ++i) {
@@ -51,7 +51,7 @@ inline void check_values(const char* name, const at::Tensor& value, int64_t low,
     }
 }
 
-// Rows [B] in [0, limit] as int64; all `limit` where there is no count.
+// The count [B] as int64, checked to be in [0, limit]; `limit` for every image if there is no count.
 inline at::Tensor checked_count(const std::optional<at::Tensor>& count, const at::Tensor& like, int64_t batch,
                                 int64_t limit) {
     if (!count.has_value()) {
@@ -65,7 +65,7 @@ inline at::Tensor checked_count(const std::optional<at::Tensor>& count, const at
     return rows;
 }
 
-// fp64 computes in fp64, all else in fp32.
+// fp64 accumulates in fp64, all other dtypes in fp32.
 inline at::ScalarType accumulate_type(const at::Tensor& value) {
     return value.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }

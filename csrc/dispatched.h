@@ -1,4 +1,4 @@
-// The public ops through PyTorch's dispatcher: on any device, with autograd.
+// The public ops, called through PyTorch's dispatcher: on any device, with autograd.
 #pragma once
 
 #include <ATen/core/Tensor.h>

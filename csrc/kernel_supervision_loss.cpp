@@ -13,7 +13,7 @@
 namespace sp_fast {
 namespace {
 
-// Elements of a gradient below which another thread costs more than it saves.
+// Number of gradient elements below which another thread costs more than it saves.
 constexpr int64_t kGrain = 1 << 18;
 
 template <typename T>
@@ -31,9 +31,9 @@ template <typename T>
 SP_FAST_INLINE void add_gradient(const T* x, const T* y, T cosine, T x_norm, T y_norm, T weight,
                                  int64_t channels, T* grad_x) {
     const T eps = T(kCosineEps);
-    const T of_y = weight / (std::max(x_norm, eps) * std::max(y_norm, eps));
-    const T of_x = x_norm < eps ? T(0) : weight * cosine / (x_norm * x_norm);
-    for (int64_t c = 0; c < channels; ++c) grad_x[c] += of_y * y[c] - of_x * x[c];
+    const T y_factor = weight / (std::max(x_norm, eps) * std::max(y_norm, eps));
+    const T x_factor = x_norm < eps ? T(0) : weight * cosine / (x_norm * x_norm);
+    for (int64_t c = 0; c < channels; ++c) grad_x[c] += y_factor * y[c] - x_factor * x[c];
 }
 
 SP_FAST_CLONES Pair<float> compare(const float* kernel, const float* target, int64_t channels) {
@@ -110,7 +110,7 @@ at::Tensor kernel_supervision_loss(const at::Tensor& kernels, const at::Tensor& 
         at::parallel_for(0, pairs, 512, [&](int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
                 if (matched[i] < 0) continue;
-                const int64_t image = i / problem.proposals;  // of stage and batch
+                const int64_t image = i / problem.proposals;  // index over stages and images
                 const scalar_t* kernel =
                     kernel_data + (image * problem.number + matched[i]) * problem.channels;
                 const scalar_t* target = target_data + i % per_stage * problem.channels;
@@ -141,7 +141,7 @@ std::tuple<at::Tensor, at::Tensor> kernel_supervision_loss_backward(const at::Te
         scalar_t* grad_target_data = grad_targets.mutable_data_ptr<scalar_t>();
         const int64_t size = problem.number * problem.channels;
         const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(1, problem.stages * size));
-        // One image is one thread's, so no two write to the same gradient.
+        // Each image belongs to one thread, so no two threads write to the same gradient.
         at::parallel_for(0, problem.batch, grain, [&](int64_t begin, int64_t end) {
             for (int64_t b = begin; b < end; ++b) {
                 for (int64_t s = 0; s < problem.stages; ++s) {

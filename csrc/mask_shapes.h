@@ -1,4 +1,4 @@
-// Shapes of packed masks: any leading dimensions, then words.
+// Shapes of packed masks: any number of leading dimensions, then words.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,7 +16,7 @@ struct MaskShape {
     int64_t cells() const { return height * width; }
     int64_t words() const { return (cells() + 31) / 32; }
 
-    // The leading dimensions, then these.
+    // The leading dimensions, followed by the given sizes.
     template <typename... Sizes>
     std::vector<int64_t> with(Sizes... sizes) const {
         std::vector<int64_t> all = leading;
@@ -35,7 +35,7 @@ inline void check_words(const at::Tensor& words) {
     TORCH_CHECK_VALUE(words.dim() >= 1, "words: expected at least one dimension, got none");
 }
 
-// words [B, M, W32] and score [B, M], on whatever device.
+// Checks words [B, M, W32] and score [B, M], on any device.
 inline void check_scored_masks(const at::Tensor& words, const at::Tensor& score) {
     TORCH_CHECK_TYPE(words.scalar_type() == at::kInt, "words: expected dtype int32, got ",
                      words.scalar_type());

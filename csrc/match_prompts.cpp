@@ -12,7 +12,7 @@
 namespace sp_fast {
 namespace {
 
-// Multiply-adds below which another thread costs more than it saves.
+// Number of multiply-adds below which another thread costs more than it saves.
 constexpr int64_t kGrain = 1 << 17;
 
 template <typename T>
@@ -115,7 +115,7 @@ std::tuple<at::Tensor, at::Tensor> match_prompts_backward(const at::Tensor& grad
     if (sum_kernels) grad_kernels = grad.sum(0);
     if (sum_prompts) {
         const auto type = accumulate_type(grad);
-        // -1, no prompt, becomes one row more than there are.
+        // -1 (no prompt) becomes an extra last row, which is dropped.
         const at::Tensor row = index.to(at::kLong).remainder(prompts + 1).unsqueeze(-1);
         grad_prompts = at::zeros({grad.size(0), prompts + 1, grad.size(2)}, grad.options().dtype(type))
                            .scatter_add(1, row.expand(grad.sizes()), grad.to(type))

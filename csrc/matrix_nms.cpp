@@ -22,7 +22,7 @@ at::Tensor matrix_nms(const at::Tensor& words, const at::Tensor& score, bool gau
             const ImageMasks image(cells_data + b * masks * size, masks, size);
             const float* image_score = scores_data + b * masks;
             const std::vector<int64_t> order = best_first(image_score, masks);
-            std::vector<float> most(masks, 0);  // largest IoU of each mask with those before it, by rank
+            std::vector<float> most(masks, 0);  // by rank: largest IoU with an earlier mask
             std::vector<float> row(masks);
             for (int64_t j = 0; j < masks; ++j) {
                 for (int64_t i = 0; i < j; ++i) {
@@ -35,7 +35,7 @@ at::Tensor matrix_nms(const at::Tensor& words, const at::Tensor& score, bool gau
                     if (gaussian) {
                         factor = std::min(factor, std::exp(-slope * (row[i] * row[i] - most[i] * most[i])));
                     } else if (most[i] < 1) {
-                        // A duplicate of an earlier mask decays nothing that the earlier one does not.
+                        // A duplicate (most == 1) adds no decay to that of the mask it repeats.
                         factor = std::min(factor, (1 - row[i]) / (1 - most[i]));
                     }
                 }

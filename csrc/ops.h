@@ -1,5 +1,4 @@
-// The ops on CPU tensors. What they compute is said in sp_fast/ops; sizes are checked here, so none of them
-// reads out of bounds whatever it is given.
+// The ops on CPU tensors, documented in sp_fast/ops. They check all sizes, so none reads out of bounds.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -15,10 +14,10 @@ at::Tensor pack_masks(const at::Tensor& masks);
 // words int32 [..., W32] -> bool [..., H, W]
 at::Tensor unpack_masks(const at::Tensor& words, int64_t height, int64_t width);
 
-// words int32 [..., W32] -> cells inside each, int32 [...]
+// words int32 [..., W32] -> number of cells inside each, int32 [...]
 at::Tensor mask_areas(const at::Tensor& words);
 
-// words int32 [..., W32] -> tight boxes x0 y0 x1 y1, int32 [..., 4]
+// words int32 [..., W32] -> tight boxes x0 y0 x1 y1, half-open, int32 [..., 4]
 at::Tensor mask_boxes(const at::Tensor& words, int64_t height, int64_t width);
 
 // features [B, D, H, W]; grid: H', W' of each grid, flat; valid [B, 2] -> seeds [B, M, D]
@@ -35,7 +34,7 @@ at::Tensor mask_nms(const at::Tensor& words, const at::Tensor& score, double iou
                     int64_t max_masks);
 
 // Rows `chosen`, int64 [B, K], of words int32 [B, M, W32], score fp32 [B, M] and seeds [B, M, D], zeros where
-// it is -1; and how many there are, int64 [B]
+// it is -1; and their number, int64 [B]
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> take_proposals(const at::Tensor& words,
                                                                           const at::Tensor& score,
                                                                           const at::Tensor& seeds,
@@ -58,7 +57,7 @@ std::tuple<at::Tensor, at::Tensor> match_prompts(const at::Tensor& kernels, cons
                                                  const std::optional<at::Tensor>& count);
 
 // grad [B, N, C], index int64 [B, N] -> grad summed over images [N, C], and over the kernels that chose each
-// prompt [B, L, C]; what is not wanted is empty
+// prompt [B, L, C]; a sum that is not wanted is empty
 std::tuple<at::Tensor, at::Tensor> match_prompts_backward(const at::Tensor& grad, const at::Tensor& index,
                                                           int64_t prompts, bool sum_kernels,
                                                           bool sum_prompts);

@@ -16,7 +16,7 @@ SP_FAST_CLONES int64_t count_common(const uint64_t* a, const uint64_t* b, int64_
     return common;
 }
 
-// Masks given to one thread at the least.
+// Minimum number of masks per thread.
 constexpr int64_t kGrain = 64;
 
 struct Box {
@@ -27,7 +27,7 @@ Box box_of(const int32_t* words, int64_t number, int64_t width) {
     Box box;
     for (int64_t j = 0; j < number; ++j) {
         uint32_t bits = static_cast<uint32_t>(words[j]);
-        // One turn for each row of the mask that the word has cells of.
+        // One iteration for each row of the mask that the word covers.
         while (bits != 0) {
             const int64_t cell = j * 32 + __builtin_ctz(bits);
             const int64_t y = cell / width, end = (y + 1) * width - j * 32;
@@ -51,7 +51,7 @@ void pack_words(const uint8_t* inside, int64_t words, int32_t* out) {
         for (int64_t k = 0; k < 4; ++k) {
             uint64_t bytes;
             std::memcpy(&bytes, inside + 32 * j + 8 * k, sizeof(bytes));
-            // Byte i moves to bit 56 + i.
+            // The product moves byte i to bit 56 + i.
             word |= static_cast<uint32_t>((bytes * 0x0102040810204080ULL) >> 56) << (8 * k);
         }
         std::memcpy(out + j, &word, sizeof(word));

@@ -1,4 +1,4 @@
-// Masks packed 32 cells to an int32 word, read 64 cells at a time.
+// Masks packed 32 cells per int32 word, read 64 cells at a time.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,10 +20,10 @@ inline void check_masks(const at::Tensor& words, const at::Tensor& score) {
     check_scored_masks(words, score);
 }
 
-// Bytes 0 or 1 to bits; `inside` has 32 bytes for every word.
+// Packs bytes of 0 or 1 to bits; `inside` has 32 bytes for every word.
 void pack_words(const uint8_t* inside, int64_t words, int32_t* out);
 
-// The masks of one image with every mask padded to whole 64-bit words.
+// The masks of one image, each padded to whole 64-bit words.
 class ImageMasks {
   public:
     ImageMasks(const int32_t* words, int64_t masks, int64_t words_per_mask)
@@ -53,7 +53,7 @@ class ImageMasks {
     std::vector<int64_t> area_;
 };
 
-// Order by descending score, equal scores by lower index, NaN last.
+// Order by descending score, equal scores by ascending index, NaN last.
 inline std::vector<int64_t> best_first(const float* score, int64_t masks) {
     std::vector<int64_t> order(masks);
     std::iota(order.begin(), order.end(), 0);

@@ -10,7 +10,7 @@
 namespace sp_fast {
 namespace {
 
-// Channels pooled together, the lanes of a vector.
+// Channels pooled together: the lanes of a vector.
 constexpr int64_t kChannels = 8;
 
 struct Window {
@@ -25,8 +25,8 @@ std::vector<Window> windows(int64_t size, int64_t number) {
     return result;
 }
 
-// Sums of one plane over the rows of each window, to every kChannels-th of sums [windows, width, kChannels].
-// A plane at a time, so that it is read from front to back.
+// Sums one plane over the rows of each window, into every kChannels-th of sums [windows, width, kChannels].
+// Works on one plane at a time, so that memory is read sequentially.
 SP_FAST_CLONES void add_rows(const float* plane, int64_t stride, const std::vector<Window>& rows,
                              int64_t width, float* sums) {
     constexpr int64_t kLanes = Lanes<float>::kSize;
@@ -53,7 +53,7 @@ SP_FAST_CLONES void add_rows(const float* plane, int64_t stride, const std::vect
     }
 }
 
-// Means of all windows of columns, out [windows, kChannels].
+// Averages the sums over each window of columns, out [windows, kChannels].
 SP_FAST_CLONES void average_columns(const float* sums, const std::vector<Window>& columns, int64_t rows,
                                     float* out) {
     for (const Window& column : columns) {

@@ -1,4 +1,4 @@
-// Checks of what proposals are taken from, and where the taken rows go.
+// Checks of the tables that proposals are taken from, and allocation of the results.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -41,7 +41,7 @@ std::tuple<Tensor, Tensor> match_backward(const Tensor& grad, const Tensor& inde
     return op.call(grad, index, std::move(prompts), sum_kernels, sum_prompts);
 }
 
-// Linear in the features, so its backward's backward is the op itself.
+// The op is linear in the features, so its double backward is the op itself.
 struct RoiAveragePool : torch::autograd::Function<RoiAveragePool> {
     static Tensor forward(AutogradContext* context, const Tensor& features, const Tensor& boxes,
                           const std::optional<Tensor>& count) {
@@ -99,18 +99,18 @@ struct MatchPrompts : torch::autograd::Function<MatchPrompts> {
         const Tensor index = context->get_saved_variables()[0];  // [B, N]
         const Tensor& grad = grads[0];                           // [B, N, C]
         const bool shared = context->saved_data["shared"].toBool();
-        const bool of_kernels = shared && context->needs_input_grad(0);
-        const bool of_prompts = context->needs_input_grad(1);
+        const bool sum_kernels = shared && context->needs_input_grad(0);
+        const bool sum_prompts = context->needs_input_grad(1);
         Tensor grad_kernels, grad_prompts;
-        if (of_kernels || of_prompts) {
+        if (sum_kernels || sum_prompts) {
             std::tie(grad_kernels, grad_prompts) = match_backward(
-                grad, index, context->saved_data["prompts"].toSymInt(), of_kernels, of_prompts);
+                grad, index, context->saved_data["prompts"].toSymInt(), sum_kernels, sum_prompts);
         }
         return {shared ? grad_kernels : grad, grad_prompts, Tensor()};
     }
 };
 
-// Linear in grad; its backward is of PyTorch's own differentiable ops.
+// The op is linear in grad; its backward consists of differentiable PyTorch ops.
 struct MatchPromptsBackward : torch::autograd::Function<MatchPromptsBackward> {
     static variable_list forward(AutogradContext* context, const Tensor& grad, const Tensor& index,
                                  const c10::SymInt& prompts, bool sum_kernels, bool sum_prompts) {

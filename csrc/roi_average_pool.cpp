@@ -1,6 +1,7 @@
-// Forward and backward cut the map's rows at the boxes' tops and bottoms. All rows between two cuts lie in
-// the same boxes: forward adds them up once for all of those, backward computes one and copies it. Nothing
-// is subtracted, so a NaN stays where it is; each plane is one thread's, so results do not depend on threads.
+// Forward and backward cut the map's rows at the tops and bottoms of the boxes. All rows between two cuts
+// lie in the same boxes: forward sums them once, backward computes one row and copies it. Nothing is
+// subtracted, so a NaN does not spread to other boxes. Each plane belongs to one thread, so results do not
+// depend on the number of threads.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -25,19 +26,19 @@ struct Cells {
     int64_t area() const { return (x1 - x0) * (y1 - y0); }
 };
 
-// The rows [y0, y1) between two cuts, the boxes they lie in, and the columns [x0, x1) that those reach.
+// The rows [y0, y1) between two cuts, the boxes they lie in, and the columns [x0, x1) that these boxes span.
 struct Band {
     int64_t y0, y1, x0, x1;
     std::vector<int64_t> boxes;
 };
 
 struct ImageBoxes {
-    std::vector<Cells> boxes;  // the first `count` alone
-    std::vector<Band> bands;   // top to bottom, those without a box too
+    std::vector<Cells> boxes;  // only the first `count`
+    std::vector<Band> bands;   // top to bottom, including those without a box
     std::vector<std::vector<int64_t>> bands_of_box;
 };
 
-// First cell of a side, NaN counted as 0.
+// Clamps a coordinate to a cell; NaN counts as 0.
 int64_t clamp_cell(double side, int64_t low, int64_t high) {
     if (std::isnan(side)) side = 0;
     return static_cast<int64_t>(
@@ -155,8 +156,8 @@ SP_FAST_CLONES void spread(const double* share, int64_t width, const ImageBoxes&
     spread_plane(share, width, image, plane);
 }
 
-// A gradient of a large map is fresh memory each time, and most of the time goes into its page faults: ask
-// for large pages. Only a hint.
+// The gradient of a large map is newly allocated each time, and page faults would dominate, so ask for huge
+// pages. This is only a hint.
 void advise_large_pages(void* data, size_t bytes) {
 #ifdef MADV_HUGEPAGE
     constexpr uintptr_t kPage = 1 << 21;

@@ -13,7 +13,7 @@
 namespace sp_fast {
 namespace {
 
-// Divisors max(|x|, eps) of cells [begin, end) of x [channels, cells].
+// Norms max(|x|, eps) of the cells [begin, end) of x [channels, cells].
 SP_FAST_CLONES void cell_norms(const float* x, int64_t channels, int64_t cells, int64_t begin, int64_t end,
                                float* norms) {
     for (int64_t i = begin; i < end; ++i) norms[i] = 0;
@@ -33,8 +33,8 @@ SP_FAST_CLONES void divide(float* y, const float* by, int64_t n) {
     for (int64_t i = 0; i < n; ++i) y[i] /= by[i];
 }
 
-// Normalises y to [0, 1], marks what is at least the threshold, and gives the mean of y there. False where
-// the values are all equal or not all finite.
+// Normalises y to [0, 1], marks the cells at or above the threshold, and computes the mean of y over them.
+// Returns false if all values are equal or any is not finite.
 SP_FAST_CLONES bool threshold_row(float* y, int64_t n, float threshold, uint8_t* inside, float* score) {
     constexpr int64_t kLanes = Lanes<float>::kSize;
     float lows[kLanes], highs[kLanes], strange[kLanes];
@@ -107,7 +107,7 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
     at::Tensor score = at::empty({batch, number}, features.options().dtype(at::kFloat));
     if (number == 0 || batch == 0) return {packed, score};
 
-    // The products below are fp32 under autocast too.
+    // Autocast must not turn the products below into 16-bit ones.
     c10::impl::ExcludeDispatchKeyGuard without_autocast(c10::autocast_dispatch_keyset);
     at::Tensor vectors = seeds.to(at::kFloat);
     if (cosine) {
@@ -122,7 +122,7 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
         vectors = unit;
     }
     const at::Tensor maps = features.to(at::kFloat).contiguous();
-    // All images in one product; with padding, an image's own product, so that it gives the same as alone.
+    // One product for all images; with padding, one per image, so that an image gives the same as alone.
     at::Tensor together;
     if (!valid.has_value()) together = at::bmm(vectors, maps.flatten(2));
     int32_t* packed_data = packed.mutable_data_ptr<int32_t>();

@@ -16,7 +16,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> take_proposals(const 
     TakenProposals taken = empty_proposals(words, score, seeds, chosen);
     const at::Tensor rows = chosen.contiguous();
     const int64_t batch = words.size(0), number = words.size(1), most = chosen.size(1);
-    // Rows as bytes: of each table, what is taken, and a row's size.
+    // Source, destination and bytes per row of each table.
     struct Table {
         at::Tensor from;
         at::Tensor& to;

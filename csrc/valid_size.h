@@ -1,4 +1,4 @@
-// The part of each feature map that is image.
+// The part of each feature map without padding.
 #pragma once
 
 #include <vector>
@@ -11,7 +11,7 @@ struct ValidSize {
     int64_t height, width;
 };
 
-// One for every image of features [B, D, H, W].
+// Valid size of every image of features [B, D, H, W].
 inline std::vector<ValidSize> valid_sizes(const at::Tensor& features,
                                           const std::optional<at::Tensor>& valid) {
     const int64_t batch = features.size(0), height = features.size(2), width = features.size(3);
@@ -34,7 +34,7 @@ inline std::vector<ValidSize> valid_sizes(const at::Tensor& features,
     return sizes;
 }
 
-// features: expected [B, D, H, W] in fp32, fp16 or bf16 on the CPU.
+// Checks that features are [B, D, H, W] in fp32, fp16 or bf16 on the CPU.
 inline void check_features(const at::Tensor& features) {
     check_cpu("features", features);
     check_shape("features", features, {-1, -1, -1, -1});

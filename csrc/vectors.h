@@ -1,4 +1,4 @@
-// Reductions over contiguous rows in explicit SIMD lanes: the order of a sum is fixed by its length alone, so
+// Reductions over contiguous rows in explicit SIMD lanes: the order of a sum depends only on its length, so
 // results depend neither on threads nor on alignment.
 #pragma once
 
@@ -24,7 +24,7 @@ struct Lanes {
     typedef T Vector __attribute__((vector_size(64)));
 };
 
-// Passed by reference: a vector by value has an ABI that depends on the instruction set.
+// Vectors are passed by reference, since their ABI by value depends on the instruction set.
 template <typename T>
 SP_FAST_INLINE void load(typename Lanes<T>::Vector& vector, const T* from) {
     std::memcpy(&vector, from, sizeof(vector));
@@ -43,7 +43,7 @@ SP_FAST_INLINE T sum_lanes(const typename Lanes<T>::Vector& vector) {
 template <typename T>
 SP_FAST_INLINE T dot(const T* a, const T* b, int64_t n) {
     constexpr int64_t kLanes = Lanes<T>::kSize;
-    // Several sums at a time: one would wait for each addition.
+    // Several sums at a time, since a single one would wait for each addition.
     constexpr int64_t kSums = 4;
     typename Lanes<T>::Vector sums[kSums] = {}, x, y;
     int64_t i = 0;
@@ -72,10 +72,10 @@ SP_FAST_INLINE T norm(const T* a, int64_t n) {
     return std::sqrt(dot(a, a, n));
 }
 
-// Smallest norm a vector is divided by; COSINE_EPS of reference.py.
+// Smallest norm by which a vector is divided; COSINE_EPS of reference.py.
 constexpr double kCosineEps = 1e-8;
 
-// a / max(|a|, eps); a NaN stays one.
+// a / max(|a|, eps); NaN is kept.
 template <typename T>
 SP_FAST_INLINE void normalize(const T* a, int64_t n, T* out) {
     const T length = norm(a, n);

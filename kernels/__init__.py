@@ -1,6 +1,6 @@
-"""Prompt matching and the kernel loss in Triton: kernels, and the plain functions that launch them.
+"""Prompt matching and the kernel supervision loss in Triton: kernels and the functions that launch them.
 
-Installed as `sp_fast.kernels`; `sp_fast.ops` calls these for CUDA tensors. Importing it needs Triton.
+Installed as `sp_fast.kernels` and called by `sp_fast.ops` for CUDA tensors. Importing it requires Triton.
 """
 
 from .kernel_supervision_loss import kernel_supervision_loss, kernel_supervision_loss_backward

@@ -1,12 +1,11 @@
 """Kernel supervision loss (Eq. 9) in Triton.
 
-Forward: a program takes a few proposals of one stage and image and writes their sum and number; a second,
-tiny kernel adds these up in a fixed order. The alternative, a ticket by which the last program adds up, needs
-a zeroed counter: a memset, so as many nodes in a CUDA graph, and a fence and an atomic before the last loads.
+Forward: each program handles a few proposals of one stage and image and writes the sum and number of their
+losses; a second, tiny kernel adds these up in a fixed order. Letting the last program to finish add up would
+need a zeroed counter (a memset, so no fewer nodes in a CUDA graph), a fence and an atomic.
 
-Backward: one kernel writes every element of both gradients once. A program takes a few kernels of one stage
-and image and adds what each proposal matched with them gives, by ascending proposal; or it takes one proposal
-and adds over the stages.
+Backward: one kernel writes every element of both gradients once. A program either handles a few kernels of
+one stage and image and sums over their proposals in ascending order, or one proposal and sums over stages.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from .launch import COSINE_EPS, TILE, Launch, inverse, up_to
 
 @triton.jit
 def compare(x, y):
-    """Inner products of rows, and norms of both."""
+    """Inner products of the rows of x and y, and the norms of both."""
     return (
         tl.sum(x * y, axis=1),
         tl.math.sqrt_rn(tl.sum(x * x, axis=1)),
@@ -30,14 +29,11 @@ def compare(x, y):
 
 
 @triton.jit
-def of_cosine(x, y, weight):
-    """Factors of x and y in the gradient of weight * cos(x, y) with respect to x, then of x in that to y.
-
-    Three of the four: the gradient of x is a * y - b * x, that of y is a * x - c * y.
-    """
+def cosine_factors(x, y, weight):
+    """Factors a, b, c of the gradients of weight * cos(x, y): a * y - b * x for x, a * x - c * y for y."""
     product, x_norm, y_norm = compare(x, y)
     a = weight * inverse(x_norm) * inverse(y_norm)
-    # A norm below eps counts as eps, a constant.
+    # A norm below eps is replaced by the constant eps.
     b = tl.where(x_norm < COSINE_EPS, 0.0, a * product * inverse(x_norm) * inverse(x_norm))
     c = tl.where(y_norm < COSINE_EPS, 0.0, a * product * inverse(y_norm) * inverse(y_norm))
     return a, b, c
@@ -45,7 +41,7 @@ def of_cosine(x, y, weight):
 
 @triton.jit
 def matched_number(rows, stages, batch, proposals, stride_b, stride_l, BLOCK: tl.constexpr):
-    """How many proposals of the stages whose rows these are have a kernel, fp32 [stages]."""
+    """Number of matched pairs in each stage, fp32 [stages]; `rows` points to the indices of each stage."""
     number = tl.zeros([stages.shape[0]], tl.float32)
     for start in range(0, batch * proposals, BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -133,7 +129,7 @@ def weights(
     MEAN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Weight of a pair of each of the stages s in the gradient, [s]."""
+    """Weight of one pair in the gradient, for each of the stages s."""
     weight = scale + tl.zeros([s.shape[0]], tl.float32)
     if MEAN:
         pairs = matched_number(index + s * stride_s, s < stages, batch, proposals, stride_b, stride_l, BLOCK)
@@ -142,7 +138,7 @@ def weights(
 
 
 @triton.jit
-def of_kernels(
+def kernel_gradients(
     kernel_at,
     target_at,
     index_at,
@@ -155,7 +151,7 @@ def of_kernels(
     real,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of the kernels n of one stage and image, [n, C]: over their proposals, in ascending order."""
+    """Gradients [n, C] of the kernels n of one stage and image, summed over proposals in ascending order."""
     total = tl.zeros([n.shape[0], real.shape[1]], tl.float32)
     for start in range(0, proposals, BLOCK):
         l = start + tl.arange(0, BLOCK)  # noqa: E741
@@ -167,20 +163,20 @@ def of_kernels(
             target_rows = target_at + match.to(tl.int64)[:, None] * target_stride
             target = tl.load(target_rows, mask=inside, other=0.0).to(tl.float32)
             kernel = tl.load(kernel_at, mask=inside, other=0.0).to(tl.float32)
-            by_target, by_kernel, _ = of_cosine(kernel, target, weight)
+            by_target, by_kernel, _ = cosine_factors(kernel, target, weight)
             total += by_target[:, None] * target - by_kernel[:, None] * kernel
             match = tl.min(tl.where(pair & (l[None, :] > match[:, None]), l[None, :], proposals), axis=1)
     return total
 
 
 @triton.jit
-def of_target(kernel_at, target_at, index_at, weight, number, kernel_stride, inside, real):
-    """What some stages give to the gradient of one target, [C]."""
+def target_gradient(kernel_at, target_at, index_at, weight, number, kernel_stride, inside, real):
+    """Sum over some stages of the gradient of one target, [C]."""
     n = tl.minimum(tl.load(index_at, mask=inside, other=-1).to(tl.int64), number - 1)
     inside = (n >= 0)[:, None] & real
     kernel = tl.load(kernel_at + n[:, None] * kernel_stride, mask=inside, other=0.0).to(tl.float32)
     target = tl.load(tl.broadcast_to(target_at, kernel.shape), mask=inside, other=0.0).to(tl.float32)
-    by_kernel, _, by_target = of_cosine(kernel, target, weight)
+    by_kernel, _, by_target = cosine_factors(kernel, target, weight)
     return tl.sum(by_kernel[:, None] * kernel - by_target[:, None] * target, axis=0)
 
 
@@ -229,7 +225,7 @@ def loss_backward(
         kernel_at = (
             kernel_c + s[:, None] * kernel_stride_s + b * kernel_stride_b + n[:, None] * kernel_stride_n
         )
-        gradient = of_kernels(
+        gradient = kernel_gradients(
             kernel_at,
             target_c + b * target_stride_b,
             index + s * index_stride_s + b * index_stride_b,
@@ -263,7 +259,7 @@ def loss_backward(
         total = tl.zeros([BLOCK_C], tl.float32)
         for start in range(0, stages, BLOCK_S):
             stage = (start + tl.arange(0, BLOCK_S)).to(tl.int64)
-            total += of_target(
+            total += target_gradient(
                 kernel_c + stage[:, None] * kernel_stride_s + image * kernel_stride_b,
                 target_c + image * target_stride_b + proposal * target_stride_l,
                 index + stage * index_stride_s + image * index_stride_b + proposal * index_stride_l,
@@ -301,13 +297,13 @@ def _strides(kernels: Tensor, targets: Tensor, index: Tensor) -> dict[str, int]:
 def plan_forward(
     kernels: Tensor, targets: Tensor, index: Tensor, mean: bool, loss: Tensor
 ) -> tuple[Launch, Launch]:
-    """The two launches that fill `loss`, fp32 []."""
+    """Plan the two launches that fill `loss`, fp32 []."""
     stages, batch, number, channels = kernels.shape
     proposals = targets.shape[1]
     block_c = triton.next_power_of_2(channels)
     block_l = max(1, min(4, TILE // block_c))
     parts = batch * triton.cdiv(proposals, block_l)
-    # Sums, then numbers of pairs.
+    # partial[0]: sums of losses; partial[1]: numbers of pairs.
     partial = torch.empty((2, stages, parts), dtype=torch.float32, device=loss.device)
     first = {
         "kernels": kernels,
@@ -343,7 +339,7 @@ def plan_backward(
     grad_kernels: Tensor,
     grad_targets: Tensor,
 ) -> Launch:
-    """The launch that fills the two gradients, both contiguous."""
+    """Plan the launch that fills the two gradients, both contiguous."""
     stages, batch, number, channels = kernels.shape
     proposals = targets.shape[1]
     block_c = triton.next_power_of_2(channels)
@@ -374,13 +370,13 @@ def plan_backward(
 
 
 def kernel_supervision_loss(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> Tensor:
-    """One minus the cosine of every target with the kernel matched with it, fp32 [].
+    """Sum or average one minus the cosine of each target and its matched kernel (Eq. 9), fp32 [].
 
     Args:
-        kernels: fp32, fp16 or bf16 [S, B, N, C].
-        targets: [B, L, C], same dtype.
-        index: int [S, B, L], clamped into [-1, N - 1].
-        mean: the mean over the matched pairs of a stage, summed over stages; else the sum over all pairs.
+        kernels: kernels after each stage, fp32, fp16 or bf16 [S, B, N, C].
+        targets: target of each proposal [B, L, C], same dtype.
+        index: kernel matched with each proposal, int [S, B, L], clamped to [-1, N - 1].
+        mean: average over the matched pairs of each stage, then sum over stages; else sum over all pairs.
     """
     if kernels.numel() == 0 or index.numel() == 0:
         return torch.zeros((), dtype=torch.float32, device=kernels.device)
@@ -393,7 +389,7 @@ def kernel_supervision_loss(kernels: Tensor, targets: Tensor, index: Tensor, mea
 def kernel_supervision_loss_backward(
     grad: Tensor, kernels: Tensor, targets: Tensor, index: Tensor, mean: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of kernels and targets, contiguous; `grad` [] is that of the loss."""
+    """Gradients of kernels and targets, contiguous; `grad` [] is the gradient of the loss."""
     make = torch.zeros if kernels.numel() == 0 or index.numel() == 0 else torch.empty
     grad_kernels = make(kernels.shape, dtype=kernels.dtype, device=kernels.device)
     grad_targets = make(targets.shape, dtype=targets.dtype, device=targets.device)

@@ -1,4 +1,4 @@
-"""What a launch needs beside the kernel, and arithmetic that the kernels share."""
+"""Launches of kernels, and arithmetic that the kernels share."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Kernels hold whole vectors in registers. Longer ones, and fp64, are the reference's.
+# Kernels hold whole vectors in registers. Longer vectors, and fp64, run in plain PyTorch.
 MAX_CHANNELS = 4096
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Elements of a tile that leave room in the registers of 128 threads: 16 each.
+# Elements of a tile: 16 in the registers of each of 128 threads.
 TILE = 2048
 
 COSINE_EPS = tl.constexpr(1e-8)
 
 
 class Launch(NamedTuple):
-    """One launch of a kernel: as many programs, these arguments, that many warps a program."""
+    """One launch of a kernel: number of programs, arguments, and warps per program."""
 
     kernel: Any
     programs: int
@@ -31,7 +31,7 @@ class Launch(NamedTuple):
         """Launch on the device's current stream."""
         if self.programs == 0:
             return
-        # Triton launches on the current device, whatever device the tensors are on.
+        # Triton launches on the current device, not on that of the tensors.
         with torch.cuda.device(device if device.type == "cuda" else -1):
             self.kernel[(self.programs,)](**self.arguments, num_warps=self.warps)
 

@@ -1,8 +1,8 @@
 """Prompt-kernel matching (Eq. 6-8) in Triton: one kernel forward, one backward.
 
-Forward: a program takes a few kernels of one image and compares them with all of its prompts, a block at a
-time. Backward: a program takes one prompt of one image and adds the gradients of the kernels that chose it,
-or, for shared kernels, one kernel and adds its gradients over the images. Nothing is added atomically.
+Forward: each program compares a few kernels of one image with all prompts of that image, block by block.
+Backward: each program sums the gradients of the kernels that chose one prompt of one image or, for shared
+kernels, the gradients of one kernel over the images. There are no atomic additions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .launch import TILE, Launch, inverse, up_to
 
 @triton.jit
 def prompt_block(prompts, l, number, segment, stride_l, stride_c, CHANNELS: tl.constexpr):  # noqa: E741
-    """Prompts l of an image in fp32, laid out as `segment`; zeros past the last."""
+    """Load prompts l of an image in fp32, laid out as `segment`; zeros past the last."""
     at = prompts + l.to(tl.int64)[None, :, None] * stride_l + segment * stride_c
     return tl.load(at, mask=(segment < CHANNELS) & (l < number)[None, :, None], other=0.0).to(tl.float32)
 
@@ -55,13 +55,13 @@ def match_prompts_forward(
     if count is not None:
         real = tl.minimum(tl.load(count + b * count_stride), prompt_number)
 
-    # Vectors as [segment, prompt, in the segment]: a segment is 64 bytes, so four lanes share a prompt and a
-    # warp holds eight. Sums over channels are then within a thread but for two shuffles.
+    # Vectors as [segment, prompt, within the segment]: a segment is 64 bytes, so four lanes share a prompt
+    # and a warp holds eight. Sums over channels then need only two shuffles.
     segment = tl.arange(0, SEGMENTS)[:, None, None] * SEGMENT + tl.arange(0, SEGMENT)[None, None, :]
     segment = segment.to(tl.int64)
     prompt_image = prompts + b * prompt_stride_b
     l = tl.arange(0, BLOCK_L)  # noqa: E741
-    # The first block on its way before anything waits; each next one once the last is no longer needed.
+    # Load the first block before anything waits, and each next block as soon as the last is used up.
     prompt = prompt_block(prompt_image, l, prompt_number, segment, prompt_stride_l, prompt_stride_c, CHANNELS)
     image = kernels + b * kernel_stride_b
     kernel_at = image + n[:, None] * kernel_stride_n + c[None, :] * kernel_stride_c
@@ -74,11 +74,11 @@ def match_prompts_forward(
         unit_prompt = prompt * inverse(tl.math.sqrt_rn(square))[None, :, None]
         cosine = tl.zeros([BLOCK_N, BLOCK_L], tl.float32)
         for i in range(BLOCK_N):
-            # The same row for every prompt, in the layout of the prompts: no exchange between threads.
+            # The same row for every prompt, in the layout of the prompts, so that threads exchange nothing.
             row = tl.minimum(first_n + i, number - 1).to(tl.int64) + tl.zeros([1, BLOCK_L, 1], tl.int64)
             row_at = image + row * kernel_stride_n + segment * kernel_stride_c
             same = tl.load(row_at, mask=segment < CHANNELS, other=0.0).to(tl.float32)
-            # A sum rather than tl.dot: fp32 throughout, and equal prompts have equal cosines to the last bit.
+            # A sum, not tl.dot: fp32 throughout, and equal prompts have bit-equal cosines.
             product = tl.sum(tl.sum(same * unit_prompt, axis=0), axis=1)
             cosine = tl.where((tl.arange(0, BLOCK_N) == i)[:, None], product[None, :], cosine)
         cosine *= by_norm[:, None]
@@ -103,14 +103,14 @@ def match_prompts_forward(
 
 @triton.jit
 def sum_rows(grad, index, wanted, rows, stride, index_stride, c, BLOCK: tl.constexpr, COLUMNS: tl.constexpr):
-    """Sum over the rows of grad, columns c, whose index is `wanted`; over all rows without an index."""
+    """Sum columns c of the rows of grad whose index is `wanted`, or of all rows if index is None."""
     total = tl.zeros([c.shape[0]], tl.float32)
     for start in range(0, rows, BLOCK):
         row = start + tl.arange(0, BLOCK).to(tl.int64)
         mine = row < rows
         if index is not None:
             mine = tl.load(index + row * index_stride, mask=mine, other=-1) == wanted
-        # Only the rows added are read.
+        # Load only the rows that are summed.
         part = tl.load(grad + row[:, None] * stride, mask=mine[:, None] & (c < COLUMNS)[None, :], other=0.0)
         total += tl.sum(part.to(tl.float32), axis=0)
     return total
@@ -139,13 +139,13 @@ def match_prompts_backward_kernel(
 ):
     program = tl.program_id(0)
     if program < prompt_programs:
-        of_prompts = program // tl.cdiv(CHANNELS, PROMPT_C)
+        prompt_row = program // tl.cdiv(CHANNELS, PROMPT_C)
         pc = (program % tl.cdiv(CHANNELS, PROMPT_C) * PROMPT_C + tl.arange(0, PROMPT_C)).to(tl.int64)
-        b = (of_prompts // prompt_number).to(tl.int64)
-        of_prompt = sum_rows(
+        b = (prompt_row // prompt_number).to(tl.int64)
+        prompt_sum = sum_rows(
             grad + b * grad_stride_b + pc[None, :] * grad_stride_c,
             index + b * index_stride_b,
-            of_prompts % prompt_number,
+            prompt_row % prompt_number,
             number,
             grad_stride_n,
             index_stride_n,
@@ -153,13 +153,13 @@ def match_prompts_backward_kernel(
             BLOCK_N,
             CHANNELS,
         )
-        prompt_at = grad_prompts + of_prompts.to(tl.int64) * CHANNELS + pc
-        tl.store(prompt_at, of_prompt.to(prompt_at.dtype.element_ty), mask=pc < CHANNELS)
+        prompt_at = grad_prompts + prompt_row.to(tl.int64) * CHANNELS + pc
+        tl.store(prompt_at, prompt_sum.to(prompt_at.dtype.element_ty), mask=pc < CHANNELS)
     else:
-        of_kernels = program - prompt_programs
-        kc = (of_kernels % tl.cdiv(CHANNELS, KERNEL_C) * KERNEL_C + tl.arange(0, KERNEL_C)).to(tl.int64)
-        n = (of_kernels // tl.cdiv(CHANNELS, KERNEL_C)).to(tl.int64)
-        of_kernel = sum_rows(
+        rest = program - prompt_programs
+        kc = (rest % tl.cdiv(CHANNELS, KERNEL_C) * KERNEL_C + tl.arange(0, KERNEL_C)).to(tl.int64)
+        n = (rest // tl.cdiv(CHANNELS, KERNEL_C)).to(tl.int64)
+        kernel_sum = sum_rows(
             grad + n * grad_stride_n + kc[None, :] * grad_stride_c,
             None,
             0,
@@ -171,13 +171,13 @@ def match_prompts_backward_kernel(
             CHANNELS,
         )
         kernel_at = grad_kernels + n * CHANNELS + kc
-        tl.store(kernel_at, of_kernel.to(kernel_at.dtype.element_ty), mask=kc < CHANNELS)
+        tl.store(kernel_at, kernel_sum.to(kernel_at.dtype.element_ty), mask=kc < CHANNELS)
 
 
 def plan_forward(
     kernels: Tensor, prompts: Tensor, count: Tensor | None, decorated: Tensor, index: Tensor
 ) -> Launch:
-    """The launch that fills `decorated` and `index`, both contiguous."""
+    """Plan the launch that fills `decorated` and `index`, both contiguous."""
     batch, prompt_number, channels = prompts.shape
     number = kernels.shape[-2]
     block_c = triton.next_power_of_2(channels)
@@ -210,9 +210,9 @@ def plan_forward(
 def plan_backward(
     grad: Tensor, index: Tensor, prompts: int, grad_kernels: Tensor, grad_prompts: Tensor
 ) -> Launch:
-    """The launch that fills the gradients, both contiguous; an empty one costs nothing."""
+    """Plan the launch that fills the gradients, both contiguous; an empty gradient costs nothing."""
     batch, number, channels = grad.shape
-    # Narrow tiles for prompts: all kernels of an image at once, so that no load waits for another's index.
+    # Narrow tiles for prompts: all kernels of an image at once, so that no load waits for a second index.
     block_n, prompt_c = up_to(128, number), up_to(64, channels)
     block_b = up_to(16, batch)
     kernel_c = up_to(TILE // block_b, channels)
@@ -242,12 +242,12 @@ def plan_backward(
 
 
 def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Every kernel plus the prompt most similar to it [B, N, C], and that prompt's index [B, N].
+    """Add to every kernel the prompt most similar to it (Eq. 6-8): decorated [B, N, C], index int64 [B, N].
 
     Args:
-        kernels: fp32, fp16 or bf16 [N, C] or [B, N, C].
-        prompts: [B, L, C], same dtype.
-        count: int [B], prompts from there on are padding; clamped into [0, L].
+        kernels: kernels shared by all images [N, C] or per image [B, N, C], fp32, fp16 or bf16.
+        prompts: prompts per image [B, L, C], same dtype.
+        count: number of real prompts per image, int [B], clamped to [0, L]; the rest is padding.
     """
     batch, number, channels = prompts.shape[0], kernels.shape[-2], prompts.shape[2]
     decorated = torch.empty((batch, number, channels), dtype=prompts.dtype, device=prompts.device)
@@ -264,19 +264,18 @@ def match_prompts_backward(
     The gradient of a prompt is the sum over the kernels that chose it. Sums are in fp32 and in a fixed order.
 
     Args:
-        grad: [B, N, C], of the decorated kernels.
-        index: int64 [B, N], what the forward pass chose.
-        prompts: L.
-        sum_kernels: whether the first is wanted; else it is empty.
-        sum_prompts: whether the second is wanted; else it is empty.
+        grad: gradient of the decorated kernels [B, N, C].
+        index: prompt that the forward pass chose for each kernel, int64 [B, N].
+        prompts: number of prompts L.
+        sum_kernels: whether to compute the gradient of the kernels; else it is empty.
+        sum_prompts: whether to compute the gradient of the prompts; else it is empty.
     """
     batch, number, channels = grad.shape
-    # Where there is nothing to add up, nothing is launched that would write the zeros.
-    of_nothing = batch == 0 or number == 0
-    make = torch.zeros if of_nothing else torch.empty
+    empty = batch == 0 or number == 0
+    make = torch.zeros if empty else torch.empty
     options = {"dtype": grad.dtype, "device": grad.device}
     grad_kernels = make((number, channels) if sum_kernels else (0,), **options)
     grad_prompts = make((batch, prompts, channels) if sum_prompts else (0,), **options)
-    if not of_nothing:
+    if not empty:
         plan_backward(grad, index, prompts, grad_kernels, grad_prompts).run(grad.device)
     return grad_kernels, grad_prompts

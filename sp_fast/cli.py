@@ -24,8 +24,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-
-# One line for each command.
 app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
 app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("score", epilog=SCORE_EXAMPLES)(score)
@@ -35,7 +33,7 @@ app.add_typer(experiment, name="experiment")
 
 
 def main() -> None:
-    """Run the command line; an error that a user can mend is one line on standard error, and exit status 2."""
+    """Run the command line; errors of the user print one line to standard error, with exit status 2."""
     try:
         app()
     except (ValueError, OSError, OverflowError) as error:

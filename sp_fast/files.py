@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed."""
+"""Atomic writes: a file is written beside its place, then renamed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` when it is whole and on the disk."""
+    """Open a file for writing that replaces `path` once it is complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -26,11 +26,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_text(text: str, path: Path) -> None:
-    """The text as UTF-8 in the place of `path`."""
+    """Write text to `path` as UTF-8 (atomic write)."""
     with replacing(path) as file:
         file.write(text.encode())
 
 
 def write_json(value: Any, path: Path) -> None:
-    """The value as JSON that reads well in the place of `path`."""
+    """Write a value to `path` as indented JSON (atomic write)."""
     write_text(json.dumps(value, indent=1), path)

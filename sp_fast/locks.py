@@ -1,4 +1,4 @@
-"""Locks on folders and files, by which several processes divide work; released when their holder ends."""
+"""Locks on files and folders, for processes that share work; released when the holder exits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOCK = "lock"
 
 
 def try_lock(path: Path) -> int | None:
-    """A file descriptor that holds the lock on a file, which is made; None where another process holds it."""
+    """Lock a file, created if needed: a descriptor that holds the lock, or None if another process does."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if fcntl is not None:
@@ -29,7 +29,7 @@ def try_lock(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def turn_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process works in a folder, which is made."""
+    """Hold the lock of a folder, created if needed; waits until no other process holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
         if fcntl is not None:

@@ -7,7 +7,7 @@ import pytest
 
 
 class DataDir:
-    """The folder of real data named by SP_FAST_DATA; a missing file skips the test and says its name."""
+    """The folder of real data, SP_FAST_DATA; a test whose file is missing is skipped, naming it."""
 
     def __init__(self, root: str | None) -> None:
         self.root = Path(root) if root else None
@@ -23,5 +23,5 @@ class DataDir:
 
 @pytest.fixture(scope="session")
 def data_dir() -> DataDir:
-    """`data_dir("knet_golden.pt")` is that file's path, or the test is skipped by name."""
+    """`data_dir("knet_golden.pt")` is the path of that file; the test is skipped if it is missing."""
     return DataDir(os.environ.get("SP_FAST_DATA"))

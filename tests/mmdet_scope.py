@@ -1,4 +1,4 @@
-"""A fixture: mmdet's registry for everything that the tests of a folder build."""
+"""Fixture that makes mmdet's registry the default one in the tests of a folder."""
 
 import pytest
 from mmengine.registry import DefaultScope

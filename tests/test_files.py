@@ -1,4 +1,4 @@
-"""Files are whole or as they were."""
+"""Atomic writes."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from sp_fast.files import replacing, write_json
 
 
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     path = tmp_path / "folder" / "value.json"
     write_json({"a": 1}, path)
 

@@ -1,4 +1,4 @@
-"""The package's import graph: no circle, no arrow upwards, and what needs mmdet."""
+"""The import graph of the package: no cycles, no upward imports, and what needs mmdet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sp_fast"
-# From the bottom up: a part imports parts before it in this list alone, and itself.
+# From the bottom up: a part imports only itself and parts before it in this list.
 ORDER = (
     "files",
     "locks",
@@ -67,24 +67,24 @@ def imported(path: Path, *, also_inside_functions: bool) -> set[str]:
 
 
 @pytest.mark.parametrize("also_inside_functions", [False, True])
-def test_no_circle(also_inside_functions):
+def test_no_cycles(also_inside_functions):
     graph = {
         name: imported(path, also_inside_functions=also_inside_functions) - {name, "sp_fast"}
         for name, path in MODULES.items()
     }
-    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError shows the cycle
 
 
 def part_of(module: str) -> str:
     return module.split(".")[1]
 
 
-def test_every_part_has_its_place():
+def test_every_part_is_in_the_order():
     assert {part_of(name) for name in MODULES if name != "sp_fast"} <= {*ORDER, "kernels"}
 
 
 @pytest.mark.parametrize("name", sorted(MODULES.keys() - {"sp_fast"}))
-def test_no_arrow_upwards(name):
+def test_no_upward_imports(name):
     place = ORDER.index(part_of(name))
     for other in imported(MODULES[name], also_inside_functions=True) - {"sp_fast"}:
         if part_of(other) != "kernels":

@@ -1,1 +1,1 @@
-"""Scripts for those who develop sp_fast."""
+"""Scripts for developers of sp_fast."""

@@ -1,7 +1,7 @@
-"""A mkdocs hook: files of the repository that the pages link to become pages of the site.
+"""MkDocs hook that adds the repository's files that pages link to, and points the links to these copies.
 
-On a code host `../sp_fast/ops/mask_nms.py` opens the file. The site has only what is in `docs/`, so linked
-source files are added to it as code, markdown and images as they are, and the links are changed to them.
+On a code host `../sp_fast/ops/mask_nms.py` opens the file, but the site contains only `docs/`. Source files
+are added as pages of code, markdown files and images unchanged.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LANGUAGES = {".py": "python", ".yml": "yaml", ".toml": "toml", ".ipynb": "json"}
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add every linked file, and what is linked from those."""
+    """Add every linked file, and the files that these link to."""
     pages = [("docs/" + file.src_uri, file.content_string) for file in files.documentation_pages()]
     seen = {path for path, _ in pages}
     while pages:
@@ -36,12 +36,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """The page with its links pointing to the site's copies."""
+    """Point the links of a page to the site's copies."""
     source = page.file.src_uri
-    own = source.removeprefix("source/") if source.startswith("source/") else "docs/" + source
+    origin = source.removeprefix("source/") if source.startswith("source/") else "docs/" + source
 
     def changed(match: re.Match[str]) -> str:
-        path = _in_repository(own if own.endswith(".md") else own.removesuffix(".md"), match[2])
+        path = _in_repository(origin if origin.endswith(".md") else origin.removesuffix(".md"), match[2])
         if path is None:
             return match[0]
         return match[1] + posixpath.relpath(_site_path(path), posixpath.dirname(source) or ".") + match[3]

@@ -1,9 +1,9 @@
-"""What the compiler says of every CUDA kernel: registers, spills, stack, shared memory, 16-byte accesses.
+"""Registers, spills, stack, shared memory and 16-byte accesses of every CUDA kernel, from the compiler.
 
 python -m tools.ptxas            writes benchmarks/results/ptxas.md
-python -m tools.ptxas --check    says whether that file is up to date
+python -m tools.ptxas --check    checks whether that file is up to date
 
-Needs nvcc and cuobjdump (of the CUDA toolkit, or of Triton's package), and no GPU.
+Requires nvcc and cuobjdump (from the CUDA toolkit or Triton's package), but no GPU.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "csrc" / "cuda"
-# What was compiled before, by the hash of all that went in.
+# Results of earlier compilations, by a hash of their inputs.
 CACHE = ROOT / "build" / "ptxas"
 RESULT = ROOT / "benchmarks" / "results" / "ptxas.md"
 TRITON_HEADING = "## Triton"
 
 ARCHITECTURES = ("80", "90")
-# As setup.py and PyTorch's extension builder compile them, and warnings are errors.
+# The flags of setup.py and PyTorch's extension builder, with warnings as errors.
 FLAGS = [
     "-c",
     "-O3",
@@ -56,7 +56,7 @@ ACCESSES = {
 
 
 class ToolMissing(RuntimeError):
-    """A program that is needed is not there."""
+    """A required program is missing."""
 
 
 class CompilerError(RuntimeError):
@@ -65,7 +65,7 @@ class CompilerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Kernel:
-    """One kernel, compiled for one architecture; sizes in bytes, accesses as instructions in the code."""
+    """One kernel compiled for one architecture: sizes in bytes, accesses counted as instructions."""
 
     source: str
     name: str
@@ -80,7 +80,7 @@ class Kernel:
 
 
 def find_nvcc() -> str:
-    """Path of nvcc, looked for as setup.py does."""
+    """Find nvcc in CUDA_HOME, on PATH or in /usr/local/cuda."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     found = shutil.which(f"{home}/bin/nvcc") if home else shutil.which("nvcc")
     found = found or shutil.which("/usr/local/cuda/bin/nvcc")
@@ -90,7 +90,7 @@ def find_nvcc() -> str:
 
 
 def find_cuobjdump() -> str:
-    """Path of cuobjdump: on PATH, beside nvcc, or in Triton's package."""
+    """Find cuobjdump on PATH, beside nvcc, or in Triton's package."""
     folders = []
     for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
         folders += [f"{home}/bin"] if home else []
@@ -108,12 +108,12 @@ def nvcc_version(nvcc: str) -> str:
     text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
     version = re.search(r"\bV(\d+\.\d+\.\d+)", text)
     if version is None:
-        raise ToolMissing(f"{nvcc} --version names no version")
+        raise ToolMissing(f"{nvcc} --version prints no version")
     return version.group(1)
 
 
 def short_name(demangled: str) -> str:
-    """A kernel's name without return type, namespaces of this project and arguments."""
+    """Name of a kernel without return type, this project's namespaces and arguments."""
     name = demangled.replace("(anonymous namespace)::", "")
     name = re.sub(r"^void ", "", name).replace("sp_fast::cuda::", "").replace("sp_fast::", "")
     depth = 0
@@ -127,7 +127,7 @@ def short_name(demangled: str) -> str:
 
 
 def parse_resources(text: str) -> dict[tuple[str, str], dict[str, int]]:
-    """Output of ptxas -v: {(mangled name, architecture): registers, spill, stack, shared}."""
+    """Parse the output of ptxas -v to {(mangled name, architecture): registers, spill, stack, shared}."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     entry: tuple[str, str] | None = None
     place: tuple[str, str] | None = None
@@ -152,7 +152,7 @@ def parse_resources(text: str) -> dict[tuple[str, str], dict[str, int]]:
 
 
 def parse_accesses(sass: str) -> dict[tuple[str, str], dict[str, int]]:
-    """Output of cuobjdump -sass: {(mangled name, architecture): loads, stores, copies of 16 bytes}."""
+    """Parse `cuobjdump -sass` to {(mangled name, architecture): 16-byte loads, stores and copies}."""
     found: dict[tuple[str, str], dict[str, int]] = {}
     architecture = ""
     counts: dict[str, int] = {}
@@ -169,7 +169,7 @@ def parse_accesses(sass: str) -> dict[tuple[str, str], dict[str, int]]:
 
 
 def demangle(names: list[str]) -> list[str]:
-    """The names as in the source."""
+    """Demangle C++ names."""
     tool = shutil.which("c++filt") or shutil.which("cu++filt")
     if tool is None:
         raise ToolMissing("c++filt was not found in PATH (Debian, Ubuntu: binutils)")
@@ -178,17 +178,17 @@ def demangle(names: list[str]) -> list[str]:
 
 
 def compile_source(source: Path, folder: Path) -> list[Kernel]:
-    """The kernels of one source.
+    """Compile one source and list its kernels.
 
     Raises:
-        CompilerError: it does not compile, or not without warnings.
-        ToolMissing: nvcc, cuobjdump or c++filt is not there.
+        CompilerError: the source does not compile, or gives warnings.
+        ToolMissing: nvcc, cuobjdump or c++filt is missing.
     """
     module = folder / f"{source.stem}.o"
     done = subprocess.run(
         [find_nvcc(), *FLAGS, str(source), "-o", str(module)], capture_output=True, text=True
     )
-    # A warning of ptxas is not among -Werror's.
+    # -Werror does not cover the warnings of ptxas.
     if done.returncode or "warning" in done.stderr:
         raise CompilerError(f"{source.name}:\n{done.stderr}")
     resources = parse_resources(done.stderr)
@@ -206,7 +206,7 @@ def compile_source(source: Path, folder: Path) -> list[Kernel]:
 
 
 def fingerprint(source: Path) -> str:
-    """Hash of a source, of every header beside it, of the tools and their options."""
+    """Hash of a source, the headers beside it, and the compiler and its options."""
     digest = hashlib.sha256(f"{nvcc_version(find_nvcc())} {FLAGS} {find_cuobjdump()}".encode())
     headers = [p for p in source.parent.iterdir() if p.suffix in (".h", ".cuh")]
     for path in [source, *sorted(headers), Path(__file__)]:
@@ -215,7 +215,7 @@ def fingerprint(source: Path) -> str:
 
 
 def compile_once(source: Path) -> list[Kernel]:
-    """`compile_source`, or what it gave for the same files before."""
+    """Like `compile_source`, with results cached by `fingerprint`."""
     kept = CACHE / f"{source.stem}-{fingerprint(source)}.json"
     if kept.exists():
         return [Kernel(**kernel) for kernel in json.loads(kept.read_text())]
@@ -232,7 +232,7 @@ def compile_once(source: Path) -> list[Kernel]:
 
 
 def compile_all(sources: list[Path] | None = None) -> list[Kernel]:
-    """The kernels of all sources, in a stable order."""
+    """Compile all sources; the kernels come in a stable order."""
     sources = sorted(SOURCES.glob("*.cu")) if sources is None else sources
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         return [kernel for of in threads.map(compile_once, sources) for kernel in of]
@@ -243,7 +243,7 @@ def _dotted(architecture: str) -> str:
 
 
 def render(kernels: list[Kernel], version: str) -> str:
-    """The CUDA part of ptxas.md."""
+    """Render the CUDA part of ptxas.md."""
     lines = [
         "# Resources of the kernels",
         "",
@@ -274,7 +274,7 @@ def render(kernels: list[Kernel], version: str) -> str:
 
 
 def triton_part() -> str:
-    """What tools/triton_resources.py prints, under its heading."""
+    """Render the Triton part of ptxas.md from the output of tools/triton_resources.py."""
     command = [sys.executable, "-m", "tools.triton_resources"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -283,11 +283,11 @@ def triton_part() -> str:
 
 
 def triton_table(rows: list[list[str]]) -> str:
-    """The rows as a table: kernel, architecture, registers, bytes spilled and shared, warps, programs."""
+    """Render rows of kernel, architecture, registers, bytes spilled and shared, warps, programs."""
     lines = [
         TRITON_HEADING,
         "",
-        "A training step's launches; bytes spilled are of a thread, shared of a program.",
+        "The launches of a training step; spilled bytes are per thread, shared memory per program.",
         "",
         "| kernel | for | registers | spilled | shared | warps | programs |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -299,12 +299,12 @@ def triton_table(rows: list[list[str]]) -> str:
 
 
 def cuda_part(text: str) -> str:
-    """ptxas.md without what is Triton's."""
+    """Return ptxas.md without its Triton part."""
     return text.split(f"\n{TRITON_HEADING}")[0]
 
 
 def recorded_version(text: str) -> str | None:
-    """The version of nvcc that ptxas.md was made with."""
+    """Return the version of nvcc that ptxas.md was made with."""
     version = re.search(r"\(nvcc ([\d.]+)\)", text)
     return version.group(1) if version else None
 
@@ -314,7 +314,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if the file is not up to date"
+        "--check", action="store_true", help="Write nothing; exit with 1 if the file is not up to date"
     )
     options = parser.parse_args(arguments)
     try:

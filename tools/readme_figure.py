@@ -1,9 +1,9 @@
-"""Draws README's figure: a photo, its saliency masks, the prompts they give, and the AP of the demo.
+"""Draws the README's figure: a photo, its saliency masks, their prompts, and the AP of the demo.
 
     python tools/readme_figure.py --weights mobilenet_v2.pth
 
 The photo is scikit-image's `coffee` (Rachel Michetti, CC0). Masks, boxes and cosines are computed here; the
-AP is read from docs/assets/figure/demo_results.json, which names the command that measured it.
+AP is read from docs/assets/figure/demo_results.json, which gives the command that measured it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from sp_fast.proposals import Backbone, SaliencyProposer, build_backbone
 from sp_fast.proposals.run import propose_folder
 
 ASSETS = Path(__file__).parents[1] / "docs" / "assets"
-# Okabe and Ito's colours, told apart by colour-blind readers too.
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2")
 GREY, INK, FAINT = "#9AA0A6", "#202124", "#5F6368"
-SIDE = 512  # of the image the features are computed from, in pixels
+SIDE = 512  # longer side in pixels of the image from which features are computed
 OPTIONS: dict[str, Any] = dict(
     similarity="cosine",
     center=True,
@@ -47,12 +47,12 @@ KERNELS = 8
 
 
 class Steps(NamedTuple):
-    """What the panels show.
+    """Data shown in the panels.
 
     Attributes:
         image: uint8 [H, W, 3], RGB.
         masks: bool [L, H, W], best first.
-        boxes: float [L, 4], x0 y0 x1 y1 in pixels.
+        boxes: float [L, 4], xyxy in pixels.
         cosine: float [KERNELS, L], similarity of each kernel with each prompt.
         index: int [KERNELS], the prompt that each kernel takes.
     """
@@ -65,7 +65,7 @@ class Steps(NamedTuple):
 
 
 def compute(photo: Path, weights: Path) -> Steps:
-    """Masks of the photo, and the match of their prompts with kernels at their random start."""
+    """Compute the masks of the photo and match their prompts with randomly initialised kernels."""
     backbone = build_backbone("mobilenet_v2", weights=weights)
     with tempfile.TemporaryDirectory() as folder:
         images, out = Path(folder, "images"), Path(folder, "masks.json")
@@ -94,7 +94,7 @@ def _match(image: np.ndarray, boxes: np.ndarray, backbone: Backbone) -> tuple[np
 
 
 def draw(steps: Steps, demo: dict[str, Any]) -> Figure:
-    """The four panels, 1600 x 1180 pixels."""
+    """Draw the four panels, 1600 x 1180 pixels."""
     figure: Any = Figure(figsize=(16, 11.8), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
@@ -137,7 +137,7 @@ def _masks(axes: Any, steps: Steps, demo: dict[str, Any]) -> None:
 
 
 def _prompts(axes: Any, steps: Steps, demo: dict[str, Any]) -> None:
-    """Crops of the boxes above a matrix of cosines, and at its right the prompt that each kernel takes."""
+    """Draw crops of the boxes above a matrix of cosines, and the prompt of each kernel at its right."""
     prompts = len(steps.boxes)
     axes.set(xlim=(-1.85, prompts + 1.95), ylim=(KERNELS + 0.85, -1.95))
     axes.axis("off")
@@ -200,10 +200,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--weights", type=Path, required=True, help="MobileNetV2 weights, ImageNet, torchvision's names"
+        "--weights",
+        type=Path,
+        required=True,
+        help="ImageNet weights of MobileNetV2, with torchvision's key names",
     )
-    parser.add_argument("--photo", type=Path, default=ASSETS / "figure" / "coffee.jpg", help="the photo")
-    parser.add_argument("--out", type=Path, default=ASSETS / "figure.webp", help="image file to write")
+    parser.add_argument("--photo", type=Path, default=ASSETS / "figure" / "coffee.jpg", help="Photo")
+    parser.add_argument("--out", type=Path, default=ASSETS / "figure.webp", help="Image file to write")
     arguments = parser.parse_args()
     demo = json.loads((ASSETS / "figure" / "demo_results.json").read_text())
     figure: Any = draw(compute(arguments.photo, arguments.weights), demo)

@@ -26,7 +26,7 @@ ARCHITECTURES = (80, 90)
 
 
 class Row(NamedTuple):
-    """What one program of a kernel takes; `name` says dtype too, bytes are of one thread and one program."""
+    """Resources of a kernel; `name` includes the dtype, spills are per thread, shared memory per program."""
 
     name: str
     architecture: str
@@ -47,7 +47,7 @@ def launches(
     images: int = 12,
     shared: bool = True,
 ) -> dict[str, Launch]:
-    """Every launch of a training step, on tensors without memory; `shared`: all images share the kernels."""
+    """Plan every launch of a training step on meta tensors; `shared`: all images share the kernels."""
     with torch.device("meta"):
         k = torch.empty(*([] if shared else [images]), kernels, channels, dtype=dtype)
         p = torch.empty(images, prompts, channels, dtype=dtype)
@@ -72,13 +72,13 @@ def launches(
 
 
 class Compiler:
-    """Stands in for Triton's driver: an architecture without a device."""
+    """Stands in for Triton's driver, to compile for an architecture without a device."""
 
     def __init__(self, architecture: int) -> None:
         self.architecture = architecture
 
     def get_current_device(self) -> int:
-        return self.architecture  # Triton keeps what it compiled by device
+        return self.architecture  # Triton caches compiled kernels by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -88,13 +88,13 @@ class Compiler:
 
 
 def compiled(launch: Launch, architecture: int):
-    """The kernel as Triton compiles it for these arguments, memory aligned to 16 bytes, and caches it."""
+    """Compile and cache the kernel for these arguments, with memory aligned to 16 bytes."""
     with mock.patch.object(triton.runtime.driver, "_active", Compiler(architecture)):
         return launch.kernel.warmup(grid=(launch.programs,), num_warps=launch.warps, **launch.arguments)
 
 
 def resources(dtypes: Sequence[torch.dtype] = DTYPES, **sizes: int) -> list[Row]:
-    """Registers, spills and shared memory of every kernel, dtype and architecture."""
+    """Compile every kernel for every dtype and architecture, and list the resources."""
     cuobjdump = triton.knobs.nvidia.cuobjdump.path
     rows = []
     for dtype in dtypes:

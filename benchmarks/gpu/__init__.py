@@ -1,1 +1,1 @@
-"""Sp_fast on a GPU: `make gpu-test`, `make gpu-bench`, `make gpu-sanitize`."""
+"""Tests and benchmarks on a GPU: `make gpu-test`, `make gpu-bench`, `make gpu-sanitize`."""

@@ -1,9 +1,9 @@
-"""Builds and tests, measures or sanitizes sp_fast on a GPU: benchmarks/results/<card>.json and .md.
+"""Builds sp_fast on a GPU, then tests, benchmarks or sanitizes it: benchmarks/results/<card>.json and .md.
 
-No network is used and nothing is installed outside build/gpu. The results are written after each step, and
-what was left out is named. SP_FAST_WHEELS may name a folder of wheels of packages that are missing.
+Uses no network and installs nothing outside build/gpu. Results are written after each step, and skipped steps
+are listed. SP_FAST_WHEELS may name a folder with wheels of missing packages.
 
-Exit status: 0; 1 where the build, a test or the sanitizer failed; 2 without a GPU; 3 where time ran out.
+Exit status: 0: success; 1: the build, a test or the sanitizer failed; 2: no GPU; 3: out of time.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ print(json.dumps(found))
 
 
 def probe() -> dict[str, Any]:
-    """Versions and the device, asked in another process; without "gpu" where there is none."""
+    """Query versions and the device in another process; there is no "gpu" key without a GPU."""
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=120)
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"error": done.stderr}
 
 
 def begin(target: str, device: dict[str, Any], before: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """The report with this target made anew; the other targets' results stay."""
+    """Start a new report of this target, and keep the results of the other targets."""
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     found: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="minutes"),
@@ -57,18 +57,22 @@ def begin(target: str, device: dict[str, Any], before: dict[str, Any], dry: bool
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a target; returns the exit status."""
+    """Run a target and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.gpu",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--minutes", type=float, default=9, help="time limit; default: %(default)s")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder")
-    parser.add_argument("--dry-run", action="store_true", help="try all of it at small sizes on the CPU")
+    parser.add_argument("target", choices=TARGETS, help="What to run")
+    parser.add_argument(
+        "--minutes", type=float, default=9, help="Time limit in minutes; default: %(default)s"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=ROOT / "benchmarks" / "results", help="Folder of the results"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="Try every step on the CPU at small sizes")
     options = parser.parse_args(arguments)
-    # Where it is stopped from outside, its commands are stopped too.
+    # On SIGTERM, exit normally, so that the running command is stopped too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     device = probe()
     if options.dry_run:

@@ -1,7 +1,7 @@
-"""Measures every op; the report is written after each: `python -m benchmarks.gpu.bench REPORT --seconds 300`.
+"""Times every op and updates the report after each: `python -m benchmarks.gpu.bench REPORT --seconds 300`.
 
-First what matters most: the device's ceilings, then the time and the kernels of every op. Then plain PyTorch,
-as it is and compiled, and other libraries. What there is no time or no package for is left out by name.
+The most important comes first: the device's ceilings, then the time and the kernels of every op, then plain
+PyTorch (eager and compiled) and other libraries. What lacks time or a package is listed as left out.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from benchmarks.gpu.render import read, write
 from benchmarks.gpu.targets import BROKEN
 from benchmarks.inputs import FULL, SMALL
 
-# All sets of inputs together are several times as large as an L2 cache, unless there would be too many.
+# All sets of inputs together are several times the size of an L2 cache, but there are at most MOST_SETS.
 ROTATED_BYTES, MOST_SETS = 256 * 2**20, 64
 
 
 class Session:
-    """What was measured, in a report that is whole on disk at any time."""
+    """A benchmark run whose report on disk is always complete."""
 
     def __init__(self, path: Path, seconds: float, sizes: Any) -> None:
         self.path, self.sizes = path, sizes
@@ -37,12 +37,12 @@ class Session:
         self.gpu = sizes is FULL
 
     def leave_out(self, what: str, why: str) -> None:
-        """Name what is left out, and why."""
+        """Record what is left out, and why."""
         self.found["left_out"].append(f"{what}: {why}")
         print(f"left out: {what}: {why}", flush=True)
 
     def attempt(self, what: str, need: float, work: Callable[[], Any]) -> Any:
-        """The result of `work`; None where it fails or fewer than `need` seconds are left."""
+        """Return the result of `work`, or None if it fails or fewer than `need` seconds are left."""
         left = self.end - time.monotonic()
         if left < need:
             return self.leave_out(what, f"{left:.0f} s were left, it may take {need:.0f} s")
@@ -50,7 +50,7 @@ class Session:
             return work()
         except ImportError as missing:
             return self.leave_out(what, f"needs {missing.name or missing}, which is not installed")
-        except Exception as error:  # the other ops are measured all the same
+        except Exception as error:  # still measure the other ops
             self.leave_out(what, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         if self.gpu:
             try:
@@ -61,7 +61,7 @@ class Session:
         return None
 
     def once(self, what: str, work: Callable[[], Any]) -> None:
-        """Do it unless a process began it before, also one that ended in it."""
+        """Run `work` unless this or an earlier process began it, even if that process crashed in it."""
         if what in self.found["begun"]:
             return
         self.found["begun"].append(what)
@@ -73,7 +73,7 @@ class Session:
         write(self.report, self.path)
 
     def row(self, case: Case) -> dict[str, Any]:
-        """What is known of a case; counted at first."""
+        """The report's row of a case, created with its counted work when it is first used."""
         if case.key not in self.found["rows"]:
             work, goal = costs.rows(self.sizes)[case.key]
             known = self.found["ceilings"]
@@ -83,7 +83,7 @@ class Session:
         return self.found["rows"][case.key]
 
     def measure_op(self, case: Case) -> None:
-        """Time in a graph and as called, and the kernels launched."""
+        """Time the op in a graph and as called, and list the kernels it launches."""
         row = self.row(case)
         moved = sum(work["moved"] for work in row["work"])
         sets = min(max(2, -(-ROTATED_BYTES // moved)), MOST_SETS if self.gpu else 2)
@@ -94,7 +94,7 @@ class Session:
             row["kernels"] = self.attempt(f"{case.title}: kernels", 5, lambda: measure.kernels_of(calls[0]))
 
     def measure_others(self, case: Case) -> None:
-        """Times of plain PyTorch and of other libraries, as called."""
+        """Time plain PyTorch and other libraries, as called."""
         others = {"plain PyTorch": case.plain} if case.plain else {}
         if case.plain and case.compiled and self.gpu:
             torch._dynamo.reset()
@@ -107,7 +107,7 @@ class Session:
 
 
 def bind(function: Function, sets: list[tuple[Any, ...]]) -> list[measure.Call]:
-    """A call for every set of inputs."""
+    """Bind the function to every set of inputs."""
     return [lambda inputs=inputs: function(*inputs) for inputs in sets]
 
 
@@ -115,12 +115,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("report", type=Path, help="JSON file; what was begun before is not measured again")
-    parser.add_argument("--seconds", type=float, required=True, help="time limit")
-    parser.add_argument("--dry-run", action="store_true", help="small sizes on the CPU")
+    parser.add_argument("report", type=Path, help="JSON report; measurements begun before are not repeated")
+    parser.add_argument("--seconds", type=float, required=True, help="Time limit in seconds")
+    parser.add_argument("--dry-run", action="store_true", help="Use small sizes on the CPU")
     options = parser.parse_args()
     session = Session(options.report, options.seconds, SMALL if options.dry_run else FULL)
-    # Whatever plain PyTorch gains by TF32; the ops choose for themselves.
+    # Let plain PyTorch use TF32; the ops make their own choice.
     torch.set_float32_matmul_precision("high")
     if session.gpu:
         session.once(

@@ -1,7 +1,7 @@
-"""What each op has to move and to compute, and the time that follows.
+"""Bytes and operations that each op needs, and the lower bound of its time.
 
-Bytes are those of a single pass: every input read once, every output written once. Operations are those
-of the definition; a multiplication and an addition count as two.
+Bytes are those of a single pass that reads every input and writes every output once. Operations are those of
+the definition; a multiplication and an addition count as two.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PRODUCT_UNIT = {"fp32": "tf32", "bf16": "bf16"}
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes moved, operations by unit ("bf16", "tf32", "popcount"), and the least number of launches."""
+    """Bytes moved, operations by unit ("bf16", "tf32", "popcount"), and the minimum number of launches."""
 
     moved: int
     operations: dict[str, int] = field(default_factory=dict)
@@ -34,19 +34,19 @@ class Ceilings:
 
 
 def floor(work: Work, ceilings: Ceilings) -> float:
-    """Seconds that no version of the work falls below by much: the largest of its terms."""
+    """Approximate lower bound of the time in seconds: the largest term of memory, launches and operations."""
     terms = [work.moved / ceilings.copy, work.launches * ceilings.launch]
     terms += [number / ceilings.rates[unit] for unit, number in work.operations.items()]
     return max(terms)
 
 
 def words(sizes: Sizes) -> int:
-    """32-bit words of a packed mask of C5."""
+    """Number of 32-bit words of a packed mask of C5."""
     return (sizes.c5[1] * sizes.c5[2] + 31) // 32
 
 
 def saliency(sizes: Sizes, seeds: int, dtype: str) -> Work:
-    """Features read; seeds, masks and scores written; every seed times every cell."""
+    """Read features; write seeds, masks and scores; multiply every seed by every cell."""
     channels, height, width = sizes.c5
     cells = height * width
     moved = (cells + seeds) * channels * BYTES[dtype] + seeds * (4 * words(sizes) + 4)
@@ -54,14 +54,14 @@ def saliency(sizes: Sizes, seeds: int, dtype: str) -> Work:
 
 
 def overlaps(sizes: Sizes, masks: int, bytes_out: int) -> Work:
-    """NMS: masks and scores read; the words of every pair of masks intersected and their bits counted."""
+    """NMS: read masks and scores; intersect the words of every pair of masks and count their bits."""
     pairs = masks * (masks - 1) // 2
     moved = sizes.images * (masks * (4 * words(sizes) + 4) + bytes_out)
     return Work(moved, {"popcount": sizes.images * pairs * words(sizes)})
 
 
 def roi(sizes: Sizes, dtype: str, backward: bool) -> Work:
-    """The map is read; for the backward its gradient is written. Boxes and averages are small beside it."""
+    """Read the map, and write its gradient in the backward pass. Boxes and averages are small."""
     channels, height, width = sizes.p2
     features = sizes.images * channels * height * width * BYTES[dtype]
     small = sizes.images * sizes.boxes * (4 * 4 + channels * BYTES[dtype])
@@ -70,7 +70,7 @@ def roi(sizes: Sizes, dtype: str, backward: bool) -> Work:
 
 
 def matching(sizes: Sizes, backward: bool) -> Work:
-    """Kernels and prompts read, decorated kernels and indices written; the backward the other way round."""
+    """Read kernels and prompts, write decorated kernels and indices; the reverse in the backward pass."""
     channels = sizes.p2[0]
     inputs = 4 * channels * (sizes.kernels + sizes.images * sizes.prompts)
     outputs = sizes.images * sizes.kernels * (4 * channels + 8)
@@ -80,7 +80,7 @@ def matching(sizes: Sizes, backward: bool) -> Work:
 
 
 def kernel_loss(sizes: Sizes, backward: bool) -> Work:
-    """Matched kernels, targets and indices read; for the backward both gradients written whole."""
+    """Read matched kernels, targets and indices; write both gradients in full in the backward pass."""
     channels = sizes.p2[0]
     matched = 4 * channels * sizes.stages * sizes.images * sizes.prompts
     targets = 4 * channels * sizes.images * sizes.prompts
@@ -92,7 +92,7 @@ def kernel_loss(sizes: Sizes, backward: bool) -> Work:
 
 
 def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
-    """Of each case: the work of its steps, one after another, and the goal in multiples of the floor."""
+    """Work of each case, step by step, and its goal as a multiple of the floor."""
     few, many = (grid[0] * grid[1] for grid in (sizes.grid, sizes.dense_grid))
     indices, scores = 8 * sizes.kept, 4 * few
     table: dict[str, tuple[list[Work], float | None]] = {

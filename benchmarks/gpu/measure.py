@@ -1,7 +1,7 @@
 """Times on the device, and the device's ceilings.
 
-A time "in a graph" is that of one call among many captured in one CUDA graph. The calls take turns on several
-sets of inputs, so that a call does not find its inputs in the L2 cache unless all sets fit there together.
+A time "in a graph" is that of one of many calls captured in one CUDA graph. The calls rotate over several
+sets of inputs, so that a call finds its inputs in the L2 cache only if all sets fit there together.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.gpu.costs import Ceilings
 
 Call = Callable[[], Any]
 REPLAYS = 25
-# Shortest time of a replay: the resolution of the events is then negligible.
+# Shortest time of a replay, so that the resolution of the events is negligible.
 REPLAY_SECONDS = 1e-3
 MOST_CALLS = 200
 
@@ -38,7 +38,7 @@ def _elapsed(work: Call) -> float:
 
 
 def in_graph(calls: list[Call]) -> dict[str, float]:
-    """Device time of one call in a replayed graph, the calls in turn."""
+    """Device time of one call in a replayed graph that rotates over the calls."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -49,7 +49,7 @@ def in_graph(calls: list[Call]) -> dict[str, float]:
     rounds = min(max(1, round(REPLAY_SECONDS / max(once, 1e-6) / len(calls))), MOST_CALLS // len(calls))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
-        # A result is freed at once: the next call writes where it was, as in a training loop.
+        # Results are freed at once, so the next call reuses their memory, as in a training loop.
         for call in calls * rounds:
             call()
     for _ in range(3):
@@ -61,7 +61,7 @@ def in_graph(calls: list[Call]) -> dict[str, float]:
 
 
 def eager(calls: list[Call], seconds: float = 0.3) -> dict[str, float]:
-    """Time of one call as Python makes it, launches and waiting included, the calls in turn."""
+    """Time of one call from Python, including launches and synchronisation, rotating over the calls."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     for call in calls:
         call()
@@ -78,7 +78,7 @@ def eager(calls: list[Call], seconds: float = 0.3) -> dict[str, float]:
 
 
 def kernels_of(call: Call, calls: int = 10) -> list[dict[str, Any]]:
-    """The kernels that a call launches: name, launches and microseconds per call; the longest first."""
+    """Name, launches and microseconds per call of the kernels that a call launches, longest first."""
     from torch.profiler import ProfilerActivity, profile
 
     call()
@@ -102,14 +102,14 @@ def _seconds(call: Call) -> float:
 
 
 def product_rate(dtype: torch.dtype, size: int = 8192) -> float:
-    """Operations/s of a square matrix product of random numbers; fp32 as TF32 (see bench.py)."""
+    """Operations/s of a square matrix product of random numbers; fp32 uses TF32 (see bench.py)."""
     a, b = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
     out = torch.empty_like(a)
     return 2 * size**3 / _seconds(lambda: torch.mm(a, b, out=out))
 
 
 def popcount_rate(rounds: int = 256, words: int = 4096) -> float:
-    """Bit counts of 32-bit words per second: the unit that overlaps of masks need."""
+    """Bit counts of 32-bit words per second, which bound the overlaps of masks."""
     from benchmarks.gpu.popcount import count_bits
 
     programs = 16 * torch.cuda.get_device_properties().multi_processor_count
@@ -118,7 +118,7 @@ def popcount_rate(rounds: int = 256, words: int = 4096) -> float:
 
 
 def ceilings(elements: int = 10**9) -> Ceilings:
-    """All of them, measured now; the copy is of that many fp32 numbers, read and written."""
+    """Measure all ceilings; the copy reads and writes `elements` fp32 numbers."""
     tiny, source = torch.zeros(32, device="cuda"), torch.rand(elements, device="cuda")
     target = torch.empty_like(source)
     rates = {"bf16": product_rate(torch.bfloat16), "tf32": product_rate(torch.float32)}

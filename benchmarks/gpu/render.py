@@ -1,4 +1,4 @@
-"""The report of a card: results/<card>.json, and the same as Markdown."""
+"""The report of a card, results/<card>.json, and its rendering as Markdown."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from sp_fast.files import write_json, write_text
 
 HOW = """\
-All in microseconds. Time: of one call among many in a replayed CUDA graph, median of 25 replays; the calls
-take turns on several sets of inputs, together larger than the L2 cache except where 64 sets are not. Floor:
-the largest of bytes once through memory, operations at the unit's rate, and launches that are needed
-(`benchmarks/gpu/costs.py`), at the rates measured in the same run. Goal: the largest ratio of time to floor
-that is wanted. As called, and what follows: time of a call from Python, launches included."""
+All times are in microseconds. Time: one of many calls in a replayed CUDA graph, median of 25 replays; the
+calls rotate over up to 64 sets of inputs, which together exceed the L2 cache unless the inputs are small.
+Floor: the largest of moving all bytes once, doing all operations and launching all kernels
+(`benchmarks/gpu/costs.py`), at the rates measured in the same run. Goal: the target for the ratio of time to
+floor. As called, and the columns after it: a call from Python, including launches."""
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A report; an empty one where there is no file."""
+    """Read a report; an empty one if there is no file."""
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def write(report: dict[str, Any], path: Path) -> None:
-    """Both files, each as an atomic write."""
+    """Write both files, each as an atomic write."""
     write_json(report, path)
     write_text(render(report), path.with_suffix(".md"))
 
@@ -38,7 +38,7 @@ def _median(measured: dict[str, Any] | None) -> float | None:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
-    """One line per row: time in a graph against floor and goal, then times as called."""
+    """Render one line per row: time in a graph against floor and goal, then times as called."""
     lines = [
         "| op | time | floor | ratio | goal | | as called | plain PyTorch | compiled | other |",
         "|---|---:|---:|---:|---:|---|---:|---:|---:|---|",
@@ -89,6 +89,6 @@ def _target(name: str, of: dict[str, Any]) -> list[str]:
 
 
 def render(report: dict[str, Any]) -> str:
-    """The whole report."""
+    """Render the whole report."""
     targets = [line for name, of in report.items() if name != "gpu" for line in _target(name, of)]
     return "\n".join([f"# {report['gpu']}", *targets]) + "\n"

@@ -1,4 +1,4 @@
-"""A target is a list of steps that share its time; each runs commands with a time limit."""
+"""Targets as lists of steps that share a time limit; each step runs commands with a limit of its own."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import Any
 from benchmarks.gpu.render import read, write
 
 ROOT = Path(__file__).resolve().parents[2]
-# Seconds from interrupting a command to killing it, within its limit.
+# Seconds between interrupting a command and killing it, within its limit.
 GRACE = 10.0
-# A step is not begun with less time than this, in seconds.
+# Minimum time for starting a step, in seconds.
 LEAST = 15.0
 PASSED, FAILED, OUT_OF_TIME, LEFT_OUT = "passed", "failed", "out of time", "left out"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Folder of packages and logs, the report (JSON), the device, and whether it is a dry run on the CPU."""
+    """Folder of packages and logs, path of the JSON report, the device, and whether this is a dry run."""
 
     work: Path
     results: Path
@@ -34,9 +34,10 @@ class Place:
     dry: bool = False
 
     def run(self, name: str, command: list[str], limit: float, **env: str) -> tuple[int | None, str]:
-        """Exit status, None where the limit stopped it, and output, which is also printed and logged.
+        """Run a command; return its exit status, None if the limit stopped it, and its output.
 
-        Python runs a command that begins with an option. All that the command started ends with it.
+        The output is also printed and logged. A command that begins with an option is run by Python. Every
+        process that the command started is killed at its end.
         """
         paths = [str(self.work), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         process = subprocess.Popen(
@@ -78,7 +79,7 @@ class Place:
 class Step:
     """A part of a target: `work(place, seconds)` returns a verdict and a note.
 
-    The time left is divided by `share`; where a `vital` step fails, the later ones are left out.
+    The remaining time is divided in proportion to `share`. If a `vital` step fails, later steps are left out.
     """
 
     name: str
@@ -88,7 +89,7 @@ class Step:
 
 
 def carry_out(steps: list[Step], seconds: float, place: Place, report: dict[str, Any], target: str) -> None:
-    """Take the steps in turn; the report is written after each."""
+    """Run the steps in order, and write the report after each."""
     end, obstacle = time.monotonic() + seconds, ""
     write(report, place.results)
     for number, step in enumerate(steps):

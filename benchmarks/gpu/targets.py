@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.gpu.render import read, write
 from benchmarks.gpu.steps import FAILED, LEFT_OUT, OUT_OF_TIME, PASSED, ROOT, Place, Step
 
-# Exit status of a process for which an error made the device unusable.
+# Exit status of a process after an error that made the device unusable.
 BROKEN = 4
 CORES = len(os.sched_getaffinity(0))
 CHECK = """
@@ -29,18 +29,18 @@ INSTALL = ["-m", "pip", "install", "--disable-pip-version-check", "--no-index", 
 INSTALL += ["--no-build-isolation", "--upgrade", "--target"]
 PYTEST = ["-m", "pytest", "-q", "-ra", "-p", "no:cacheprovider"]
 SMALL_SUITE = "tests/ops/test_on_gpu_small.py"
-# Said by compute-sanitizer where it cannot work at all.
+# Messages of compute-sanitizer where it cannot work at all.
 REFUSALS = ("Device not supported", "Unable to find injection", "Failed to initialize", "Internal Sanitizer")
 
 
 def judge(status: int | None, text: str) -> tuple[str, str]:
-    """Verdict by the exit status, and the last line of the output."""
+    """Verdict from the exit status, and the last line of the output."""
     last = (text.strip().splitlines() or ["no output"])[-1].strip(" =")[:300]
     return (OUT_OF_TIME if status is None else FAILED if status else PASSED), last
 
 
 def fingerprint(wheels: list[str], device: dict) -> str:
-    """Hash of all that the extension is built from."""
+    """Hash of everything that the extension is built from."""
     digest = hashlib.sha256(json.dumps([sys.version, wheels, device], sort_keys=True).encode())
     for path in [ROOT / "setup.py", *sorted(p for p in (ROOT / "csrc").rglob("*") if p.is_file())]:
         digest.update(path.read_bytes())
@@ -48,9 +48,9 @@ def fingerprint(wheels: list[str], device: dict) -> str:
 
 
 def build(place: Place, limit: float) -> tuple[str, str]:
-    """The extension in place and the wheels of SP_FAST_WHEELS in a folder, unless both are up to date."""
+    """Build the extension in place and install the wheels of SP_FAST_WHEELS, unless both are up to date."""
     site, stamp = place.work / "site", place.work / "built"
-    # Behind the installed packages on the path, and with the .pth files of an editable install.
+    # Installed packages come first on the path; addsitedir also reads the .pth files of editable installs.
     (place.work / "sitecustomize.py").write_text(f"import site\n\nsite.addsitedir({str(site)!r})\n")
     if place.dry:
         return LEFT_OUT, "a dry run builds nothing"
@@ -74,7 +74,7 @@ def build(place: Place, limit: float) -> tuple[str, str]:
 
 
 def compile_variants(place: Place, limit: float, target: str) -> tuple[str, str]:
-    """Triton's variants, on all cores."""
+    """Compile Triton's variants on all cores."""
     if importlib.util.find_spec("triton") is None:
         return LEFT_OUT, "Triton is not installed"
     architecture = place.device["capability"].replace(".", "")
@@ -83,13 +83,13 @@ def compile_variants(place: Place, limit: float, target: str) -> tuple[str, str]
 
 
 def run_tests(place: Place, limit: float, paths: list[str], parallel: bool = True) -> tuple[str, str]:
-    """Tests, on all cores where pytest-xdist is there."""
+    """Run tests, on all cores if pytest-xdist is installed."""
     spread = ["-n", str(CORES)] if parallel and importlib.util.find_spec("xdist") else []
     return judge(*place.run(Path(paths[0]).stem, [*PYTEST, *spread, *paths], limit, OMP_NUM_THREADS="1"))
 
 
 def measure(place: Place, limit: float) -> tuple[str, str]:
-    """Times of every op, in a process that is started again where an error broke the device for it."""
+    """Time every op, in a process that is restarted if an error made the device unusable."""
     end = time.monotonic() + limit
     command = ["-m", "benchmarks.gpu.bench", str(place.results), *(["--dry-run"] if place.dry else [])]
     begun = -1
@@ -101,7 +101,7 @@ def measure(place: Place, limit: float) -> tuple[str, str]:
         before, begun = begun, len(found["begun"])
         if status in (0, None) or begun == before or end - time.monotonic() < 30:
             break
-        if status != BROKEN:  # it was killed and could not say so itself
+        if status != BROKEN:  # it crashed, so it could not record this itself
             report["bench"]["left_out"].append(f"{found['begun'][-1]}: {judge(status, text)[1]}")
             write(report, place.results)
     verdict, note = judge(status, text)
@@ -111,36 +111,36 @@ def measure(place: Place, limit: float) -> tuple[str, str]:
 
 
 def judge_sanitizer(status: int | None, text: str) -> tuple[str, str]:
-    """Verdict, and the line that says why."""
+    """Verdict of the sanitizer, and the line that explains it."""
     lines = text.splitlines()
     refusal = next((line for line in lines if any(words in line for words in REFUSALS)), None)
     summary = next((line for line in reversed(lines) if "SUMMARY" in line), None)
     verdict, last = judge(status, text)
     ran = re.search(r"\b\d+ passed", text) is not None
     if verdict != OUT_OF_TIME and refusal is not None and not ran:
-        return LEFT_OUT, f"compute-sanitizer refuses: {refusal.strip('= ')}"
+        return LEFT_OUT, f"compute-sanitizer does not run: {refusal.strip('= ')}"
     clean = summary is not None and re.search(r"SUMMARY: 0 (errors|hazards)", summary) is not None
     return FAILED if verdict == PASSED and not (clean and ran) else verdict, (summary or last).strip("= ")
 
 
 def sanitize(place: Place, limit: float, tool: str) -> tuple[str, str]:
-    """The small suite under a tool of compute-sanitizer."""
+    """Run the small suite under a tool of compute-sanitizer."""
     toolkit = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     program = shutil.which("compute-sanitizer") or shutil.which(f"{toolkit}/bin/compute-sanitizer")
     if place.dry or program is None:
         return LEFT_OUT, "a dry run has no GPU" if place.dry else "compute-sanitizer was not found"
     options = ["--tool", tool, "--error-exitcode", "9", "--target-processes", "application-only"]
     command = [program, *options, "--print-limit", "20", sys.executable, *PYTEST, SMALL_SUITE]
-    # Without the caching allocator every tensor has bounds of its own.
+    # Without the caching allocator every tensor is its own allocation, whose bounds are checked.
     return judge_sanitizer(*place.run(tool, command, limit, PYTORCH_NO_CUDA_MEMORY_CACHING="1"))
 
 
-def steps(target: str, *own: Step) -> list[Step]:
-    """Build and compile, then the target's own steps."""
+def steps(target: str, *further: Step) -> list[Step]:
+    """Steps of a target: build and compile, then further steps."""
     return [
         Step("build", build, share=5, vital=True),
         Step("Triton variants", partial(compile_variants, target=target)),
-        *own,
+        *further,
     ]
 
 

@@ -1,6 +1,6 @@
 """Compiles a target's Triton variants in parallel, without a GPU: `python -m benchmarks.gpu.warm bench 90`.
 
-What is not listed here is compiled when it runs, later but no differently.
+Variants that are not listed here are compiled when they are first used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VARIANTS: dict[str, tuple[list[torch.dtype], list[int], list[tuple[int, int, int
 
 
 def compile_step(architecture: int, dtype: torch.dtype, channels: int, sizes: tuple, shared: bool) -> int:
-    """Compile the launches of one training step; returns their number."""
+    """Compile the launches of one training step and return their number."""
     images, kernels, prompts = sizes
     numbers = {"images": images, "kernels": kernels, "prompts": prompts}
     step = launches(dtype, channels=channels, shared=shared, **numbers).values()

@@ -1,5 +1,5 @@
-// What the CUDA kernels share. No PyTorch here nor in the .cu files: they compile in seconds, for a GPU or,
-// in the tests of machines without one, for the CPU (tests/cuda/on_cpu.h).
+// Code shared by the CUDA kernels. This header and the .cu files do not include PyTorch, so they compile in
+// seconds: for a GPU or, to test without one, for the CPU (tests/cuda/on_cpu.h).
 #pragma once
 
 #ifndef SP_FAST_CUDA_ON_CPU
@@ -20,7 +20,7 @@
     unsigned char* const name = reinterpret_cast<unsigned char*>( \
         (reinterpret_cast<uintptr_t>(on_cpu::block.shared.data()) + 15) / 16 * 16)
 #else
-// Launches a kernel; a launch that fails throws. `kernel` with template arguments goes in parentheses.
+// Launches a kernel; throws if the launch fails. Put a `kernel` with template arguments in parentheses.
 #define SP_FAST_LAUNCH(kernel, grid, threads, shared, stream, ...)                     \
     do {                                                                               \
         if ((shared) > 48 << 10) sp_fast::cuda::allow_shared(kernel, shared, #kernel); \
@@ -86,10 +86,10 @@ __device__ __forceinline__ void store(T* to, const Pack<T, N>& value) {
     *reinterpret_cast<Pack<T, N>*>(to) = value;
 }
 
-#if defined(__CUDACC__) || defined(SP_FAST_CUDA_ON_CPU)  // not the PyTorch side, whose compiler is the host's
+#if defined(__CUDACC__) || defined(SP_FAST_CUDA_ON_CPU)  // not for the host compiler, on the PyTorch side
 
-// Copies 16 bytes from global to shared memory without registers: `bytes` of them are read, the rest is
-// zeros. Both addresses are multiples of 16. Done after copy_wait and a barrier.
+// Copies 16 bytes from global to shared memory without registers: the first `bytes` are read, the rest is
+// zero. Both addresses are multiples of 16. The copy is complete after copy_wait and a barrier.
 __device__ __forceinline__ void copy_16(void* shared, const void* global, int bytes = 16) {
 #ifdef SP_FAST_CUDA_ON_CPU
     on_cpu::copy_later(shared, global, bytes);
@@ -110,7 +110,7 @@ __device__ __forceinline__ void copy_commit() {
 #endif
 }
 
-// Waits until at most `Pending` groups of this thread are under way.
+// Waits until at most `Pending` groups of this thread are incomplete.
 template <int Pending>
 __device__ __forceinline__ void copy_wait() {
 #ifdef SP_FAST_CUDA_ON_CPU

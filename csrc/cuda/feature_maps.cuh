@@ -14,7 +14,7 @@ struct FeatureMaps {
     ValidSizes valid;
 };
 
-// Calls f(pointer) with the features' type.
+// Calls f with a pointer of the features' type.
 template <typename Maps, typename F>
 void with_element(const Maps& maps, F f) {
     switch (maps.element) {

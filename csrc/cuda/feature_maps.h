@@ -1,4 +1,4 @@
-// Feature maps as the CUDA ops take them.
+// Checks of feature maps, and their descriptors for the CUDA kernels.
 #pragma once
 
 #include <limits>
@@ -10,7 +10,7 @@
 
 namespace sp_fast::cuda {
 
-// features: expected [B, D, H, W] in fp32, fp16 or bf16, on the device of the op.
+// Checks that features are [B, D, H, W] in fp32, fp16 or bf16.
 inline void check_features(const at::Tensor& features) {
     check_shape("features", features, {-1, -1, -1, -1});
     check_real("features", features);
@@ -32,7 +32,7 @@ inline at::Tensor checked_valid(const std::optional<at::Tensor>& valid, const at
     return valid->contiguous();
 }
 
-// `valid` as checked_valid gives it; both must live on.
+// Describes the maps; `valid` is the result of checked_valid. Both tensors must outlive the descriptor.
 inline FeatureMaps feature_maps(const at::Tensor& features, const at::Tensor& valid) {
     ValidSizes sizes = {nullptr, false};
     if (valid.defined()) sizes = {valid.const_data_ptr(), valid.scalar_type() == at::kLong};

@@ -16,7 +16,7 @@
 
 namespace sp_fast::cuda {
 
-// Makes a tensor's device the current one while it lives; kernels go to the current stream there.
+// Makes a tensor's device current during its lifetime; kernels are launched on the current stream there.
 class OnDevice {
   public:
 #ifdef SP_FAST_CUDA_ON_CPU
@@ -39,7 +39,7 @@ class OnDevice {
 #endif
 };
 
-// All tensors of an op are on one device, that of the first.
+// Checks that a tensor is on the device of the op's first tensor.
 inline void check_device(const char* name, const at::Tensor& value, const at::Tensor& first) {
     TORCH_CHECK_VALUE(value.device() == first.device(), name, ": expected device ", first.device(), ", got ",
                       value.device());

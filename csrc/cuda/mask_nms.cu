@@ -5,27 +5,27 @@
 namespace sp_fast::cuda {
 namespace {
 
-// More masks than this are ordered before the kernel, and its lists are in global memory.
+// More masks than this are sorted before the kernel runs, and its lists are in global memory.
 constexpr int64_t kMaxSorted = 8192;
-constexpr int kGroup = 32;  // candidates of a round
+constexpr int kGroup = 32;  // candidates per round
 constexpr int kGroupBytes = kGroup * 4;
 
-// Where the words of an image's masks are: in shared memory, in global memory, in global memory beside lists
-// in global memory; or counted beforehand.
+// Where the words of an image's masks are: in shared memory, in global memory, in global memory with the
+// lists there too, or replaced by a table of counts.
 enum class Source { kShared, kGlobal, kMany, kTable };
 
-// More registers for what has to address global memory.
+// Fewer warps, so more registers per thread, where lists are in global memory.
 __host__ __device__ constexpr int most_warps(Source source) { return source == Source::kMany ? 16 : 32; }
 
-// Words from one mask to the next in shared memory: odd, so without bank conflicts.
+// Words from one mask to the next in shared memory: odd, to avoid bank conflicts.
 __host__ __device__ constexpr int64_t shared_stride(int64_t size) { return size | 1; }
 
-// Words in shared memory, with room to start as far from a multiple of 16 bytes as in global memory.
+// Words in shared memory, with room to start at the same offset modulo 16 bytes as in global memory.
 __host__ __device__ constexpr int64_t shared_words(int64_t masks, int64_t size) {
     return ceil_div(masks * shared_stride(size) + 3, 4) * 4;
 }
 
-// Keys, or after sorting what takes their place: areas, a list, bits.
+// Bytes of the keys, whose memory areas, a list and bits take over after sorting.
 __host__ __device__ constexpr int64_t key_bytes(int64_t masks) { return masks * 8 + 16; }
 
 int64_t state_bytes(int64_t masks) { return kGroupBytes + key_bytes(masks) + masks * 2; }
@@ -61,7 +61,8 @@ struct Masks {
         }
     }
 
-    // Counts of rows g and g + 8 with columns 2 t and 2 t + 1, of lane 4 g + t; its column is g.
+    // Counts common cells; lane 4 g + t passes column g, and gets the counts of rows g and g + 8 with columns
+    // 2 t and 2 t + 1.
     __device__ void common(int (&counts)[4], int row_0, int row_1, int column) const {
         if constexpr (kSource == Source::kTable) {
             const int first = threadIdx.x % 4 * 8;
@@ -81,7 +82,7 @@ struct Masks {
         }
     }
 
-    // Areas of rows g and g + 8, of lane 4 g + t.
+    // Counts areas; lane 4 g + t gets those of rows g and g + 8.
     __device__ void areas(int row_0, int row_1, int& area_0, int& area_1) const {
         if constexpr (kSource == Source::kTable) {
             area_0 = table[int64_t(row_0) * number + row_0];
@@ -97,8 +98,7 @@ struct Masks {
     }
 };
 
-// Whether the IoU in fp64 is above the threshold. Most pairs are decided in fp32, whose error is far below
-// the margin.
+// Whether the IoU in fp64 is above the threshold. fp32 decides most pairs: its error is far below the margin.
 __device__ __forceinline__ bool overlap(int common, int area, int other, double threshold) {
     const unsigned all =
         static_cast<unsigned>(area) + static_cast<unsigned>(other) - static_cast<unsigned>(common);
@@ -108,8 +108,8 @@ __device__ __forceinline__ bool overlap(int common, int area, int other, double 
     return static_cast<double>(common) / static_cast<double>(max(all, 1u)) > threshold;
 }
 
-// Copies an image's words to shared memory, where they begin as far from a multiple of 16 bytes as they do
-// in global memory; gives that beginning.
+// Copies an image's words to shared memory, at the same offset modulo 16 bytes as in global memory; returns
+// where they begin.
 __device__ const unsigned* copy_words(const unsigned* words, int masks, int size, unsigned* shared) {
     if (size % 2 == 1) {
         unsigned* const to = shared + reinterpret_cast<uintptr_t>(words) / 4 % 4;
@@ -132,8 +132,8 @@ __device__ const unsigned* copy_words(const unsigned* words, int masks, int size
     return shared;
 }
 
-// Moves what is at the positions whose bits are set from one list to the other, in order. All threads of the
-// block; gives every thread the number. Barriers are the caller's.
+// Copies the elements whose bits are set from one list to the other, in order, and returns their number.
+// Called by all threads of the block; barriers are the caller's responsibility.
 template <typename Index>
 __device__ int compact(const Index* from, Index* to, const unsigned* bits, int number) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
@@ -142,7 +142,7 @@ __device__ int compact(const Index* from, Index* to, const unsigned* bits, int n
     for (int first = 0; first < words; first += 32) {
         unsigned mine = first + lane < words ? bits[first + lane] : 0;
         if (first + lane == words - 1 && number % 32 != 0) mine &= (1u << number % 32) - 1;
-        int through = __popc(mine);  // all up to this lane's word
+        int through = __popc(mine);  // bits up to this lane's word
 #pragma unroll
         for (int by = 1; by < 32; by *= 2) {
             const int below = __shfl_up_sync(kAllLanes, through, by);
@@ -158,15 +158,15 @@ __device__ int compact(const Index* from, Index* to, const unsigned* bits, int n
     return total;
 }
 
-// A block keeps the masks of an image. `open` lists those that nothing kept overlaps, best first. In each
-// round the best 32 of them are compared with each other, every warp finds which of those stay, and the rest
-// of the list is compared with them: as many comparisons as masks kept times masks open, not all pairs.
+// Each block processes the masks of an image. `open` lists the masks that no kept mask overlaps, best first.
+// In each round the best 32 of them are compared with each other, every warp finds which of these are kept,
+// and the rest of the list is compared with them: kept times open comparisons instead of all pairs.
 template <Source kSource>
 __global__ void __launch_bounds__(32 * most_warps(kSource), 1) keep_masks(const Arguments of) {
     using Index = std::conditional_t<kSource == Source::kMany, int, unsigned short>;
     constexpr Index kNone = static_cast<Index>(-1);  // a mask whose score is NaN
     SP_FAST_DYNAMIC_SHARED(shared);
-    unsigned* const overlapped = reinterpret_cast<unsigned*>(shared);  // later candidates that each overlaps
+    unsigned* const overlapped = reinterpret_cast<unsigned*>(shared);  // by candidate: later ones it overlaps
     const int number = of.masks, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int64_t image = blockIdx.x;
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(32 * most_warps(kSource), 1) keep_masks(const 
     int64_t* const result = of.kept + image * of.max_masks;
     Index *open, *next;
     int* area;
-    unsigned short* tiles;  // bits of the masks that stay, 16 masks at a time
+    unsigned short* tiles;  // bits of the masks that remain, 16 masks at a time
 
     if constexpr (kSource == Source::kMany) {
         open = of.scratch + image * 4 * number;
@@ -233,7 +233,7 @@ __global__ void __launch_bounds__(32 * most_warps(kSource), 1) keep_masks(const 
         open = next;
         next = spare;
         const int group = min(left, kGroup);
-        // Tiles of 16 x 8 candidates that are not wholly below the diagonal.
+        // Tiles of 16 x 8 candidates that are not entirely below the diagonal.
         for (int tile = warp; tile < 6; tile += warps) {
             const int row = tile < 4 ? 0 : 16, column = tile < 4 ? tile * 8 : tile * 8 - 16;
             if (row >= group || column >= group) continue;
@@ -261,11 +261,11 @@ __global__ void __launch_bounds__(32 * most_warps(kSource), 1) keep_masks(const 
         }
         __syncthreads();
 
-        // Every warp alike. Bits of candidates that are decided already, or are none, change nothing: some
-        // were never written.
+        // Every warp does the same. Some bits of decided or missing candidates were never written; they have
+        // no effect.
         const unsigned mine_overlaps = overlapped[lane];
         unsigned undecided = group == 32 ? ~0u : (1u << group) - 1, chosen = 0;
-        int fresh = 0, mine = 0;  // number of the chosen; the lane-th of them
+        int fresh = 0, mine = 0;  // number of chosen candidates; the lane-th of them
         const int room = static_cast<int>(min(of.max_masks - kept, int64_t(kGroup)));
         while (undecided != 0 && fresh < room) {
             const int first = __ffs(static_cast<int>(undecided)) - 1;
@@ -313,7 +313,7 @@ bool uses_table(const MaskNms& nms, int64_t shared_limit) {
 
 template <Source kSource>
 void launch(const MaskNms& nms, int64_t shared, const Arguments& of, cudaStream_t stream) {
-    // A warp for every 16 masks.
+    // One warp per 16 masks.
     const int64_t warps = max(int64_t(1), min(int64_t(most_warps(kSource)), ceil_div(nms.masks, 16)));
     SP_FAST_LAUNCH(keep_masks<kSource>, static_cast<unsigned>(nms.batch), static_cast<unsigned>(32 * warps),
                    static_cast<size_t>(shared), stream, of);

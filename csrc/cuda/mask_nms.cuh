@@ -10,13 +10,13 @@ struct MaskNms {
     int64_t batch, masks, size;
     double iou_threshold;
     int64_t min_area, max_masks;
-    const int64_t* order;  // [batch, masks], best first and NaN last; read only where not `sorts`
-    int32_t* scratch;      // of `scratch_size` elements
+    const int64_t* order;  // [batch, masks], best first and NaN last; only read if not sorts()
+    int32_t* scratch;      // scratch_size() elements
     int64_t* kept;         // [batch, max_masks]
 
     // Whether the kernel sorts the masks itself.
     bool sorts() const;
-    // `shared_limit`: bytes of shared memory that a block can have.
+    // `shared_limit`: maximum bytes of shared memory per block.
     int64_t scratch_size(int64_t shared_limit) const;
 };
 

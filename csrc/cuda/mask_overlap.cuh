@@ -1,15 +1,14 @@
-// What the two suppressions of masks share: cells that masks have in common, counted on tensor cores, and
-// the order of masks by score.
+// Code shared by mask NMS and matrix NMS: counts of common cells on tensor cores, and sorting by score.
 #pragma once
 
 #include "device.h"
 
 namespace sp_fast::cuda {
 
-// Adds the cells common to 16 masks (rows) and 8 masks (columns) within 256 cells. Lane 4 g + t holds two
-// words of rows g and g + 8 in `a` (first words, then second words), the same two of column g in `b`, and the
-// counts of columns 2 t and 2 t + 1 with row g, then with row g + 8. Which words a lane holds does not matter
-// as long as rows and columns agree.
+// Adds to `counts` the cells common to 16 masks (rows) and 8 masks (columns) within 256 cells. Lane 4 g + t
+// holds two words of rows g and g + 8 in `a` (first words, then second words), the same two words of column g
+// in `b`, and the counts of columns 2 t and 2 t + 1 with row g, then with row g + 8. It does not matter which
+// words a lane holds, as long as rows and columns agree.
 __device__ __forceinline__ void add_common(int (&counts)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
 #ifdef SP_FAST_CUDA_ON_CPU
     unsigned words[6][32];
@@ -38,10 +37,10 @@ __device__ __forceinline__ void add_common(int (&counts)[4], const unsigned (&a)
 #endif
 }
 
-// Adds the cells common to 16 Rows masks and 8 Columns masks, all of `size` words. The lane gives its masks:
-// rows g and g + 8 of each 16, column g of each 8; a column without words counts the area of the rows.
-// Lane t reads words 8 t .. 8 t + 7 of every 32: in shared memory, rows an odd number of words apart are then
-// read without bank conflicts.
+// Adds to `counts` the cells common to 16 * Rows masks and 8 * Columns masks, all of `size` words. Each lane
+// passes its masks: rows g and g + 8 of each 16, column g of each 8; a null column counts the area of the
+// rows. Lane t reads words 8 t .. 8 t + 7 of every 32, so in shared memory rows that are an odd number of
+// words apart are read without bank conflicts.
 template <int Rows, int Columns>
 __device__ __forceinline__ void common_cells(int (&counts)[Rows][Columns][4],
                                              const unsigned* const (&rows)[Rows][2],
@@ -75,7 +74,7 @@ __device__ __forceinline__ void common_cells(int (&counts)[Rows][Columns][4],
     }
 }
 
-// Copies a word from global to shared memory without registers. Done after copy_wait and a barrier.
+// Copies a word from global to shared memory without registers; complete after copy_wait and a barrier.
 __device__ __forceinline__ void copy_4(unsigned* shared, const unsigned* global) {
 #ifdef SP_FAST_CUDA_ON_CPU
     *shared = *global;
@@ -87,9 +86,9 @@ __device__ __forceinline__ void copy_4(unsigned* shared, const unsigned* global)
 #endif
 }
 
-// Ascending keys are descending scores, equal scores by ascending index, NaN last.
+// Sort key: ascending keys order by descending score, equal scores by ascending index, NaN last.
 __device__ __forceinline__ uint64_t score_key(float score, unsigned index) {
-    const unsigned bits = __float_as_uint(score + 0.0f);  // -0 becomes 0
+    const unsigned bits = __float_as_uint(score + 0.0f);  // -0 becomes +0
     const unsigned ascending = bits ^ (bits >> 31 != 0 ? 0xffffffffu : 0x80000000u);
     return uint64_t(isnan(score) ? 0xffffffffu : ~ascending) << 32 | index;
 }
@@ -102,7 +101,7 @@ __device__ __forceinline__ void order_pair(uint64_t& low, uint64_t& high) {
     high = a < b ? b : a;
 }
 
-// Orders every key with that of the lane whose number differs in the bits of `mask`.
+// Compares every key with that of the lane whose number differs in the bits of `mask`, and keeps one of them.
 __device__ __forceinline__ void order_lanes(uint64_t (&keys)[4], int mask, int top) {
     const bool low = (threadIdx.x & top) == 0;
 #pragma unroll
@@ -112,7 +111,7 @@ __device__ __forceinline__ void order_lanes(uint64_t (&keys)[4], int mask, int t
     }
 }
 
-// Orders each key of a lane with that of the opposite lane in another row.
+// Orders each key of a lane and that of the opposite lane in another row.
 __device__ __forceinline__ void order_opposite(uint64_t& low, uint64_t& high) {
     const uint64_t from_low = __shfl_xor_sync(kAllLanes, low, 31);
     const uint64_t from_high = __shfl_xor_sync(kAllLanes, high, 31);
@@ -122,15 +121,15 @@ __device__ __forceinline__ void order_opposite(uint64_t& low, uint64_t& high) {
 
 constexpr int kSortRun = 128;
 
-// Sorts shared memory's keys ascending. All threads of the block; they have passed a barrier since the keys
-// were written, and pass one at the end. A bitonic sort whose every comparison puts the smaller key first:
-// what is past the end would be the largest, and so never moves. Strides below 128 stay within a warp, which
-// holds a run of 128 keys as four rows of 32.
+// Sorts keys in shared memory in ascending order. All threads of the block take part; they have passed a
+// barrier since the keys were written, and pass one at the end. This is a bitonic sort in which every
+// comparison puts the smaller key first, so missing keys past the end act as the largest and never move.
+// Strides below 128 stay within a warp, which holds a run of 128 keys as four rows of 32.
 __device__ __forceinline__ void sort_keys(uint64_t* keys, int number) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     for (int size = kSortRun;; size *= 2) {
         if (size > kSortRun) {
-            // Both halves of a run of `size` are sorted: the second is compared backwards.
+            // Both halves of a run of `size` are sorted, so the second one is compared backwards.
             for (int stride = size / 2; stride >= kSortRun; stride /= 2) {
                 for (int i = threadIdx.x;; i += blockDim.x) {
                     const int within = i & (stride - 1);

@@ -1,4 +1,4 @@
-// Packed masks and their scores on the GPU: checks, order, and how much shared memory there is.
+// Packed masks and their scores on the GPU: checks, order, and the size of shared memory.
 #pragma once
 
 #include <ATen/ops/sort.h>
@@ -16,12 +16,12 @@ inline void check_masks(const at::Tensor& words, const at::Tensor& score) {
                       "words: expected sizes below 2^31, got ", words.sizes());
 }
 
-// int64 [B, M]: by descending score, equal scores by lower index, NaN last.
+// Order by descending score, equal scores by ascending index, NaN last: int64 [B, M].
 inline at::Tensor best_first(const at::Tensor& score) {
     return std::get<1>(at::sort(score.neg(), /*stable=*/true, /*dim=*/1, /*descending=*/false)).contiguous();
 }
 
-// Bytes of shared memory that a block can have on the current device.
+// Maximum bytes of shared memory per block on the current device.
 inline int64_t shared_limit() {
 #ifdef SP_FAST_CUDA_ON_CPU
     return 227 << 10;

@@ -1,5 +1,5 @@
-// Cells common to all pairs of masks of an image, as a table: for masks of many words and no more masks than
-// words, which a block of all masks of an image would read again and again.
+// A table of the cells common to all pairs of masks of an image, used if masks have many words and there are
+// no more masks than words: the block of an image would otherwise read all masks again and again.
 #pragma once
 
 #include "mask_overlap.cuh"
@@ -8,13 +8,13 @@ namespace sp_fast::cuda {
 
 constexpr int kTableTile = 32;
 constexpr int kTableWarps = 8;
-constexpr int kTableChunk = 32;                // words that a warp holds of each mask
+constexpr int kTableChunk = 32;                // words of each mask that a warp holds
 constexpr int kTableStride = kTableChunk + 1;  // odd: no bank conflicts
 
-// Whether the table, no larger than the masks, takes their place.
+// Whether to use the table, which is then no larger than the masks.
 inline bool wants_table(int64_t masks, int64_t size) { return size > 4 * kTableChunk && size >= masks; }
 
-// A block counts 32 x 32 pairs. Its warps take the words in turn, and add up what they counted.
+// Each block counts 32 x 32 pairs. Its warps divide the words among them, then add up their counts.
 template <int = 0>
 __global__ void __launch_bounds__(32 * kTableWarps)
     count_table(const unsigned* __restrict__ words, int masks, int size, int tiles, int* __restrict__ table) {

@@ -5,7 +5,7 @@
 namespace sp_fast::cuda {
 namespace {
 
-// More masks are ordered before the kernels: all their pairs take far longer than that.
+// More masks are sorted before the kernels run: comparing all pairs then takes far longer than sorting.
 constexpr int64_t kMaxSorted = 2048;
 constexpr int kSortThreads = 512;
 constexpr int kTile = 32;  // a warp compares 32 masks with 32 better ones
@@ -16,12 +16,12 @@ enum class Pass { kMost, kGaussian, kLinear };
 struct Arguments {
     const unsigned* words;  // [B, M, size]
     const float* score;     // [B, M]
-    const int64_t* given;   // [B, M] or null
+    const int64_t* given;   // order given by the caller, [B, M] or null
     const int* table;       // [B, M, M] or null
     int* order;             // [B, M]
     int* area;              // [B, M]
-    float* most;            // [B, M], in order: the largest IoU with a better mask
-    int* usable;            // [B], masks whose score is a number: the first ones in order
+    float* most;            // [B, M], sorted: the largest IoU with a better mask
+    int* usable;            // [B], number of masks whose score is not NaN; they come first in order
     float* decayed;         // [B, M]
     int64_t batch;
     int masks, size, tiles;
@@ -29,7 +29,7 @@ struct Arguments {
     float sigma;
 };
 
-// The first blocks order the masks of an image each, the others count the areas, a warp a mask.
+// The first blocks sort the masks of one image each; the others count areas, one warp per mask.
 __global__ void __launch_bounds__(kSortThreads) prepare(const Arguments of) {
     SP_FAST_DYNAMIC_SHARED(shared);
     const int64_t number = of.masks;
@@ -61,8 +61,8 @@ __global__ void __launch_bounds__(kSortThreads) prepare(const Arguments of) {
     }
 }
 
-// common / all rounded as a division is, for whole numbers with common <= all, 1 <= all <= 2^24: a division's
-// own steps without its branch for numbers out of range.
+// common / all, rounded like a division, for integers with common <= all and 1 <= all <= 2^24: the steps of a
+// division without its branch for extreme numbers.
 __device__ __forceinline__ float ratio(float common, float all) {
 #ifdef SP_FAST_CUDA_ON_CPU
     float inverse = 1 / all;
@@ -76,12 +76,12 @@ __device__ __forceinline__ float ratio(float common, float all) {
     return fmaf(fmaf(-all, quotient, common), inverse, quotient);
 }
 
-// Copies `here` words of masks into rows of shared memory; `mask` of lane k is the k-th row's.
+// Copies `here` words of each mask into rows of shared memory; `mask` of lane k is the mask of row k.
 template <int kRows>
 __device__ __forceinline__ void copy_rows(unsigned* to, int stride, const unsigned* words, int size, int mask,
                                           int here) {
     const int lane = threadIdx.x % 32;
-    // A few words past a multiple of 32 are one copy for all rows rather than one for each.
+    // A few words past a multiple of 32 are copied for all rows at once.
     const int tail = here % 32 <= 4 ? here % 32 : 0;
 #pragma unroll 1
     for (int word = lane; word < here - tail + lane; word += 32) {
@@ -98,15 +98,15 @@ __device__ __forceinline__ void copy_rows(unsigned* to, int stride, const unsign
     }
 }
 
-// A block has 32 masks, in order, and compares them with all better ones: first for the largest IoU of each,
-// then, when that is known of all masks, for the strongest decay. IoUs are computed twice, which takes less
-// time than writing and reading M^2 of them.
+// Each block compares 32 consecutive masks of the order with all better ones: in the first pass for the
+// largest IoU of each, in the second, when that is known for all masks, for the strongest decay. Computing
+// IoUs twice takes less time than writing and reading M^2 of them.
 template <Pass kPass, bool kTable>
 __global__ void __launch_bounds__(32 * kWarps, 2) compare(const Arguments of) {
     SP_FAST_DYNAMIC_SHARED(shared);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const int64_t image = blockIdx.x % of.batch;
-    const int first = (of.tiles - 1 - static_cast<int>(blockIdx.x / of.batch)) * kTile;  // the longest first
+    const int first = (of.tiles - 1 - static_cast<int>(blockIdx.x / of.batch)) * kTile;  // longest first
     const int number = of.masks, stride = of.chunk | 1;
     const int* const order = of.order + image * number;
     const int* const area = of.area + image * number;
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2) compare(const Arguments of) {
             const int mine = order[min(row_first + lane, number - 1)];
             for (int word = 0; word < of.size; word += of.chunk) {
                 const int here = min(of.chunk, of.size - word);
-                const bool with_columns = start == 0 || here < of.size;  // they are not there yet
+                const bool with_columns = start == 0 || here < of.size;  // not loaded yet
                 if (with_columns) {
                     __syncthreads();
                     const int from = warp * (kTile / kWarps);
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2) compare(const Arguments of) {
         }
         if (idle) continue;
 
-        // A tile at the diagonal, or at the end of the usable masks, counts in part.
+        // A tile at the diagonal, or at the end of the usable masks, counts only in part.
         const bool whole = row_first + kTile <= min(first, usable);
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
@@ -175,12 +175,12 @@ __global__ void __launch_bounds__(32 * kWarps, 2) compare(const Arguments of) {
             const int row_mask = order[min(row, number - 1)];
             const int row_area_ = area_of(row_mask);
             const float row_area = static_cast<float>(row_area_);
-            // Gaussian: the square of the row's largest IoU. Linear: the inverse of one minus that; infinite
-            // for a duplicate, which decays nothing that the mask before it does not.
+            // Gaussian: the square of the row's largest IoU. Linear: 1 / (1 - largest IoU), infinite for a
+            // duplicate, which adds no decay to that of the mask it repeats.
             float scale = 0;
             if constexpr (kPass != Pass::kMost) {
-                const float own = most[min(row, number - 1)];
-                scale = kPass == Pass::kGaussian ? __fmul_rn(own, own) : 1 / (1 - own);
+                const float largest = most[min(row, number - 1)];
+                scale = kPass == Pass::kGaussian ? __fmul_rn(largest, largest) : 1 / (1 - largest);
             }
 #pragma unroll
             for (int c = 0; c < 4; ++c) {
@@ -201,10 +201,10 @@ __global__ void __launch_bounds__(32 * kWarps, 2) compare(const Arguments of) {
                     if constexpr (kPass == Pass::kMost) {
                         best = fmaxf(best, counted ? iou : 0.0f);
                     } else if constexpr (kPass == Pass::kGaussian) {
-                        // The square is rounded like the row's, so that a duplicate gives 0.
+                        // Round the square like the row's, so that a duplicate gives 0.
                         best = fmaxf(best, counted ? __fmul_rn(iou, iou) - scale : 0.0f);
                     } else {
-                        // fminf passes over NaN, 0 times infinity.
+                        // fminf ignores NaN, the result of 0 times infinity.
                         best = fminf(best, counted ? (1 - iou) * scale : 1.0f);
                     }
                 }
@@ -212,7 +212,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2) compare(const Arguments of) {
         }
     }
 
-    // Over the lanes of a column, then over the warps.
+    // Reduce over the lanes of a column, then over the warps.
     const auto combine = [](float a, float b) { return kPass == Pass::kLinear ? fminf(a, b) : fmaxf(a, b); };
     float* const by_warp = reinterpret_cast<float*>(shared);
     __syncthreads();

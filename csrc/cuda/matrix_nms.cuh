@@ -10,8 +10,8 @@ struct MatrixNms {
     int64_t batch, masks, size;
     bool gaussian;
     float sigma;
-    const int64_t* order;  // [batch, masks], best first and NaN last; read only where not `sorts`
-    int32_t* scratch;      // of `scratch_size` elements
+    const int64_t* order;  // [batch, masks], best first and NaN last; only read if not sorts()
+    int32_t* scratch;      // scratch_size() elements
     float* decayed;        // [batch, masks]
 
     // Whether the kernels sort the masks themselves.

@@ -6,17 +6,17 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 
-// Four bytes 0 or 1 to four bits.
+// Packs four bytes of 0 or 1 to four bits.
 __device__ __forceinline__ unsigned bits_of(unsigned bytes) {
     return ((bytes & 0x01010101u) * 0x01020408u) >> 24;
 }
 
-// Four bits to four bytes 0 or 1.
+// Unpacks four bits to four bytes of 0 or 1.
 __device__ __forceinline__ unsigned bytes_of(unsigned bits) {
     return ((bits & 0xfu) * 0x00204081u) & 0x01010101u;
 }
 
-// Rows of a multiple of 32 cells are one long row: a thread makes one word.
+// If masks have a multiple of 32 cells, all of them are one long row: each thread makes one word.
 __global__ void __launch_bounds__(kThreads)
     pack_aligned(const unsigned char* __restrict__ cells, int64_t words, int32_t* __restrict__ out) {
     const int64_t word = int64_t(blockIdx.x) * kThreads + threadIdx.x;
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// Any number of cells a row: a warp makes 32 words, and a lane is a cell, so that reads are coalesced.
+// Any number of cells per mask: each warp makes 32 words with one cell per lane, so that reads are coalesced.
 __global__ void __launch_bounds__(kThreads)
     pack_any(const unsigned char* __restrict__ cells, int64_t number, int64_t words, int64_t tiles,
              int64_t tasks, int32_t* __restrict__ out) {
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kThreads)
     int x0 = INT32_MAX, y0 = INT32_MAX, x1 = 0, y1 = 0;
     for (int64_t j = lane; j < words_per_mask; j += 32) {
         unsigned bits = static_cast<unsigned>(row[j]);
-        // One turn for each row of the mask that the word has cells of.
+        // One iteration for each row of the mask that the word covers.
         while (bits != 0) {
             const int64_t cell = j * 32 + __ffs(static_cast<int>(bits)) - 1;
             const int64_t y = cell / width, end = (y + 1) * width - j * 32;

@@ -7,10 +7,10 @@
 namespace sp_fast::cuda {
 namespace {
 
-// More grids than these take more than one launch.
+// Number of grids per launch.
 constexpr int kGrids = 16;
 
-// Division of a number below 2^31 by one that is known before the launch.
+// For division of a number below 2^31 by a number known before the launch.
 struct Divisor {
     unsigned number, multiplier, shift;
 };
@@ -26,12 +26,12 @@ __device__ __forceinline__ unsigned divide(unsigned a, const Divisor& by) {
     return by.number == 1 ? a : __umulhi(a, by.multiplier) >> by.shift;
 }
 
-// A block's share of a grid is a tile of windows; the tiles of all grids are numbered one after the other.
+// Each block handles a tile of windows of a grid; the tiles of all grids are numbered consecutively.
 struct Grid {
     int rows, columns;
     int64_t first_seed;
     int first_tile, tile_rows, tile_columns;
-    bool whole_block;  // for a single window
+    bool whole_block;  // whether a block handles a single window
     Divisor by_rows, by_columns, tiles_across;
 };
 
@@ -51,20 +51,20 @@ struct Range {
     int begin, end;
 };
 
-// Entries of the i-th of by.number windows of adaptive average pooling.
+// Range of the i-th of by.number windows of adaptive average pooling.
 __device__ __forceinline__ Range window(int i, int size, const Divisor& by) {
     return {static_cast<int>(divide(static_cast<unsigned>(i * size), by)),
             static_cast<int>(divide(static_cast<unsigned>((i + 1) * size) + by.number - 1, by))};
 }
 
-// Channels last: a lane owns N channels, a warp a window or, where windows are few, a 16th of one.
+// Channels last: each lane owns N channels; each warp handles a window or, if there are few, a 16th of one.
 
 constexpr int kCellWarps = 16;
 constexpr int kCellThreads = 32 * kCellWarps;
-// Loads of a lane under way: what 64 registers hold.
+// Loads in flight per lane: as many as 64 registers hold.
 constexpr int kLoads = 8;
 
-// Adds cells [first, last) of a window, counted along its rows.
+// Adds cells [first, last) of a window, numbered row by row.
 template <typename Load, typename T>
 __device__ __forceinline__ void add_cells(const T* window, int across, int64_t row_stride,
                                           int64_t column_stride, int first, int last,
@@ -96,7 +96,7 @@ __device__ __forceinline__ void add_cells(const T* window, int across, int64_t r
     }
 }
 
-// Neighbouring windows share cells: those of a block are a tile, so that shared cells come from its cache.
+// Neighbouring windows share cells. A block handles a tile of them, so that shared cells come from its cache.
 template <typename T, typename Load>
 __global__ void __launch_bounds__(kCellThreads, 2)
     pool_cells_kernel(const __grid_constant__ FeatureMaps maps, const __grid_constant__ Grids grids,
@@ -152,15 +152,15 @@ __global__ void __launch_bounds__(kCellThreads, 2)
     to[first_channel + mine] = from_float<T>(sum / static_cast<float>(cells));
 }
 
-// Rows of cells: lanes are columns for the sums down a window, then channels for the sums across.
+// Planes: lanes are columns for the sums down a window, then channels for the sums across it.
 
-constexpr int kPlanes = 32;  // channels of a block
+constexpr int kPlanes = 32;  // channels per block
 constexpr int kPlaneWarps = 8;
 constexpr int kPlaneThreads = 32 * kPlaneWarps;
 constexpr int kPlanesPerWarp = kPlanes / kPlaneWarps;
-constexpr int kStrip = 4;         // rows of windows of a block
-constexpr int kRows = 4;          // rows of cells under way
-constexpr int kPlaneWidth = 383;  // what 48 KB of shared memory hold
+constexpr int kStrip = 4;         // rows of windows per block
+constexpr int kRows = 4;          // rows of cells in flight
+constexpr int kPlaneWidth = 383;  // maximum width for 48 KB of shared memory
 
 template <typename T>
 __global__ void __launch_bounds__(kPlaneThreads)
@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kPlaneThreads)
     const T* planes[kPlanesPerWarp];
 #pragma unroll
     for (int k = 0; k < kPlanesPerWarp; ++k) {
-        // Past the last channel: that one again, which nothing reads.
+        // Past the last channel: the last one again; its result is not used.
         const int64_t channel = min(first_channel + warp * kPlanesPerWarp + k, maps.channels - 1);
         planes[k] =
             static_cast<const T*>(maps.data) + image * maps.batch_stride + channel * maps.channel_stride;
@@ -243,7 +243,7 @@ int at_most(int64_t limit, int64_t n) {
     return result;
 }
 
-// Tiles of windows for pool_cells_kernel, or strips of rows of them for pool_planes_kernel.
+// Divides a grid into tiles of windows for pool_cells_kernel, or into strips of rows for pool_planes_kernel.
 void add_grid(Grids& grids, int64_t rows, int64_t columns, int64_t first_seed, bool cells) {
     Grid& grid = grids.at[grids.number];
     grid.rows = static_cast<int>(rows);
@@ -252,7 +252,7 @@ void add_grid(Grids& grids, int64_t rows, int64_t columns, int64_t first_seed, b
     grid.first_tile = grids.tiles;
     grid.by_rows = divisor(rows);
     grid.by_columns = divisor(columns);
-    // Of the grid alone: an image padded in a batch gets the same bits as alone.
+    // Depends only on the grid, so that an image padded in a batch gives the same bits as alone.
     grid.whole_block = cells && rows * columns < 64;
     grid.tile_columns = at_most(4, columns);
     grid.tile_rows = at_most(kCellWarps / grid.tile_columns, rows);

@@ -4,7 +4,7 @@
 
 namespace sp_fast::cuda {
 
-// Whether launch_pool_seeds reads maps of these strides well.
+// Whether launch_pool_seeds reads maps of these strides efficiently.
 bool can_pool_seeds(const FeatureMaps& maps);
 
 // grid: H', W' of each of `grids` grids, flat -> seeds [batch, number, channels] in the features' type,

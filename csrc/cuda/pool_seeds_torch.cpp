@@ -11,14 +11,15 @@ at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
                       const std::optional<at::Tensor>& valid) {
     check_features(features);
     TORCH_CHECK_VALUE(!grid.empty() && grid.size() % 2 == 0, "grid: expected pairs H', W', got ", grid);
-    // Ends of windows are computed in 32 bits.
+    // The kernels compute the ends of windows in 32 bits.
     const auto fits = [](int64_t windows, int64_t size) {
         return windows >= 1 && windows < std::numeric_limits<int32_t>::max() / (size + 1) - 1;
     };
     int64_t number = 0;
     for (size_t g = 0; g < grid.size(); g += 2) {
         TORCH_CHECK_VALUE(fits(grid[g], features.size(2)) && fits(grid[g + 1], features.size(3)),
-                          "grid: expected sizes of at least 1, below 2^31 times that of the map, got ", grid);
+                          "grid: expected sizes of at least 1 and below 2^31 / (size of the map), got ",
+                          grid);
         number += grid[g] * grid[g + 1];
         TORCH_CHECK_VALUE(number <= std::numeric_limits<int32_t>::max(),
                           "grid: expected fewer than 2^31 windows, got ", grid);

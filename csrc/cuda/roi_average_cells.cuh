@@ -1,4 +1,4 @@
-// RoI average of channels-last maps: a warp walks along the cells of some channels.
+// RoI average of channels-last maps: each warp walks along the cells of some channels.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 namespace sp_fast::cuda {
 namespace {
 
-constexpr int kGroupChannels = 64;  // of a warp
+constexpr int kGroupChannels = 64;  // channels of a warp
 
 struct CellShape {
     int groups, passes;
@@ -17,13 +17,13 @@ struct CellShape {
     int warp_bytes;
 };
 
-// The cells [begin, end) of row y that are next.
+// The next cells to read: [x, end) of row y.
 struct Run {
     int y, x, end;
 };
 
-// A warp sums 64 channels over a chunk of consecutive cells: over the cells of a row that lie in the same
-// boxes, and then into each of those. Partial sums go to scratch [batch, number, chunks, channels].
+// A warp sums 64 channels over a chunk of consecutive cells: first over the cells of a row that lie in the
+// same boxes, then into each of these boxes. Partial sums go to scratch [batch, number, chunks, channels].
 template <typename T, bool Paired>
 __global__ void __launch_bounds__(kThreads, 4)
     pool_cells(const T* __restrict__ features, RoiBoxes boxes, int64_t batch, int64_t channels,
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, 4)
         reinterpret_cast<const unsigned char*>(features + image * size * channels + first_channel);
     const unsigned char* end = reinterpret_cast<const unsigned char*>(features + batch * size * channels);
 
-    // Moves an empty run to the next cells in reach of a box; false where there are none.
+    // Moves an empty run to the next cells that lie in a box; false if there are none.
     const auto settle = [&](Run& run) {
         while (run.x >= run.end) {
             int y = run.y + 1;
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     }
 }
 
-// Adds up a box's chunks, first to last.
+// Sums the chunks of each box, first to last, and divides by the area.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     average_chunks(const float* __restrict__ scratch, RoiBoxes boxes, int64_t channels, int64_t chunks,
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kThreads)
     out[i] = from_float<T>(total);
 }
 
-// Chunks so many that eight warps of every multiprocessor have one.
+// Chooses enough chunks for eight warps on every multiprocessor.
 CellShape cell_shape(const RoiFeatures& maps, const RoiBoxes& boxes, int multiprocessors) {
     CellShape shape = {};
     shape.groups = static_cast<int>(ceil_div(maps.channels, kGroupChannels));
@@ -197,7 +197,7 @@ void launch_cells(const T* features, const RoiFeatures& maps, const RoiBoxes& bo
     const uintptr_t address = reinterpret_cast<uintptr_t>(features);
     const int rows = static_cast<int>(std::clamp<int64_t>(4096 / bytes, 1, 64));
     shape.ring = ring_of(bytes, stride, rows, address % 16 == 0 && stride % 16 == 0);
-    if (bytes == stride) shape.ring.pitch = static_cast<int>(bytes);  // Cells are copied as one piece.
+    if (bytes == stride) shape.ring.pitch = static_cast<int>(bytes);  // cells are copied as one piece
     shape.warp_bytes = kStages * shape.ring.slot + 32 * kGroupChannels * static_cast<int>(sizeof(float));
     const int64_t tasks = maps.batch * shape.passes * shape.chunks * shape.groups;
     const size_t shared = size_t(kWarps) * shape.warp_bytes;

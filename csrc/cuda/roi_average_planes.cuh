@@ -1,4 +1,4 @@
-// RoI average of contiguous maps: a warp walks down the rows of a plane.
+// RoI average of contiguous maps: each warp walks down the rows of a plane.
 #pragma once
 
 #include <algorithm>
@@ -8,12 +8,12 @@
 namespace sp_fast::cuda {
 namespace {
 
-// What a box takes of the column sums: columns [x0, x1) of the rows [from, to).
+// The column sums that a box needs: columns [x0, x1) of the rows [from, to).
 struct alignas(16) Window {
     int x0, x1, from, to;
 };
 
-// By eight lanes.
+// Sums a window with eight lanes.
 template <bool Narrow>
 __device__ __forceinline__ float sum_window(const float* sums, int pitch, const Window& window, int lane) {
     float parts[4] = {};
@@ -50,12 +50,12 @@ __device__ __forceinline__ float sum_window(const float* sums, int pitch, const 
 struct PlaneShape {
     int warps_per_plane;
     Ring ring;
-    int bands, sums_pitch;  // of the column sums [bands + 1, sums_pitch]
-    int warp_bytes;         // of shared memory
+    int bands, sums_pitch;  // shape of the column sums [bands + 1, sums_pitch]
+    int warp_bytes;         // shared memory of a warp
 };
 
-// A warp walks down rows of a plane [height, width] and sums each of its N * 32 columns over a band of rows
-// that lie in the same boxes; the sums of some bands at a time, and the total of these, then go to the boxes.
+// A warp walks down the rows of a plane [height, width] and sums each of its N * 32 columns over a band: rows
+// that lie in the same boxes. After several bands, their sums and the total of these are added to the boxes.
 template <typename T, int N, bool Paired>
 __device__ __forceinline__ float sum_plane(const T* plane, const unsigned char* end, const Cells& cells,
                                            int width, int part, const PlaneShape& shape,
@@ -74,7 +74,7 @@ __device__ __forceinline__ float sum_plane(const T* plane, const unsigned char* 
     int left = __reduce_min_sync(kAllLanes, real ? cells.x0 : INT32_MAX) & ~1;
     int right = min((__reduce_max_sync(kAllLanes, cells.x1) + 1) & ~1, width);
     if (width <= kColumns && right - left > width - width / 8) {
-        left = 0;  // Rows that are whole are copied as one piece.
+        left = 0;  // whole rows are copied as one piece
         right = width;
     }
     const int stride = width * static_cast<int>(sizeof(T));
@@ -122,7 +122,7 @@ __device__ __forceinline__ float sum_plane(const T* plane, const unsigned char* 
                 }
             }
         };
-        // Lanes without a column read what follows the row, which goes nowhere.
+        // Lanes without a column read past the row; their sums are not used.
         const auto add_row = [&](const T* at) {
 #pragma unroll
             for (int i = 0; i < N; i += 2) {
@@ -142,7 +142,7 @@ __device__ __forceinline__ float sum_plane(const T* plane, const unsigned char* 
             const unsigned in_all = __ballot_sync(kAllLanes, whole && to > 0);
             const unsigned in_some = __ballot_sync(kAllLanes, !whole && to > 0);
             const unsigned lower = (1u << lane) - 1;
-            // Boxes with as many rows stand together.
+            // Group the boxes that need the same number of rows.
             const int rank = whole ? __popc(in_all & lower) : __popc(in_all) + __popc(in_some & lower);
             const int number = __popc(in_all | in_some);
             if (to > 0) {

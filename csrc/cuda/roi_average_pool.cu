@@ -1,8 +1,8 @@
-// Every feature is read once into all boxes that cover it, by way of shared memory: copies run ahead of the
-// sums. Nothing is subtracted, so a NaN reaches no box but its own; sums have a fixed order.
+// Every feature is read once, through shared memory with copies ahead of the sums, and added to all boxes
+// that cover it. Nothing is subtracted, so a NaN reaches only these boxes; sums have a fixed order.
 //
-// A warp holds 32 boxes, one in each lane: a ballot gives the boxes that a row or cell lies in, a minimum
-// over the lanes where that changes next.
+// A warp holds 32 boxes, one per lane: a ballot gives the boxes in which a row or cell lies, and a minimum
+// over the lanes gives the position where these change next.
 #include "roi_average_cells.cuh"
 #include "roi_average_planes.cuh"
 #include "roi_average_pool.cuh"
@@ -10,7 +10,7 @@
 namespace sp_fast::cuda {
 namespace {
 
-// fp64: a warp an average.
+// fp64: one warp per average.
 __global__ void __launch_bounds__(kThreads)
     pool_doubles(const double* __restrict__ features, RoiBoxes boxes, int64_t channels, int64_t values,
                  bool channels_last, double* __restrict__ out) {

@@ -1,9 +1,9 @@
-// Every cell's gradient is the sum of the shares (gradient / area) of the boxes that it lies in, lowest box
-// first, and is written once. Cells of a row between two sides of boxes have the same one, and so have rows
-// between two cuts.
+// The gradient of a cell is the sum of the shares (gradient / area) of the boxes that contain it, in
+// ascending order of boxes, and is written once. Along a row it is constant between two sides of boxes, and
+// all rows between two cuts are equal.
 //
-// A warp holds 32 boxes at a time, one in each lane: a ballot gives the boxes of a cell, a minimum over the
-// lanes where that changes next.
+// A warp holds 32 boxes at a time, one per lane: a ballot gives the boxes that contain a cell, and a minimum
+// over the lanes gives the position where these change next.
 #include <algorithm>
 
 #include "roi_average_pool_backward.cuh"
@@ -12,12 +12,12 @@
 namespace sp_fast::cuda {
 namespace {
 
-constexpr int kShares = 32;       // boxes of which shares are kept in shared memory
-constexpr int kMostBoxes = 1024;  // of which cells are
+constexpr int kShares = 32;       // boxes whose shares are in shared memory
+constexpr int kMostBoxes = 1024;  // boxes whose cells are in shared memory
 constexpr int kSegments = 32;
 constexpr int kPlaneWarps = 4, kCellWarps = 8;
 
-// Cells of all real boxes of an image, by all threads of the block.
+// Reads the cells of all real boxes of an image, with all threads of the block; returns their number.
 __device__ __forceinline__ int read_cells(const RoiBoxes& boxes, int64_t image, Cells* cells) {
     const int real = static_cast<int>(real_boxes(boxes, image));
     for (int l = threadIdx.x; l < real; l += blockDim.x) cells[l] = cells_of(boxes, image, l, real);
@@ -30,8 +30,8 @@ __device__ __forceinline__ Cells cells_of_lane(const Cells* cells, int real, int
     return l < real ? cells[l] : Cells{0, 0, 0, 0};
 }
 
-// Calls add(box) for each box, lowest first, that cell (x, y) lies in; gives the first column from there on,
-// up to `limit`, that lies in others. `first`: cells_of_lane of pass 0.
+// Calls add(box) for each box that contains cell (x, y), in ascending order; returns the next column, at most
+// `limit`, that lies in other boxes. `first`: cells_of_lane of pass 0.
 template <typename F>
 __device__ __forceinline__ int boxes_at(const Cells* cells, int real, const Cells& first, int y, int x,
                                         int limit, F add) {
@@ -47,13 +47,13 @@ __device__ __forceinline__ int boxes_at(const Cells* cells, int real, const Cell
 }
 
 struct PlaneShape {
-    int groups, parts;  // of 32 channels; of the rows
-    int blocks;         // of an image
-    int warp_bytes;     // of shared memory
+    int groups, parts;  // groups of 32 channels; parts of the rows
+    int blocks;         // blocks per image
+    int warp_bytes;     // shared memory of a warp
 };
 
-// A warp has 32 planes of an image and a part of their rows. The boxes of a cell are the same in all of them:
-// to sum up, a lane is a channel; to write, a lane is some columns.
+// Each warp handles 32 planes of an image and a part of their rows. A cell lies in the same boxes in all of
+// them: for the sums each lane is a channel, for writing each lane is some columns.
 template <typename T, int N>
 __global__ void __launch_bounds__(32 * kPlaneWarps, 4)
     spread_planes(const T* __restrict__ grad, RoiBoxes boxes, int64_t channels, PlaneShape shape,
@@ -120,18 +120,18 @@ __global__ void __launch_bounds__(32 * kPlaneWarps, 4)
 }
 
 struct CellShape {
-    int groups, shift;  // of 32 V channels; 2^shift lanes a cell
-    int blocks;         // of an image and group
-    int64_t chunk;      // cells of a warp
+    int groups, shift;  // groups of 32 V channels; 2^shift lanes per cell
+    int blocks;         // blocks per image and group
+    int64_t chunk;      // cells per warp
 };
 
-// V values of a lane among those of 32 lanes, in groups of four: no bank conflicts.
+// Index of the i-th of V values of a lane; lanes store them in groups of four to avoid bank conflicts.
 template <int V>
 __device__ __forceinline__ int share_index(int vector, int i) {
     return V <= 4 ? vector * V + i : i / 4 * 128 + vector * 4 + i % 4;
 }
 
-// A warp has up to 32 V channels of a chunk of consecutive cells.
+// Each warp handles up to 32 V channels of a chunk of consecutive cells.
 template <typename T, int V>
 __global__ void __launch_bounds__(32 * kCellWarps, 4)
     spread_cells(const T* __restrict__ grad, RoiBoxes boxes, int64_t channels, CellShape shape,
@@ -207,7 +207,7 @@ __device__ __forceinline__ T narrow(double x) {
     return x;
 }
 
-// fp64, and more boxes than fit in shared memory: a thread an element.
+// fp64, and more boxes than fit in shared memory: one thread per element.
 template <typename T>
 __global__ void __launch_bounds__(256, 4)
     spread_any(const T* __restrict__ grad, RoiBoxes boxes, int64_t channels, int64_t elements,
@@ -248,7 +248,7 @@ template <int N, typename T>
 void launch_planes(const Task<T>& task) {
     PlaneShape shape;
     shape.groups = static_cast<int>(ceil_div(task.channels, 32));
-    // Warps enough for 24 on every multiprocessor, of whole rows.
+    // Enough warps for 24 on every multiprocessor; parts consist of whole rows.
     const int64_t parts = task.multiprocessors * int64_t(24) / (task.batch * shape.groups);
     shape.parts = static_cast<int>(std::clamp<int64_t>(parts, 1, task.boxes.height));
     shape.blocks = static_cast<int>(ceil_div(int64_t(shape.groups) * shape.parts, kPlaneWarps));

@@ -5,8 +5,8 @@
 
 namespace sp_fast::cuda {
 
-// [batch, number, 4], x0 y0 x1 y1 in cells of a map of height x width. Of an image's boxes the first `count`
-// are real; null: all.
+// Boxes [batch, number, 4], x0 y0 x1 y1 in cells of a map of height x width. Only the first `count` boxes of
+// an image are real; null: all.
 struct RoiBoxes {
     const void* data;
     Element element;
@@ -16,7 +16,7 @@ struct RoiBoxes {
     int height, width;
 };
 
-// Half-open. A box that is none has no row and no column.
+// Half-open range of cells. A padding box has no rows and no columns.
 struct alignas(16) Cells {
     int x0, y0, x1, y1;
 
@@ -24,7 +24,7 @@ struct alignas(16) Cells {
     __device__ bool has_column(int x) const { return x0 <= x && x < x1; }
     __device__ int64_t cells() const { return int64_t(x1 - x0) * (y1 - y0); }
     __device__ float area() const { return static_cast<float>(cells()); }
-    // The first row above `y` at which the box begins or ends.
+    // The first row after `y` at which the box begins or ends.
     __device__ int row_cut(int y) const { return y0 > y ? y0 : y1 > y ? y1 : INT32_MAX; }
     __device__ int column_cut(int x) const { return x0 > x ? x0 : x1 > x ? x1 : INT32_MAX; }
 };
@@ -55,7 +55,7 @@ __device__ __forceinline__ int clamp_side(double side, int low, int high) {
     return side <= low ? low : side >= high ? high : static_cast<int>(side);
 }
 
-// `real`: real_boxes of the image.
+// `real`: number of real boxes of the image.
 __device__ __forceinline__ Cells cells_of(const RoiBoxes& boxes, int64_t image, int64_t box, int64_t real) {
     if (box >= real) return {0, 0, 0, 0};
     const int64_t first = (image * boxes.number + box) * 4;

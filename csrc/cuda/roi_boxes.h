@@ -1,4 +1,4 @@
-// Boxes as the CUDA RoI ops take them.
+// Checks of boxes, and their descriptors for the CUDA RoI ops.
 #pragma once
 
 #include <limits>
@@ -10,7 +10,7 @@
 
 namespace sp_fast::cuda {
 
-// Boxes [B, L, 4] and their count [B], contiguous, of the maps of an op.
+// Checked, contiguous boxes [B, L, 4] and their count [B] for the maps of an op.
 class CheckedBoxes {
   public:
     CheckedBoxes(const at::Tensor& boxes, const std::optional<at::Tensor>& count, const at::Tensor& maps,
@@ -52,7 +52,7 @@ inline int multiprocessors() {
 #endif
 }
 
-// Channels-last and not contiguous as well.
+// Whether maps are channels-last and not also contiguous.
 inline bool is_channels_last(const at::Tensor& maps) {
     return !maps.is_contiguous() && maps.is_contiguous(at::MemoryFormat::ChannelsLast);
 }

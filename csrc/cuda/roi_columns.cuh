@@ -1,4 +1,4 @@
-// Gradients of a window of columns, written to the rows of a plane by a warp.
+// Writes the gradients of a window of columns to the rows of a plane, by a warp.
 #pragma once
 
 #include <type_traits>
@@ -8,14 +8,14 @@
 namespace sp_fast::cuda {
 namespace {
 
-constexpr int kValuePitch = 33;  // floats between two segments' values: no bank conflicts
+constexpr int kValuePitch = 33;  // floats from one segment to the next: no bank conflicts
 
-// The value of a segment, `at` bytes from that of segment 0.
+// The value of a segment, at an offset of `at` bytes from segment 0.
 __device__ __forceinline__ float value_at(const float* values, int at) {
     return *reinterpret_cast<const float*>(reinterpret_cast<const unsigned char*>(values) + at);
 }
 
-// Where the value of a column is; of a column outside the window, that of segment 0.
+// Offset of the value of a column; that of segment 0 for a column outside the window.
 __device__ __forceinline__ int place_of(const unsigned char* segment, int column, int columns) {
     if (column < 0 || column >= columns) return 0;
     return segment[column] * kValuePitch * static_cast<int>(sizeof(float));
@@ -30,7 +30,7 @@ __device__ __forceinline__ unsigned pack_pair(float low, float high, __half) {
     return *reinterpret_cast<const unsigned*>(&pair);
 }
 
-// N columns of a lane, four bytes each.
+// N columns per lane, four bytes each.
 template <typename T, int N>
 struct Columns {
     static constexpr int kWindow = 32 * N;
@@ -56,8 +56,8 @@ struct Columns {
     }
 };
 
-// Two bytes each: words of two columns, of which the first is an even or odd one as the row lies in memory,
-// and single columns at the ends.
+// N columns per lane, two bytes each: words of two columns, which start at an even or odd column depending on
+// the alignment of the row, and single columns at the ends.
 template <typename T, int N>
 struct PairedColumns {
     static constexpr int kWords = N / 2;

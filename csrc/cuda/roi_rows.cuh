@@ -1,4 +1,4 @@
-// What both kernels of the RoI average share: rows of features brought to shared memory ahead of their use.
+// Prefetching of feature rows to shared memory, for both kernels of the RoI average.
 #pragma once
 
 #include <algorithm>
@@ -10,15 +10,15 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = 32 * kWarps;
-constexpr int kStages = 3;  // of each warp's ring
+constexpr int kStages = 3;  // slots of each warp's ring
 
-// A warp's ring of kStages slots, each of `rows` rows `pitch` bytes apart.
+// A warp's ring of kStages slots; each has `rows` rows that are `pitch` bytes apart.
 struct Ring {
     int rows, pitch, slot;
 };
 
-// Copies `bytes` bytes to the slot, of which this lane has every `step`-th 16 from `first` on. Addresses keep
-// their remainder by 16; nothing is read from `end` on.
+// Copies `bytes` bytes to the slot; this lane copies 16 bytes at each of first, first + step, ... Addresses
+// keep their remainder modulo 16; nothing is read from `end` on.
 __device__ __forceinline__ void copy_piece(unsigned char* to, const unsigned char* from, int bytes, int first,
                                            int step, const unsigned char* end) {
     const int skew = static_cast<int>(reinterpret_cast<uintptr_t>(from) % 16);
@@ -37,8 +37,8 @@ __device__ __forceinline__ void copy_piece(unsigned char* to, const unsigned cha
     }
 }
 
-// Copies rows of `bytes` bytes, `stride` apart, to the slot. `pitch` and `stride` have the same remainder by
-// 16; rows that follow each other directly are one piece.
+// Copies rows of `bytes` bytes, `stride` apart, to the slot. `pitch` and `stride` have the same remainder
+// modulo 16; contiguous rows are copied as one piece.
 __device__ __forceinline__ void copy_rows(unsigned char* slot, int pitch, const unsigned char* from,
                                           int stride, int rows, int bytes, const unsigned char* end,
                                           int lane) {
@@ -54,7 +54,7 @@ __device__ __forceinline__ void copy_rows(unsigned char* slot, int pitch, const 
     }
 }
 
-// Two elements at once, at an address that is a multiple of their size.
+// Loads two elements at once, from an address that is a multiple of their size.
 template <typename T>
 __device__ __forceinline__ float2 load_pair(const T* from) {
     const auto pair = load<2>(from);
@@ -70,10 +70,10 @@ int passes_of(const RoiBoxes& boxes) { return static_cast<int>(ceil_div(boxes.nu
 
 unsigned grid_of(int64_t tasks, int per_block) { return static_cast<unsigned>(ceil_div(tasks, per_block)); }
 
-// Rows of at most `bytes` bytes, `stride` apart in memory.
+// A ring for rows of at most `bytes` bytes that are `stride` apart in memory.
 Ring ring_of(int64_t bytes, int64_t stride, int rows, bool aligned) {
     int64_t pitch = ceil_div(bytes, 16) * 16;
-    // Room for the rest of the first and last 16 bytes.
+    // Leave room for the rest of the first and last 16 bytes.
     if (!aligned) pitch = bytes + 30 + ((stride - bytes - 30) % 16 + 16) % 16;
     const int64_t slot = ceil_div(rows * pitch + 32, 16) * 16;
     return {rows, static_cast<int>(pitch), static_cast<int>(slot)};

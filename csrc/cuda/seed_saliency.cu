@@ -9,12 +9,12 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-// Smallest norm a vector is divided by; COSINE_EPS of reference.py.
+// Smallest norm by which a vector is divided; COSINE_EPS of reference.py.
 constexpr float kEps = 1e-8f;
 
-// Cells' vectors out of planes, by way of shared memory: reads along cells, writes along channels.
+// Transposes planes to vectors of cells through shared memory: reads along cells, writes along channels.
 
-constexpr int kTile = 64;  // cells and channels
+constexpr int kTile = 64;  // cells and channels per block
 
 // Bits: an unsigned integer of the features' size.
 template <typename Bits>
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads)
     copy_cells_kernel(const __grid_constant__ FeatureMaps maps, int64_t first_image, int cell_tiles,
                       int64_t pitch, Bits* __restrict__ out) {
     constexpr int N = 16 / sizeof(Bits);
-    // Odd in words, so that the lanes that gather channels meet in few banks.
+    // An odd number of words, so that lanes that gather channels have few bank conflicts.
     constexpr int kPitch = kTile + 4 / sizeof(Bits);
     __shared__ Bits tile[kTile][kPitch];
     const int64_t image = first_image + blockIdx.y;
@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
         }
     }
     __syncthreads();
-    constexpr int kGroups = kTile / N;  // of channels that are written together
+    constexpr int kGroups = kTile / N;  // groups of channels that are written together
     constexpr int kStep = kThreads / kGroups;
     const int group = threadIdx.x % kGroups;
     const int64_t channel = first_channel + group * N;
@@ -69,8 +69,7 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// A warp a cell.
-
+// One warp per cell.
 template <typename T, typename Load>
 __global__ void __launch_bounds__(kThreads)
     cell_factors_kernel(CellVectors cells, int64_t pitch, float* __restrict__ factors) {
@@ -90,13 +89,13 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int by = 16; by > 0; by /= 2) sum += __shfl_xor_sync(kAllLanes, sum, by);
     const float norm = sqrtf(sum);
-    // A NaN stays one.
+    // This form keeps NaN.
     if (lane == 0) factors[image * pitch + cell] = 1 / (norm < kEps ? kEps : norm);
 }
 
-// A warp a row of similarities; a lane takes every 32nd cell, so that a ballot is a word.
+// One warp per row of similarities; each lane takes every 32nd cell, so that a ballot is a word of the mask.
 
-// The cells lane, lane + 32, ... of a map.
+// Iterates over the cells lane, lane + 32, ... of a map.
 template <bool kPadded>
 struct Walk {
     const int height, width, map_width;
@@ -134,7 +133,7 @@ struct Walk {
 
 struct Extent {
     float low, high;
-    int numbers;  // that are not NaN
+    int numbers;  // count of values that are not NaN
 
     __device__ __forceinline__ void add(float y) {
         low = fminf(low, y);
@@ -152,8 +151,8 @@ struct Extent {
     }
 };
 
-// The smallest a with a / span >= threshold as rounded; a threshold under 2^-126 is met approximately. With
-// it one comparison a cell gives the same bits as a division would.
+// The smallest a for which a / span, as rounded, is at least the threshold (approximate for thresholds under
+// 2^-126). With it, one comparison per cell gives the same bits as a division.
 __device__ float smallest_inside(float threshold, float span) {
     float a = threshold * span;
     for (int i = 0; i < 4 && a > 0; ++i) {
@@ -167,26 +166,26 @@ __device__ float smallest_inside(float threshold, float span) {
     return a;
 }
 
-// Sums of y - low over the cells inside, scaled by a power of two so that they stay finite.
+// Sums y - low over the cells inside the mask, scaled by a power of two so that the sum stays finite.
 class Inside {
   public:
-    // least: of y - low; nothing is inside where it is NaN.
+    // least: smallest y - low inside the mask; the mask is empty if it is NaN.
     __device__ __forceinline__ Inside(float low, float span, float least)
         : low_(low), span_(span), least_(least) {
         const int exponent = static_cast<int>(__float_as_uint(span_) >> 23);
         scale_ = __uint_as_float(static_cast<unsigned>(max(254 - exponent, 1)) << 23);
     }
 
-    // False for NaN.
+    // Adds y if it is inside the mask, and returns whether it is; false for NaN.
     __device__ __forceinline__ bool add(float y) {
         const float a = y - low_;
-        const bool is = a >= least_;
-        // A selection rather than a branch: the comparison's result need not be kept.
-        sum_ = fmaf(is ? a : 0.0f, scale_, sum_);
-        return is;
+        const bool inside = a >= least_;
+        // A selection, not a branch, so that the result of the comparison need not be kept.
+        sum_ = fmaf(inside ? a : 0.0f, scale_, sum_);
+        return inside;
     }
 
-    // Of all lanes; `mine`: cells inside that this lane counts.
+    // Mean over all lanes; `mine`: number of cells inside that this lane counted.
     __device__ __forceinline__ float mean(int mine) const {
         float sum = sum_;
 #pragma unroll
@@ -199,12 +198,12 @@ class Inside {
     float low_, span_, least_, scale_, sum_ = 0;
 };
 
-// kWords > 0: a row of at most so many words is read once, to registers. 0: rows of any length, read twice.
+// kWords > 0: rows of at most kWords words are read once, to registers. 0: rows of any length are read twice.
 template <int kWords, bool kPadded, bool kFactors>
 __global__ void __launch_bounds__(kThreads)
     threshold_rows_kernel(const __grid_constant__ Similarities rows, int words, float threshold,
                           int32_t* __restrict__ out, float* __restrict__ score) {
-    // Warps past the last row do that again without a result: ballots are cheap where no thread returned.
+    // Warps past the last row repeat it without writing: ballots are cheap only if no thread has returned.
     const int64_t task = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
     const int64_t index = min(task, rows.batch * rows.number - 1);
     const bool writes = task == index;
@@ -215,7 +214,7 @@ __global__ void __launch_bounds__(kThreads)
     const Walk<kPadded> start(rows, image, lane);
     const int rows_down = 32 / rows.width, columns_on = 32 - rows_down * rows.width;
     const int real = start.height * start.width;
-    // NaN stands for a cell of the padding: it is smaller and larger than nothing, and inside nothing.
+    // NaN marks cells of the padding: it is neither a minimum nor a maximum, and is never inside.
     const float padding = __uint_as_float(0x7fffffffu);
     constexpr int kLoads = kWords > 0 ? kWords : 8;
     const auto read = [&](Walk<kPadded>& walk, float (&y)[kLoads]) {

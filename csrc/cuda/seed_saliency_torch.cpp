@@ -14,23 +14,23 @@
 namespace sp_fast::cuda {
 namespace {
 
-// What the similarities of one product may take, so that they are still in the second-level cache (40 MB on
-// an A100, 50 on an H100) when they are read.
+// Maximum bytes of the similarities of one product, so that they are still in the L2 cache (40 MB on an A100,
+// 50 on an H100) when they are read.
 #ifdef SP_FAST_CUDA_ON_CPU
 constexpr int64_t kBytes = 32 << 10;  // small tests take several products
 #else
 constexpr int64_t kBytes = 32 << 20;
 #endif
 
-// Products read rows of whole 16 bytes several times as fast as others.
+// Elements in 16 bytes: products read rows of a multiple of 16 bytes several times faster than others.
 int64_t wide(const at::Tensor& tensor) { return 16 / static_cast<int64_t>(tensor.element_size()); }
 
-// The maps as [B, HW, D] in place, where a product can read them so: with channels together, or, unless the
-// cells' norms are wanted, in aligned planes. Else undefined.
+// A view of the maps as [B, HW, D] if a product can read it: with contiguous channels or, unless norms of
+// cells are needed, in aligned planes. Otherwise undefined.
 at::Tensor cells_in_place(const at::Tensor& features, bool cosine) {
     const int64_t batch = features.size(0), channels = features.size(1);
     const int64_t height = features.size(2), width = features.size(3);
-    // Strides along a dimension of 1 say nothing.
+    // Strides of dimensions of size 1 are meaningless.
     const int64_t channel = channels > 1 ? features.stride(1) : 1;
     const int64_t cell = width > 1 ? features.stride(3) : height > 1 ? features.stride(2) : channels;
     if (width > 1 && height > 1 && features.stride(2) != width * cell) return {};
@@ -55,8 +55,8 @@ void multiply(const at::Tensor& seeds, const at::Tensor& cells, const at::Tensor
     const cudaDataType type = single                                 ? CUDA_R_32F
                               : seeds.scalar_type() == at::kBFloat16 ? CUDA_R_16BF
                                                                      : CUDA_R_16F;
-    // 16-bit results would move 15 of 100 masks by a cell or more; TF32 factors move a cell in at most 6 of
-    // 1,000. torch.backends.cuda.matmul.allow_tf32 is not asked: fp32 features are multiplied as TF32 always.
+    // 16-bit results would change cells in 15 of 100 masks; TF32 factors do so in at most 6 of 1,000. fp32
+    // features always use TF32, whatever torch.backends.cuda.matmul.allow_tf32 says.
     const auto compute = single ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
     const float one = 1, zero = 0;
     const auto narrow = [](int64_t n) {
@@ -64,7 +64,7 @@ void multiply(const at::Tensor& seeds, const at::Tensor& cells, const at::Tensor
                           "seed_saliency: expected sizes and strides below 2^31, got ", n);
         return static_cast<int>(n);
     };
-    // cuBLAS counts along columns: y^T = cells * seeds^T.
+    // cuBLAS is column-major: y^T = cells * seeds^T.
     TORCH_CUDABLAS_CHECK(cublasGemmStridedBatchedEx(
         at::cuda::getCurrentCUDABlasHandle(), together ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N,
         narrow(cells.size(1)), narrow(seeds.size(1)), narrow(seeds.size(2)), &one, cells.const_data_ptr(),
@@ -100,7 +100,7 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
 
     const at::Tensor vectors = seeds.contiguous();
     const at::Tensor in_place = cells_in_place(features, cosine);
-    // Rows of y are whole lines of the cache.
+    // Rows of y are whole cache lines.
     const int64_t pitch = 32 * words;
     const int64_t most = std::max<int64_t>(kBytes / (number * pitch * 4), 1);
     const int64_t products = (batch + most - 1) / most, images = (batch + products - 1) / products;
@@ -121,7 +121,7 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
             x = copy.narrow(0, 0, some).narrow(2, 0, channels);
         }
         if (cosine) {
-            // A seed's own norm cancels in the normalisation.
+            // The norm of a seed cancels in the normalisation.
             launch_cell_factors(
                 {x.const_data_ptr(), maps.element, some, cells, channels, x.stride(0), x.stride(1)}, pitch,
                 factors.mutable_data_ptr<float>(), on.stream);

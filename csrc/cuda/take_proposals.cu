@@ -11,7 +11,7 @@ __device__ __forceinline__ void copy_row(const T* from, int64_t number, bool rea
     for (int64_t i = threadIdx.x; i < number; i += kThreads) to[i] = real ? from[i] : T{};
 }
 
-// A block a proposal; T is the widest unit that a vector is a multiple of.
+// One block per proposal; T is the widest unit of which a vector is a multiple.
 template <typename T>
 __global__ void __launch_bounds__(kThreads)
     take_kernel(const ProposalTables from, const int64_t* __restrict__ chosen, int64_t most,

@@ -1,17 +1,17 @@
-// The part of each feature map that is image, read on the device.
+// The part of each feature map without padding, read on the device.
 #pragma once
 
 #include "device.h"
 
 namespace sp_fast::cuda {
 
-// [batch, 2], int64 or int32; without data: whole maps.
+// Valid sizes [batch, 2], int64 (wide) or int32; null data: whole maps.
 struct ValidSizes {
     const void* data;
     bool wide;
 };
 
-// Height (axis 0) or width (axis 1) of an image's valid part, within [1, whole] whatever is given.
+// Height (axis 0) or width (axis 1) of an image's valid part, clamped to [1, whole].
 __device__ __forceinline__ int valid_extent(const ValidSizes& valid, int64_t image, int axis, int whole) {
     if (valid.data == nullptr) return whole;
     const int64_t at = 2 * image + axis;

@@ -1,11 +1,11 @@
-// Features by one access a lane; for .cu files alone.
+// Features read and written with one access per lane; only for .cu files.
 #pragma once
 
 #include "device.h"
 
 namespace sp_fast::cuda {
 
-// Writes 16 bytes at once; as an assignment, the compiler may make four stores of it.
+// Writes 16 bytes at once; the compiler may split an assignment into four stores.
 __device__ __forceinline__ void store_16(void* to, const uint4& value) {
 #ifdef SP_FAST_CUDA_ON_CPU
     *static_cast<uint4*>(to) = value;
@@ -16,7 +16,7 @@ __device__ __forceinline__ void store_16(void* to, const uint4& value) {
 #endif
 }
 
-// Sixteen bytes of features. As a Pack of 16-bit elements the compiler takes a register for each of them.
+// Sixteen bytes of features. For a Pack of 16-bit elements, the compiler would use one register per element.
 template <typename T>
 struct Wide {
     static constexpr int kSize = 16 / sizeof(T);
@@ -67,7 +67,7 @@ __device__ __forceinline__ Wide<__nv_bfloat16> Wide<__nv_bfloat16>::of(const flo
     return {{words[0], words[1], words[2], words[3]}};
 }
 
-// One element, where sixteen bytes do not fit.
+// One element, where alignment does not allow 16 bytes.
 template <typename T>
 struct Narrow {
     static constexpr int kSize = 1;

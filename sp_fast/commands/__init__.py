@@ -1,1 +1,1 @@
-"""The commands of `sp-fast`, one module each. Modules import what is heavy when the command runs."""
+"""The commands of `sp-fast`, one module each. Heavy imports wait until a command runs."""

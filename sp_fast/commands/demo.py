@@ -16,19 +16,15 @@ Examples:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the scenes, the runs and the report.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for scenes, runs and report.")] = Path("runs/demo"),
     seed: Annotated[
-        list[int] | None, typer.Option(help="Random seed [0]; give it several times for mean and spread.")
+        list[int] | None, typer.Option(help="Random seed [0]; repeat it for mean and spread.")
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A few steps on a few scenes, to see that it works.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smoke run of a few steps on a few scenes.")] = False,
 ) -> None:
     """Pre-train on unlabelled scenes, fine-tune on 20 labelled ones, compare: 8 minutes on 2 cores.
 
     Makes a synthetic set, proposes saliency masks, trains a small K-Net in three ways and writes report.html.
-    Interrupted, the same command goes on. The same as `sp-fast experiment run demo`.
+    Interrupted, the same command continues. Same as `sp-fast experiment run demo`.
     """
     run_and_report("demo", out, {"quick": True} if quick else {}, seeds=seed or [0])

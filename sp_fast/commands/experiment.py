@@ -16,82 +16,65 @@ RUN_EXAMPLES = """
 Examples:
   The demo with three seeds:
     sp-fast experiment run demo --out runs/demo --seeds 0,1,2
-  An experiment of your own, in parts of 9 minutes (exit status 3: more to do):
+  An experiment of your own, 9 minutes at a time (exit status 3: not finished):
     sp-fast experiment run my_experiment.py --out runs/mine --minutes 9
   Two of its rows:
     sp-fast experiment run my_experiment.py --out runs/mine --rows none,prompts
-  Several calls with one --out, on GPUs or machines that share it, divide the runs:
+  Several calls with the same --out, on several GPUs or machines, divide the runs:
     for gpu in 0 1 2 3; do
       CUDA_VISIBLE_DEVICES=$gpu sp-fast experiment run demo --out runs/demo &
     done; wait
 
-Stopped or killed, the same command goes on where it was.
-"""
-STATUS_EXAMPLES = """
-\b
-Example:
-  sp-fast experiment status runs/demo
-"""
-REPORT_EXAMPLES = """
-\b
-Example:
-  sp-fast experiment report runs/demo
+Stopped or killed, the same command continues.
 """
 MORE_TO_DO = 3
+EXAMPLE = """
+\b
+Example:
+  sp-fast experiment {} runs/demo
+"""
+
+Out = Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of the experiment.")]
 
 app = typer.Typer(
-    help="Run, watch and report comparisons of trainings.", no_args_is_help=True, rich_markup_mode=None
+    help="Run experiments, show their status and report them.", no_args_is_help=True, rich_markup_mode=None
 )
 
 
 @app.command("run", epilog=RUN_EXAMPLES)
 def run(
     name: Annotated[
-        str, typer.Argument(metavar="NAME|FILE.py", help="Built-in experiment, or a file of one.")
+        str, typer.Argument(metavar="NAME|FILE.py", help="Built-in experiment, or file that defines one.")
     ],
-    out: Annotated[
-        Path, typer.Option(help="Folder of everything that is made; it can be moved.", show_default=False)
-    ],
-    rows: Annotated[
-        str | None, typer.Option(help="Names of rows to run, with commas.", show_default=False)
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all output; it can be moved.", show_default=False)],
+    rows: Annotated[str | None, typer.Option(help="Rows to run, comma-separated [all].")] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Random seeds, with commas [the experiment's].", show_default=False)
+        str | None, typer.Option(help="Random seeds, comma-separated [the experiment's].")
     ] = None,
     minutes: Annotated[
-        float | None,
-        typer.Option(help="Stop after so many minutes; the same command goes on.", show_default=False),
+        float | None, typer.Option(help="Time limit in minutes; the same command continues.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Runs at once [one per GPU, or per core].", show_default=False)
+        int | None, typer.Option(min=1, help="Number of runs at once [one per GPU, or per core].")
     ] = None,
     data_root: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the data, for experiments that take one.", show_default=False),
+        Path | None, typer.Option(help="Folder of the data, for experiments that take one.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A small version, to see that it works.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Smoke run of a few steps.")] = False,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Argument of the experiment; repeatable.", show_default=False
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Argument of the experiment; repeatable."),
     ] = None,
 ) -> None:
-    """Run an experiment as far as the time allows, and report it."""
+    """Run an experiment as far as the time limit allows, and report it."""
     arguments = _settings(settings or [])
     if data_root is not None:
         arguments["data_root"] = str(data_root.resolve())
     if quick:
         arguments["quick"] = True
-    run_and_report(
-        name,
-        out,
-        arguments,
-        rows=None if rows is None else rows.split(","),
-        seeds=None if seeds is None else _numbers(seeds),
-        minutes=minutes,
-        jobs=jobs,
-    )
+    chosen = None if rows is None else rows.split(",")
+    numbers = None if seeds is None else _numbers(seeds)
+    run_and_report(name, out, arguments, rows=chosen, seeds=numbers, minutes=minutes, jobs=jobs)
 
 
 def run_and_report(
@@ -110,7 +93,7 @@ def run_and_report(
     except ModuleNotFoundError as error:
         raise SystemExit(f"sp-fast experiment needs {error.name}: pip install 'sp_fast[mmdet]'") from None
     from sp_fast.experiments.plan import Plan
-    from sp_fast.experiments.progress import TasksView
+    from sp_fast.experiments.progress import progress
     from sp_fast.experiments.report import write_report
     from sp_fast.experiments.scheduler import OutOfTimeError, RunFailedError, default_jobs, run_all
     from sp_fast.experiments.store import Source, remember
@@ -124,23 +107,19 @@ def run_and_report(
     wanted = sorted(set(experiment.seeds if seeds is None else seeds))
     plan = Plan(experiment, out, remember(out, source, wanted))
     console = Console()
-    # Ended from outside, this process ends its runs, which save.
+    # When terminated, this process stops its runs, which save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     complete = True
     try:
-        with TasksView(console) as view:
-            run_all(
-                plan.needed([row.name for row in chosen.rows], wanted),
-                source,
-                jobs=jobs or default_jobs(),
-                seconds=None if minutes is None else 60 * minutes,
-                show=view,
-            )
+        with progress(console) as show:
+            seconds = None if minutes is None else 60 * minutes
+            runs = plan.needed(chosen, wanted)
+            run_all(runs, source, jobs=jobs or default_jobs(), seconds=seconds, show=show)
     except OutOfTimeError:
         complete = False
-        console.print(f"The {minutes:g} minutes are over; the same command goes on.", highlight=False)
+        console.print(f"The {minutes:g} minutes are over; the same command continues.", highlight=False)
     except KeyboardInterrupt:
-        console.print("Interrupted. The same command goes on where it was.")
+        console.print("Interrupted. The same command continues.")
         raise typer.Exit(130) from None
     except RunFailedError as error:
         console.print(str(error), markup=False, highlight=False)
@@ -150,34 +129,33 @@ def run_and_report(
         raise typer.Exit(MORE_TO_DO)
 
 
-@app.command("status", epilog=STATUS_EXAMPLES)
-def status(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of the experiment.")],
-) -> None:
-    """Show what is done, what runs and what is missing, and the time left."""
-    from sp_fast.experiments.plan import Plan
+@app.command("status", epilog=EXAMPLE.format("status"))
+def status(folder: Out) -> None:
+    """Show which runs are done, running and missing, and the time left."""
     from sp_fast.experiments.report import print_status
-    from sp_fast.experiments.store import recall
 
-    source, seeds = recall(folder)
-    print_status(Plan(source.load(), folder, seeds), Console())
+    print_status(_recalled(folder)[0], Console())
 
 
-@app.command("report", epilog=REPORT_EXAMPLES)
-def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out folder of the experiment.")],
-) -> None:
-    """Write the table, the curves and the page of what is finished."""
-    from sp_fast.experiments.plan import Plan
+@app.command("report", epilog=EXAMPLE.format("report"))
+def report(folder: Out) -> None:
+    """Write the table, the curves and the page of the finished runs."""
     from sp_fast.experiments.report import write_report
+
+    write_report(*_recalled(folder), Console())
+
+
+def _recalled(folder: Path) -> tuple[Any, Any]:
+    """Plan and source of the experiment in a folder."""
+    from sp_fast.experiments.plan import Plan
     from sp_fast.experiments.store import recall
 
     source, seeds = recall(folder)
-    write_report(Plan(source.load(), folder, seeds), source, Console())
+    return Plan(source.load(), folder, seeds), source
 
 
 def _settings(pairs: list[str]) -> dict[str, Any]:
-    """Arguments by name; a value that is JSON is read as such, any other is text."""
+    """Arguments by name; values are JSON if they can be parsed, else text."""
     arguments: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -191,10 +169,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
 
 
 def _numbers(text: str) -> list[int]:
-    try:
-        numbers = [int(number) for number in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0:
-        raise ValueError(f"--seeds: expected whole numbers with commas, such as 0,1,2, got {text!r}")
-    return numbers
+    numbers = text.split(",")
+    if not all(number.strip().isdecimal() for number in numbers):
+        raise ValueError(f"--seeds: expected comma-separated whole numbers, such as 0,1,2, got {text!r}")
+    return [int(number) for number in numbers]

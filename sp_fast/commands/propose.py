@@ -1,4 +1,4 @@
-"""`sp-fast propose`: masks of a folder of images."""
+"""`sp-fast propose`: saliency masks for a folder of images."""
 
 from enum import Enum
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-# A line of \b alone keeps the lines of the paragraph below it as they are.
+# A line with only \b keeps click from re-wrapping the paragraph below it.
 EXAMPLES = """
 \b
 Examples:
@@ -16,16 +16,16 @@ Examples:
   ResNet-50 with DenseCL's, as in the authors' code:
     sp-fast propose photos --weights densecl_r50.pth \\
       --preset official --size 1333x800 --out masks.json
-  No weights at all, for simple scenes:
+  Without weights, for simple scenes:
     sp-fast propose scenes --backbone random --center \\
       --similarity cosine --threshold 0.7 --size none --out masks.json
 
-An interrupted run goes on where it was when the same command is given again.
+If interrupted, run the same command again to resume.
 """
 
 
 class BackboneName(str, Enum):
-    """Known backbones."""
+    """Backbones."""
 
     auto = "auto"
     resnet18 = "resnet18"
@@ -51,7 +51,7 @@ class Preset(str, Enum):
 
 
 class Similarity(str, Enum):
-    """Similarities of seeds and cells."""
+    """Similarity of a seed and a cell."""
 
     dot = "dot"
     cosine = "cosine"
@@ -77,64 +77,64 @@ def propose(
         ),
     ] = None,
     backbone: Annotated[
-        BackboneName, typer.Option(help="Network of the features; auto: the one that the weights are of.")
+        BackboneName, typer.Option(help="Backbone; auto: recognised from the weights.")
     ] = BackboneName.auto,
     style: Annotated[
-        Style, typer.Option(help="Kind of ResNet; caffe has BGR input and early strides.")
+        Style, typer.Option(help="ResNet variant; caffe has BGR input and early strides.")
     ] = Style.pytorch,
-    stage: Annotated[int, typer.Option(help="Stage of the features, 1 to 4 (strides 4 to 32).")] = 4,
+    stage: Annotated[int, typer.Option(help="Stage whose features are used, 1 to 4 (strides 4 to 32).")] = 4,
     allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Take weights that lack some layers; says which.")
+        bool, typer.Option("--allow-partial", help="Accept missing and unknown weights, and list them.")
     ] = False,
     size: Annotated[
         str, typer.Option(help="Longer side of the images in pixels, LONGERxSHORTER limits, or none.")
     ] = "640",
-    preset: Annotated[Preset, typer.Option(help="Options below that are not given.")] = Preset.paper,
+    preset: Annotated[Preset, typer.Option(help="Defaults of the options below.")] = Preset.paper,
     grid: Annotated[
-        str | None, typer.Option(help="Grid of seeds, as 10x10; several with commas.", show_default=False)
+        str | None, typer.Option(help="Grid of seeds, such as 10x10 or 10x10,5x5.", show_default=False)
     ] = None,
     scales: Annotated[
         str | None,
-        typer.Option(help="Or seeds by resizing the features, as 1,0.5,0.25.", show_default=False),
+        typer.Option(help="Seeds by resizing the features, such as 1,0.5,0.25, instead.", show_default=False),
     ] = None,
     center: Annotated[
         bool | None,
-        typer.Option("--center/--no-center", help="Subtract the mean feature.", show_default=False),
+        typer.Option("--center/--no-center", help="Subtract the mean feature per image.", show_default=False),
     ] = None,
     similarity: Annotated[
-        Similarity | None, typer.Option(help="Of a seed with each cell.", show_default=False)
+        Similarity | None, typer.Option(help="Similarity of a seed and a cell.", show_default=False)
     ] = None,
     threshold: Annotated[
         float | None, typer.Option(help="Least saliency inside a mask, 0 to 1.", show_default=False)
     ] = None,
     nms: Annotated[Nms | None, typer.Option(help="Non-maximum suppression.", show_default=False)] = None,
     iou_threshold: Annotated[
-        float | None, typer.Option(help="Of mask NMS: largest IoU of two masks.", show_default=False)
+        float | None, typer.Option(help="Largest IoU of two masks after mask NMS.", show_default=False)
     ] = None,
     sigma: Annotated[
-        float | None, typer.Option(help="Of matrix NMS: sharpness of the decay.", show_default=False)
+        float | None, typer.Option(help="Sharpness of the decay of matrix NMS.", show_default=False)
     ] = None,
     min_area: Annotated[
-        int | None, typer.Option(help="Smallest mask, in cells of the features.", show_default=False)
+        int | None, typer.Option(help="Smallest area of a mask, in feature cells.", show_default=False)
     ] = None,
     max_masks: Annotated[
-        int | None, typer.Option(help="Masks per image at most.", show_default=False)
+        int | None, typer.Option(help="Largest number of masks per image.", show_default=False)
     ] = None,
     min_score: Annotated[
         float | None, typer.Option(help="Least score of a mask, after NMS.", show_default=False)
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images at a time; default 8 on a GPU, 1 on a CPU.", show_default=False),
+        typer.Option(min=1, help="Images per batch [8 on a GPU, 1 on a CPU].", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ... or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, ... or auto.")] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Threads that read images and encode masks.")] = 4,
     resume: Annotated[
-        bool, typer.Option("--resume/--restart", help="Go on with an interrupted run, or begin anew.")
+        bool, typer.Option("--resume/--restart", help="Resume an interrupted run, or start over.")
     ] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
 ) -> None:
-    """Make saliency masks of a folder of images, for pre-training."""
+    """Make saliency masks for a folder of images, as pseudo labels for pre-training."""
     console = Console(stderr=True)
     given = {
         "grid": _grid(grid),
@@ -153,7 +153,7 @@ def propose(
     sides = _sides(size)
     if weights is None and backbone is not BackboneName.random:
         raise typer.BadParameter(
-            "the features need weights: pass the checkpoint's path (or --backbone random)",
+            "the backbone needs weights: pass the path of a checkpoint, or --backbone random",
             param_hint="--weights",
         )
 
@@ -163,7 +163,7 @@ def propose(
     from sp_fast.proposals.proposer import SaliencyProposer
     from sp_fast.proposals.run import propose_folder
 
-    list_images(images)  # before the weights are read, which takes longer
+    list_images(images)  # bad folders fail before the slow reading of weights
     name = backbone.value if weights is None or backbone is not BackboneName.auto else backbone_of(weights)
     network = build_backbone(
         name, style=style.value, stage=stage, weights=weights, allow_partial=allow_partial
@@ -188,9 +188,9 @@ def propose(
                 progress=progress,
             )
     except KeyboardInterrupt:
-        console.print(f"Interrupted. The same command goes on where it was ({out}.partial).", soft_wrap=True)
+        console.print(f"Interrupted. Run the same command again to resume ({out}.partial).", soft_wrap=True)
         raise typer.Exit(130) from None
-    resumed = f" ({summary.resumed} of them by the interrupted run)" if summary.resumed else ""
+    resumed = f" ({summary.resumed} of them from the interrupted run)" if summary.resumed else ""
     lines = [
         f"{summary.images} images{resumed}, {summary.masks} masks "
         f"({summary.masks / max(summary.images, 1):.1f} per image) in {clock(summary.seconds)}",

@@ -1,4 +1,4 @@
-"""`sp-fast random-boxes`: random boxes as pseudo masks, to compare saliency masks with."""
+"""`sp-fast random-boxes`: random boxes as pseudo masks, a baseline for saliency masks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,11 +17,11 @@ Example:
 def random_boxes(
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images; sub-folders too.")],
     out: Annotated[Path, typer.Option(help="JSON file to write, COCO format.", show_default=False)],
-    count: Annotated[int, typer.Option(min=1, help="Boxes an image.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the boxes.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output file.")] = False,
+    count: Annotated[int, typer.Option(min=1, help="Boxes per image.")] = 20,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
 ) -> None:
-    """Make random boxes of a folder of images, as pseudo masks for pre-training."""
+    """Make random boxes for a folder of images, as pseudo masks for pre-training."""
     from sp_fast.proposals.random_boxes import write_random_boxes
 
     found, broken = write_random_boxes(images, out, count=count, seed=seed, overwrite=overwrite)

@@ -15,12 +15,12 @@ Example:
 
 
 def score(
-    masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Proposals of `sp-fast propose`.")],
+    masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Masks made by `sp-fast propose`.")],
     annotations: Annotated[
-        Path, typer.Option(help="The images' annotations, COCO format.", show_default=False)
+        Path, typer.Option(help="Annotations of the images, COCO format.", show_default=False)
     ],
 ) -> None:
-    """Compare masks with annotated objects: best IoU of each object."""
+    """Score masks against annotated objects by the best IoU of each object."""
     from sp_fast.proposals.scores import score_proposals
 
     scores = score_proposals(masks, annotations)

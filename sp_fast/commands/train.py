@@ -1,4 +1,4 @@
-"""`sp-fast train`: the same as `python sp_fast/train.py`, which reads its own options."""
+"""`sp-fast train`: passes its options on to `sp_fast.train`."""
 
 import sys
 

@@ -16,10 +16,10 @@ def config_names() -> list[str]:
 
 
 def find_config(name: str) -> Path:
-    """The file of a config, given its name or a path.
+    """Find the file of a config by its name or path.
 
     Raises:
-        FileNotFoundError: neither; suggests the nearest name.
+        FileNotFoundError: no such config; the message suggests the closest name.
     """
     if Path(name).is_file():
         return Path(name)
@@ -45,10 +45,10 @@ def _name(place: Path) -> str:
 
 
 def model_of_mmdet(name: str) -> dict[str, Any]:
-    """The model of one of mmdet's own configs, as a plain dict.
+    """Load the model of one of mmdet's configs as a plain dict.
 
     Args:
-        name: file below mmdet's `configs`, such as `queryinst/queryinst_r50_fpn_1x_coco.py`.
+        name: path below mmdet's `configs`, such as `queryinst/queryinst_r50_fpn_1x_coco.py`.
 
     Raises:
         FileNotFoundError: mmdet is installed without its configs.
@@ -59,7 +59,7 @@ def model_of_mmdet(name: str) -> dict[str, Any]:
     path = Path(mmdet.__file__).parent / ".mim" / "configs" / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"expected mmdet's own config in {path}, which is not there; install mmdet's wheel: "
+            f"expected mmdet's config in {path}, which does not exist; install mmdet's wheel: "
             "pip install mmdet==3.3.0"
         )
     return Config.fromfile(path).model.to_dict()

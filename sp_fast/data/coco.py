@@ -1,4 +1,4 @@
-"""COCO-format annotation files: read and checked, every fault told by name; written whole or not at all."""
+"""Reading, checking and writing COCO-format annotation files."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def load_coco(
     *,
     tight_boxes: bool = False,
 ) -> dict[str, Any]:
-    """A COCO-format file of instance masks, checked.
+    """Load and check a COCO-format file of instance masks.
 
     `segmentation` may be polygons [[x0, y0, x1, y1, ...], ...] or run lengths (compressed or not) of the
-    image's size. Where an annotation lacks `bbox` (xywh, pixels), `area` or `iscrowd`, it is filled in.
+    image's size. Missing `bbox` (xywh, pixels), `area` and `iscrowd` are filled in.
 
     Args:
-        path: the JSON file.
-        images: the folder of its images; when given, each `file_name` must be there.
-        tight_boxes: set every `bbox` and `area` from the mask, whatever the file says.
+        path: JSON file.
+        images: folder of the images; if given, every `file_name` must exist in it.
+        tight_boxes: compute every `bbox` and `area` from the mask, replacing those of the file.
 
     Raises:
-        FileNotFoundError: there is no such file, or there are images that are not in `images`.
-        ValueError: not JSON; a key is missing; an id appears twice; an annotation has an unknown image_id or
-            category_id, or a segmentation that is no mask of its image. The message names file and entry.
+        FileNotFoundError: the file does not exist, or images are missing from `images`.
+        ValueError: not JSON, a missing key, a duplicate id, an unknown image_id or category_id, or a
+            segmentation that is not a mask of its image. The message names the file and the entry.
     """
     path = Path(path)
     try:
@@ -70,12 +70,12 @@ def load_coco(
 
 
 def save_coco(coco: dict[str, Any] | list[dict[str, Any]], path: str | os.PathLike[str]) -> None:
-    """Write a COCO-format dict, or COCO's list of results, as JSON; an atomic write."""
+    """Write a COCO-format dict, or a list of results in COCO's format, as JSON (atomic write)."""
     write_text(json.dumps(coco, default=_plain, separators=(",", ":")), Path(path))
 
 
 def _plain(value: Any) -> Any:
-    """What json cannot write itself: the bytes of pycocotools' run lengths and numpy's numbers."""
+    """Convert what json cannot write: bytes (pycocotools' run lengths) and numpy values."""
     if isinstance(value, bytes):
         return value.decode("ascii")
     if isinstance(value, (np.generic, np.ndarray)):
@@ -154,23 +154,23 @@ def _check_segmentations(path: Path, annotations: list[dict], sizes: dict[Any, t
         fail = _bad_segmentation(path, annotation)
         if isinstance(segmentation, list):
             if not all(_is_polygon(polygon) for polygon in segmentation):
-                raise fail("a polygon must be a list of an even count of numbers")
+                raise fail("a polygon must be a list with an even number of coordinates")
         elif not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
             raise fail("expected polygons or a dict of 'size' and 'counts'")
         elif not _is_pair(segmentation["size"]) or tuple(segmentation["size"]) != size:
             got = segmentation["size"]
-            raise fail(f"its run lengths are of size {got}, its image is {list(size)} (height, width)")
+            raise fail(f"its run lengths have size {got}, but its image is {list(size)} (height, width)")
         elif isinstance(segmentation["counts"], list):
             counts = segmentation["counts"]
             if not all(isinstance(count, int) and count >= 0 for count in counts):
-                raise fail("run lengths must be whole numbers from 0")
+                raise fail("run lengths must be non-negative integers")
             if sum(counts) != size[0] * size[1]:
                 raise fail(f"its run lengths sum to {sum(counts)}, expected {size[0] * size[1]} pixels")
         elif isinstance(segmentation["counts"], str):
             compressed.append(annotation)
         else:
             raise fail("'counts' must be a string or a list of numbers")
-    # In slices, to bound the memory of a file of millions of masks.
+    # In slices, to limit memory for files with millions of masks.
     for start in range(0, len(compressed), 65536):
         part = compressed[start : start + 65536]
         totals = rle_pixels([annotation["segmentation"]["counts"] for annotation in part])

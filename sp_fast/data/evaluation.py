@@ -1,4 +1,4 @@
-"""COCO's average precision and recall of detections, and how well they cover each object."""
+"""COCO average precision and recall of detections, and the mean best IoU per object."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def evaluate_coco(
     *,
     class_agnostic: bool = False,
 ) -> dict[str, float]:
-    """Compare detections with annotated objects.
+    """Evaluate detections against annotated objects.
 
     Args:
         truth: COCO-format dict as `load_coco` returns it; ids may be numbers or strings, from 0 or from 1.
-        detections: in COCO's results format: `image_id`, `category_id`, `score`, and `segmentation` or `bbox`
-            (x y w h in pixels).
+        detections: list in COCO's results format: `image_id`, `category_id`, `score`, and `segmentation` or
+            `bbox` (xywh, pixels).
         iou_type: "segm" compares masks, "bbox" compares boxes.
         class_agnostic: treat all categories as one. A mask (or box) predicted several times in an image, with
             different labels, then counts once, with its best score.
@@ -40,11 +40,11 @@ def evaluate_coco(
     Returns:
         Values in 0..1, NaN where there are no objects to measure. mAP (mean over IoU 0.5:0.95), mAP_50,
         mAP_75, and mAP_s, mAP_m, mAP_l for COCO's small, medium and large objects; AR@1, AR@10, AR@100: the
-        average recall with that many detections per image, and AR_s, AR_m, AR_l with 100; best_iou: the mean
-        over objects that are not crowds of the best IoU with any detection of the image.
+        average recall with that many detections per image, and AR_s, AR_m, AR_l with 100; best_iou: each
+        object's best IoU with any detection in its image, averaged over the objects that are not crowds.
 
     Raises:
-        ValueError: `iou_type` is neither, or a detection's image or category is not in `truth`.
+        ValueError: unknown `iou_type`, or a detection's image or category is not in `truth`.
     """
     if iou_type not in ("segm", "bbox"):
         raise ValueError(f"iou_type must be 'segm' or 'bbox', got {iou_type!r}")
@@ -104,7 +104,7 @@ def _index(images: dict[Any, dict], categories: dict[Any, int], entries: list[di
     coco.dataset = {
         "images": list(images.values()),
         "categories": [{"id": number} for number in sorted(set(categories.values()))],
-        # From 1: COCOeval takes an object or detection with the id 0 as unmatched.
+        # From 1: COCOeval treats an object or detection with id 0 as unmatched.
         "annotations": [dict(one, id=number) for number, one in enumerate(entries, start=1)],
     }
     coco.createIndex()

@@ -1,4 +1,4 @@
-"""Finding and reading images, and what happens with those that cannot be read."""
+"""Finding and reading images, and keeping track of unreadable ones."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
-_ORIENTATION = 0x0112  # EXIF's tag
+_ORIENTATION = 0x0112  # EXIF tag
 Result = TypeVar("Result")
 
 
 class BrokenImageError(ValueError):
-    """A file that should be an image and cannot be decoded.
+    """An image file that cannot be decoded.
 
     Attributes:
         path: the file.
-        reason: why, in a few words.
+        reason: short explanation.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        # Both go to args as well, or the exception could not be pickled back from a loader's process.
+        # Both are passed on as args, so that the exception can be pickled by a loader's process.
         super().__init__(path, reason)
         self.path = Path(path)
         self.reason = reason
@@ -35,10 +35,10 @@ class BrokenImageError(ValueError):
 
 
 class BrokenImages:
-    """The images of one run that could not be read: counted once each, and an error when they are many.
+    """The unreadable images of one run, each counted once; too many of them are an error.
 
     Args:
-        limit: the largest share of broken images that is tolerated.
+        limit: largest tolerated share of broken images.
     """
 
     def __init__(self, limit: float = 0.05) -> None:
@@ -49,14 +49,14 @@ class BrokenImages:
         return len(self.reasons)
 
     def add(self, path: str | os.PathLike[str], reason: str) -> bool:
-        """Note a broken image; True when it was not known yet."""
+        """Record a broken image; return True if it is new."""
         path = Path(path)
         new = path not in self.reasons
         self.reasons.setdefault(path, reason)
         return new
 
     def check(self, total: int) -> None:
-        """Raise ValueError when more than `limit` of `total` images are broken."""
+        """Raise ValueError if more than `limit` of `total` images are broken."""
         if len(self) > self.limit * total:
             raise ValueError(
                 f"{self.report(total)}. More than {self.limit:.0%} of the images are broken, so something is "
@@ -64,7 +64,7 @@ class BrokenImages:
             )
 
     def report(self, total: int | None = None, shown: int = 5) -> str:
-        """One line: how many images could not be read, and the first few with their reasons."""
+        """One line: the number of unreadable images, and the first few with their reasons."""
         of = "" if total is None else f" of {total}"
         head = f"{len(self)}{of} image{'' if (total or len(self)) == 1 else 's'} could not be read"
         if not self.reasons:
@@ -75,14 +75,14 @@ class BrokenImages:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """All images under `folder`, sorted by their path; sub-folders too, hidden files and folders not.
+    """List the images in `folder` and its sub-folders, sorted by path, without hidden files and folders.
 
     Symbolic links to folders inside `folder` are not followed.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        NotADirectoryError: it is a file.
-        ValueError: it holds no file with one of IMAGE_SUFFIXES.
+        FileNotFoundError: `folder` does not exist.
+        NotADirectoryError: `folder` is a file.
+        ValueError: no file in it has one of IMAGE_SUFFIXES.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -92,7 +92,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        # A leading dot also marks the "._name.jpg" that macOS puts beside a file: not an image.
+        # This also skips "._name.jpg", which macOS puts beside a file and which is not an image.
         found += [
             Path(parent, name)
             for name in files
@@ -104,21 +104,21 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """The pixels of an image file as uint8 [H, W, 3], RGB.
+    """Read an image file as uint8 [H, W, 3], RGB.
 
-    The orientation its EXIF data asks for is applied. Grayscale is repeated over the channels, CMYK and
-    palettes are converted, 16-bit gray is scaled by 255 / 65535, an alpha channel is dropped, and of several
-    frames the first is taken.
+    The EXIF orientation is applied. Grayscale is repeated over the channels, CMYK and palettes are converted,
+    16-bit gray is scaled by 255 / 65535, an alpha channel is dropped, and only the first of several frames is
+    read.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        BrokenImageError: empty, truncated, not an image, or of floats (whose range is not defined).
+        FileNotFoundError: no such file.
+        BrokenImageError: empty, truncated, not an image, or with floating-point pixels (of undefined range).
     """
     return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of `read_image(path)`, from the file's header alone; the errors are the same."""
+    """Height and width of `read_image(path)`, from the file's header only; raises the same errors."""
 
     def size(image: Image.Image) -> tuple[int, int]:
         turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
@@ -128,7 +128,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) -> Result:
-    """`use` of the opened image, every failure of the decoder as BrokenImageError."""
+    """Call `use` with the opened image; any decoder failure becomes a BrokenImageError."""
     with open(path, "rb") as file:
         if not file.read(1):
             raise BrokenImageError(path, "the file is empty")

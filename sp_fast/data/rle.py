@@ -10,7 +10,7 @@ from pycocotools import mask as coco_mask
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """Polygons or run lengths of one object as one compressed run-length dict of pycocotools."""
+    """Convert the polygons or run lengths of one object to pycocotools' compressed run lengths."""
     if isinstance(segmentation, list):
         polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not polygons:
@@ -22,15 +22,15 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def run_lengths(masks: np.ndarray) -> list[dict[str, Any]]:
-    """Compressed run lengths, ready for JSON, of masks bool [n, H, W]."""
+    """Encode masks, bool [n, H, W], as compressed run lengths that are ready for JSON."""
     pixels = np.asfortranarray(masks.view(np.uint8).transpose(1, 2, 0))  # [H, W, n]
     return [dict(rle, counts=rle["counts"].decode("ascii")) for rle in coco_mask.encode(pixels)]
 
 
 def best_ious(objects: Sequence[Any], found: Sequence[Any]) -> np.ndarray:
-    """IoU of each object with the best of `found`, float64 [len(objects)]; 0 if nothing was found.
+    """Best IoU of each object with any of `found`, float64 [len(objects)]; 0 if `found` is empty.
 
-    Both are compressed run lengths of one image, or boxes [x, y, w, h].
+    Both hold compressed run lengths of one image, or boxes [x, y, w, h].
     """
     if not objects or not found:
         return np.zeros(len(objects))
@@ -38,19 +38,19 @@ def best_ious(objects: Sequence[Any], found: Sequence[Any]) -> np.ndarray:
 
 
 def rle_areas(rles: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Pixels inside each mask, int64 [len(rles)]; pycocotools' own fails for a list of 256 or more."""
+    """Area of each mask in pixels, int64 [len(rles)]; pycocotools' fails for lists of 256 or more."""
     return np.array([coco_mask.area(rle) for rle in rles], dtype=np.int64)
 
 
 def rle_pixels(counts: Sequence[str]) -> np.ndarray:
-    """The pixels that each of COCO's compressed run-length strings covers, without decoding to masks.
+    """Count the pixels, inside and outside the mask, of compressed run lengths without decoding them.
 
-    A string holds numbers of 5-bit groups, low group first, each a character from 48 up; bit 5 says that
-    another group follows, and bit 4 of the last group is the sign. From the fourth number on they are
-    differences to the number two before (pycocotools' rleToString).
+    A string holds numbers made of 5-bit groups, lowest first, each a character from 48 up; bit 5 means that
+    another group follows, and bit 4 of the last group is the sign. From the fourth number on, it holds the
+    difference to the number two places before (pycocotools' rleToString).
 
     Returns:
-        int64 [len(counts)]: the sum of the run lengths, or -1 where the string is damaged.
+        int64 [len(counts)]: the sum of the run lengths, or -1 if the string is damaged.
     """
     lengths = np.array([len(string) for string in counts], dtype=np.int64)
     totals: np.ndarray = np.full(len(counts), -1, dtype=np.int64)

@@ -1,6 +1,6 @@
-"""A synthetic low-data set: textured objects of many shapes and sizes, before and behind each other.
+"""A synthetic data set of textured, overlapping objects of many shapes and sizes.
 
-Every scene is made from (seed, split, number) alone, so a set can be made again, whole or in part.
+A scene depends only on (seed, split, number), so a set can be reproduced as a whole or in part.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class SetOptions:
-    """What a set is made of.
+    """Options of a synthetic set.
 
     Attributes:
         size: height and width of the square images in pixels.
-        unlabelled, labelled, validation: the number of scenes of each split.
-        seed: another seed is another set.
+        unlabelled, labelled, validation: number of scenes in each split.
+        seed: random seed.
     """
 
     size: int = 128
@@ -55,7 +55,7 @@ class Scene:
     Attributes:
         image: uint8 [H, W, 3], RGB.
         masks: bool [n, H, W], the visible part of each object; they do not overlap.
-        categories: the index into SHAPES of each object.
+        categories: index into SHAPES of each object.
     """
 
     image: np.ndarray
@@ -68,16 +68,16 @@ def make_set(
     options: SetOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the three splits to `folder`, or keep what is there when it was made with the same options.
+    """Write the three splits to `folder`, unless it already holds a set with the same options.
 
     Images go to `<split>/000000.png` and so on; `labelled.json` and `validation.json` are COCO-format files
-    with one category per shape. `unlabelled.truth.json` is one for the unlabelled split, to score proposals;
-    training never reads it.
+    with one category per shape. `unlabelled.truth.json` annotates the unlabelled split, for scoring
+    proposals; training never reads it.
 
     Args:
-        folder: made when it is not there.
+        folder: output folder, created if needed.
         options: sizes and seed.
-        progress: called with (scenes done, scenes in all).
+        progress: called with (scenes done, total scenes).
 
     Returns:
         `folder`.
@@ -105,7 +105,7 @@ def make_set(
             if progress is not None:
                 progress(done, total)
         save_coco(coco, folder / file_name)
-    # Last, so that a set that was interrupted is made again.
+    # Written last, so that an interrupted set is made again.
     write_json(asdict(options), stamp)
     return folder
 
@@ -130,13 +130,13 @@ def _annotate(coco: dict, scene: Scene, name: str) -> None:
 
 
 def make_scene(size: int, seed: tuple[int, ...], *, most: int = 7, least_visible: float = 0.5) -> Scene:
-    """One scene: a textured background and 3 to `most` objects, drawn from back to front.
+    """Draw a textured background and 3 to `most` objects, from back to front.
 
     Args:
         size: height and width in pixels.
-        seed: whole numbers that stand for this scene.
-        most: the largest number of objects.
-        least_visible: no object is covered so far that less than this share of it is left.
+        seed: random seed.
+        most: largest number of objects.
+        least_visible: least share of an object that must stay visible.
     """
     rng = np.random.default_rng(seed)
     image, ground = _background(size, rng)
@@ -144,7 +144,7 @@ def make_scene(size: int, seed: tuple[int, ...], *, most: int = 7, least_visible
     areas: list[int] = []
     categories: list[int] = []
     wanted = int(rng.integers(3, most + 1))
-    # An object that would hide another, or that hardly shows, is drawn anew somewhere else.
+    # An object that would hide another, or hardly be visible, is drawn again elsewhere.
     for _ in range(4 * wanted):
         if len(masks) == wanted:
             break
@@ -178,7 +178,7 @@ def make_scene(size: int, seed: tuple[int, ...], *, most: int = 7, least_visible
 def _local_coordinates(
     size: int, centre: np.ndarray, radius: float, rng: np.random.Generator
 ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray]:
-    """The window that can hold the object, and its pixels in a frame turned and stretched with the object."""
+    """The window around the object, and its pixels in the rotated and stretched frame of the object."""
     low = np.clip(np.floor(centre - 2.2 * radius), 0, size).astype(int)
     high = np.clip(np.ceil(centre + 2.2 * radius), 0, size).astype(int)
     window = slice(low[1], high[1]), slice(low[0], high[0])
@@ -191,7 +191,7 @@ def _local_coordinates(
 
 
 def _shape(name: str, rng: np.random.Generator) -> Level:
-    """A function of (u, v) that is negative inside and grows about as the distance to the outline."""
+    """A function of (u, v), negative inside, that approximates the distance to the outline."""
     if name == "disc":
         return lambda u, v: np.hypot(u, v) - 1
     if name == "box":
@@ -225,7 +225,7 @@ def _star(points: int, inner: float) -> Level:
 
     def level(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         angle = np.abs((np.arctan2(v, u) % (2 * half)) - half)
-        # Along this direction the edge from the tip (1, 0) to the notch `end` is met at this radius.
+        # Radius in this direction of the edge from the tip (1, 0) to the notch `end`.
         edge = end[1] / (np.cos(half - angle) * end[1] - np.sin(half - angle) * (end[0] - 1))
         return 0.7 * (np.hypot(u, v) - edge)
 
@@ -233,7 +233,7 @@ def _star(points: int, inner: float) -> Level:
 
 
 def _noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise in about -1..1: three octaves, the coarsest with `cells` cells a side."""
+    """Smooth noise in about -1..1: three octaves, the coarsest with `cells` cells per side."""
     total: np.ndarray = np.zeros((size, size), np.float32)
     for octave in range(3):
         side = min(cells * 2**octave, size)
@@ -243,13 +243,13 @@ def _noise(size: int, cells: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _background(size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A muted, rough ground, float [size, size, 3] in 0..1, and its mean colour."""
+    """A muted, textured background, float [size, size, 3] in 0..1, and its mean colour."""
     colour = np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.05, 0.3), rng.uniform(0.3, 0.8)))
     other = colour * rng.uniform(0.75, 0.95) + rng.uniform(-0.06, 0.06, 3)
     kind = rng.integers(3)
     if kind == 0:  # earth
         mix = 0.5 + 0.5 * _noise(size, int(rng.integers(4, 12)), rng)
-    elif kind == 1:  # planks, bent a little
+    elif kind == 1:  # slightly bent planks
         y, x = np.mgrid[0:size, 0:size] / size
         turn, count = rng.uniform(0, np.pi), rng.uniform(4, 12)
         along = np.cos(turn) * x + np.sin(turn) * y + 0.03 * _noise(size, 3, rng)
@@ -270,7 +270,7 @@ def _colour(rng: np.random.Generator, unlike: np.ndarray) -> np.ndarray:
 
 
 def _texture(u: np.ndarray, v: np.ndarray, colour: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The object's surface, float [H, W, 3], in two shades that turn and stretch with it."""
+    """The object's surface, float [H, W, 3]: a pattern of two shades in the object's frame."""
     other = np.clip(colour * rng.uniform(0.6, 0.88) + rng.uniform(-0.06, 0.06, 3), 0, 1)
     rate = rng.uniform(1.0, 2.6)
     kind = rng.integers(6)
@@ -285,7 +285,7 @@ def _texture(u: np.ndarray, v: np.ndarray, colour: np.ndarray, rng: np.random.Ge
     elif kind == 4:  # marble
         noise = _noise(max(u.shape), 5, rng)[: u.shape[0], : u.shape[1]]
         mix = 0.5 + 0.5 * np.sin(2 * np.pi * (rate * u + 0.8 * noise))
-    else:  # rings of growth
+    else:  # tree rings
         mix = 0.5 + 0.5 * np.sin(2 * np.pi * 2 * rate * np.hypot(u, v))
     return colour + mix[..., None] * (other - colour)
 

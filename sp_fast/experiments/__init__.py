@@ -1,6 +1,6 @@
-"""Experiments: rows of pseudo labels, pre-training and fine-tuning, run over seeds and compared.
+"""Experiments: rows of pseudo labels, pre-training and fine-tuning, run with several seeds and compared.
 
-An experiment file defines `experiment`, an :class:`Experiment` or a function that makes one.
+An experiment file defines `experiment`, an `Experiment` or a function that returns one.
 """
 
 from sp_fast.experiments.experiment import Comparison, Experiment, Proposals, Row, Training

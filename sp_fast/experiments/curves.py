@@ -1,45 +1,39 @@
-"""Learning curves: what is measured over steps, and the loss of pre-training."""
+"""Learning curves: the first metric over steps, and the loss of pre-training."""
 
 from __future__ import annotations
 
 import io
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from sp_fast.experiments.experiment import PRETRAIN
-from sp_fast.experiments.table import in_order, training_heading
+from sp_fast.experiments.table import training_heading, trainings
 from sp_fast.files import replacing
 
-INK = "#010203"  # becomes the colour of the page's text, light or dark
-# Okabe and Ito's, told apart by the colour-blind; grey for their yellow, which is too faint on white.
-COLOURS = ("#8a8f98", "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7", INK)
-_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.5)))
-_FONT = {
+INK = "#010203"  # replaced by the colour of the page's text, light or dark
+# Okabe and Ito's colours for the colour-blind; grey for their yellow, which is too faint on white.
+COLOURS = ("#8a8f98", "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7")
+DASHES = ("solid", "dashed", "dotted")  # names in both matplotlib and CSS
+_STYLE = {
     "font.size": 9.5,
     "svg.fonttype": "none",
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlelocation": "left",
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One row's values: mean, lowest and highest over seeds at each step."""
+class Curve(NamedTuple):
+    """Mean, lowest and highest value of a row over its seeds at each step."""
 
     row: str
     steps: list[int]
@@ -48,8 +42,7 @@ class Curve:
     high: np.ndarray
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
     """A pair of axes and the curves in it."""
 
     title: str
@@ -57,30 +50,24 @@ class Panel:
     curves: list[Curve]
 
 
-def style(position: int) -> tuple[str, Any]:
+def style(position: int) -> tuple[str, str]:
     """Colour and dashes of the row at this position in the experiment."""
-    return COLOURS[position % len(COLOURS)], _DASHES[position // len(COLOURS) % len(_DASHES)]
+    return COLOURS[position % len(COLOURS)], DASHES[position // len(COLOURS) % len(DASHES)]
 
 
 def panels(results: dict[str, Any]) -> list[Panel]:
-    """The first metric while fine-tuning and pre-training, then the loss of pre-training.
-
-    Only those that have a curve, which takes two steps.
-
-    Args:
-        results: as :func:`sp_fast.experiments.results.collect` gives them.
-    """
+    """The first metric during each training, then the loss of pre-training; only panels with a curve."""
     metric, heading = next(iter(results["metrics"].items()))
-    trainings = in_order(name for row in results["rows"].values() for name in row["trainings"])
     found = [
         Panel(f"{training_heading(name)}: {heading}", heading, _curves(results, name, "curves", metric))
-        for name in trainings
+        for name in trainings(results)
     ]
     found.append(Panel("Pre-training: loss", "sum of losses", _curves(results, PRETRAIN, "losses", "loss")))
     return [panel for panel in found if panel.curves]
 
 
 def _curves(results: dict[str, Any], training: str, part: str, value: str) -> list[Curve]:
+    """The curves of all rows that have values at two steps or more."""
     found = []
     for name, row in results["rows"].items():
         runs = row["trainings"].get(training, {part: {}})[part].values()
@@ -93,71 +80,57 @@ def _curves(results: dict[str, Any], training: str, part: str, value: str) -> li
     return found
 
 
-def svg(panel: Panel, rows: Sequence[str]) -> str:
-    """One panel as an SVG element that takes its text's colour and font from the page; without a legend.
+def svg(panel: Panel, rows: Mapping[str, str]) -> str:
+    """One panel as an inline SVG element without a legend; text takes its colour and font from the page.
 
-    Args:
-        panel: what to draw.
-        rows: names of all rows of the experiment, in order; they choose the colours.
+    `rows` are names and labels of all rows, whose order chooses the colours.
     """
-    # Ids differ between the panels of one page and are the same each time.
-    with matplotlib.rc_context({**_FONT, "svg.hashsalt": panel.title}):
-        figure: Any = Figure(figsize=(5.2, 3.3), layout="constrained")
-        FigureCanvasSVG(figure)
+    # The salt makes ids differ between panels of one page, but not between calls.
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": panel.title}):
+        figure = Figure(figsize=(5.2, 3.3), layout="constrained")
         figure.patch.set_alpha(0)
         _draw(figure.add_subplot(), panel, rows)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = file.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    # The page says how large it is; ids of groups, which nothing refers to, would be the same in each panel.
+    # The page sets the size. Ids of groups are the same in each panel, and nothing refers to them.
     text = re.sub(r' (?:width|height)="[0-9.]+pt"', "", text)
     return re.sub(r'<g id="[^"]*">', "<g>", text)
 
 
 def write_png(results: dict[str, Any], path: Path) -> None:
     """Writes all panels and a legend as one picture."""
-    found, rows = panels(results), list(results["rows"])
-    columns = {0: 1, 1: 1, 2: 2, 4: 2}.get(len(found), 3)
-    lines = math.ceil(len(found) / columns) or 1
-    with matplotlib.rc_context(_FONT):
-        figure: Any = Figure(
-            figsize=(5.2 * columns, 3.5 * lines), dpi=130, facecolor="white", layout="constrained"
-        )
-        FigureCanvasAgg(figure)
-        handles = {}
-        for number, panel in enumerate(found):
-            drawn = _draw(figure.add_subplot(lines, columns, number + 1), panel, rows)
-            handles.update(drawn)
-        if not found:
+    found = panels(results)
+    rows = {name: row["label"] for name, row in results["rows"].items()}
+    columns = max(min(len(found), 3), 1)
+    lines = max(math.ceil(len(found) / columns), 1)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(5.2 * columns, 3.5 * lines), dpi=130, layout="constrained")
+        legend: dict[str, Any] = {}
+        for number, panel in enumerate(found, 1):
+            axes = figure.add_subplot(lines, columns, number)
+            _draw(axes, panel, rows)
+            handles, labels = axes.get_legend_handles_labels()
+            legend |= dict(zip(labels, handles, strict=True))
+        if found:
+            place = {"loc": "outside lower left", "ncols": columns, "frameon": False}
+            figure.legend(legend.values(), legend.keys(), **place)
+        else:
             figure.text(0.5, 0.5, "No curve yet.", ha="center")
-        labels = {name: results["rows"][name]["label"] for name in rows if name in handles}
-        if labels:
-            wide = max(1, min(len(labels), int(5.2 * columns / 3.2)))
-            figure.legend(
-                [handles[name] for name in labels],
-                list(labels.values()),
-                loc="outside lower left",
-                ncols=wide,
-                frameon=False,
-            )
         with replacing(path) as file:
             figure.savefig(file, format="png", metadata={"Software": None})
 
 
-def _draw(axes: Any, panel: Panel, rows: Sequence[str]) -> dict[str, Any]:
-    """Draws the curves; returns the line of each row."""
-    handles = {}
+def _draw(axes: Any, panel: Panel, rows: Mapping[str, str]) -> None:
     for curve in panel.curves:
-        colour, dashes = style(rows.index(curve.row))
-        dots = "o" if len(curve.steps) <= 12 else None
-        handles[curve.row] = axes.plot(
-            curve.steps, curve.mean, color=colour, linestyle=dashes, marker=dots, markersize=4, linewidth=1.8
-        )[0]
-        if (curve.low < curve.high).any():
-            axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.13, linewidth=0)
+        colour, dashes = style(list(rows).index(curve.row))
+        marker = "." if len(curve.steps) <= 12 else None
+        axes.plot(
+            curve.steps, curve.mean, color=colour, linestyle=dashes, marker=marker, label=rows[curve.row]
+        )
+        axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.13, linewidth=0)
     axes.set(title=panel.title, xlabel="step", ylabel=panel.ylabel)
     axes.set_ylim(bottom=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-    return handles
+    axes.grid(axis="y", color=INK, alpha=0.12)

@@ -8,23 +8,24 @@ from pathlib import Path
 
 from sp_fast.data.synthetic import SetOptions, make_set
 from sp_fast.experiments.experiment import Comparison, Experiment, Proposals, Row, Training
+from sp_fast.experiments.paper import WITHOUT_PROMPTS
 from sp_fast.progress import RunProgress
 
 METRIC = "class_agnostic/segm_mAP"
 NOTES = (
-    "At this size the prompts' own effect is within the noise: another seed moves each number by a point or "
-    "more. To tell it takes several seeds (--seeds 0,1,2), real images and a longer schedule."
+    "At this size the effect of the prompts is within the noise: another seed changes each number by a point "
+    "or more. Measuring it takes several seeds (--seeds 0,1,2), real images and a longer schedule."
 )
 
 
 def make_scenes(folder: Path, seed: int, options: SetOptions) -> None:
-    """The synthetic set of a seed."""
+    """Makes the synthetic data set of a seed."""
     with RunProgress("scenes") as progress:
         make_set(folder / "set", dataclasses.replace(options, seed=seed), progress)
 
 
 def experiment(*, quick: bool = False) -> Experiment:
-    """The demo's experiment; `quick`: a few steps on a few scenes, to see that it works."""
+    """The demo's experiment; `quick` makes it a smoke run of a few steps on a few scenes."""
     scenes = SetOptions(size=64, unlabelled=16, labelled=8, validation=8) if quick else SetOptions()
     pretrain_steps, finetune_steps = (3, 4) if quick else (800, 300)
     proposals = Proposals(
@@ -35,22 +36,18 @@ def experiment(*, quick: bool = False) -> Experiment:
         truth="{data}/set/unlabelled.truth.json",
     )
     with_prompts = Training("demo/pretrain", images="{data}/set/unlabelled", steps=pretrain_steps)
-    without = dataclasses.replace(
-        with_prompts, options={"model.prompts.strategy": "none", "model.supervision": None}
+    without = dataclasses.replace(with_prompts, options=WITHOUT_PROMPTS)
+    training = Training(
+        "demo/finetune",
+        images="{data}/set/labelled",
+        annotations="{data}/set/labelled.json",
+        val_images="{data}/set/validation",
+        val_annotations="{data}/set/validation.json",
+        steps=finetune_steps,
+        options={"train_cfg.val_interval": 2 if quick else 75},
+        arguments=["--class-agnostic"],
     )
-    labels = f"{scenes.labelled} scenes"
-    finetune = {
-        labels: Training(
-            "demo/finetune",
-            images="{data}/set/labelled",
-            annotations="{data}/set/labelled.json",
-            val_images="{data}/set/validation",
-            val_annotations="{data}/set/validation.json",
-            steps=finetune_steps,
-            options={"train_cfg.val_interval": 2 if quick else 75},
-            arguments=["--class-agnostic"],
-        )
-    }
+    finetune = {f"{scenes.labelled} scenes": training}
     return Experiment(
         name="demo",
         title="Saliency-prompt pre-training on a synthetic low-data set",

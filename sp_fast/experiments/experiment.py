@@ -1,8 +1,7 @@
-"""What an experiment is: plain values, so that it can be stored, compared and read back."""
+"""Definition of an experiment in plain values, which can be hashed and stored."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,17 +15,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class Proposals:
-    """How pseudo labels are made. Paths may hold `{data}`, the folder that `prepare` filled, and `{seed}`.
+    """Settings of pseudo labels. Paths may hold `{data}`, the folder that `prepare` filled, and `{seed}`.
 
     Attributes:
         images: folder of images.
-        kind: `saliency` for `sp-fast propose`, or `random_boxes`.
-        backbone: arguments of :func:`sp_fast.proposals.build_backbone`: `name`, `weights`, `style`, ...
-        size: of the images, see :func:`sp_fast.proposals.run.propose_folder`.
-        options: arguments of :class:`sp_fast.proposals.SaliencyProposer`, or of
-            :func:`sp_fast.proposals.random_boxes.write_random_boxes`.
-        truth: annotations in COCO format, to measure how well the proposals cover the objects; never trained
-            on.
+        kind: `saliency` or `random_boxes`.
+        backbone: arguments of `build_backbone`: `name`, `weights`, `style`, ...
+        size: size of the images, see `propose_folder`.
+        options: arguments of `SaliencyProposer` or `write_random_boxes`.
+        truth: COCO annotations to measure the proposals against; never used for training.
     """
 
     images: str
@@ -48,12 +45,12 @@ class Training:
     Attributes:
         config: name or file of the config.
         images: folder of the training images.
-        annotations: their labels in COCO format; None in pre-training, whose labels are the row's proposals.
-        val_images: folder of the validation images, or None not to evaluate.
-        val_annotations: their labels.
-        steps: length, to which the config's schedule is scaled; None: as the config says.
-        options: entries of the config to override, as `--cfg-options` does.
-        arguments: more options of the command, such as `--class-agnostic` or `--cache ram`.
+        annotations: COCO annotations; None in pre-training to use the row's proposals.
+        val_images: folder of the validation images; None for no evaluation.
+        val_annotations: COCO annotations of the validation images.
+        steps: number of steps, to which the config's schedule is scaled; None for the config's own.
+        options: entries of the config to override, like `--cfg-options`.
+        arguments: further arguments of `sp-fast train`, such as `--class-agnostic`.
     """
 
     config: str
@@ -71,12 +68,12 @@ class Row:
     """One line of the table.
 
     Attributes:
-        name: short, for `--rows` and for folders.
-        label: what it is, for tables.
-        proposals: the pseudo labels of the pre-training; None where its config makes them itself.
-        pretrain: None for no pre-training.
-        finetune: fine-tuning on each set of labels, by a short name such as `10 %`.
-        expected: the paper's value of the first metric after each fine-tuning, where it has one.
+        name: short name for `--rows` and folders.
+        label: description for tables.
+        proposals: pseudo labels of the pre-training; None if its config makes them or it has annotations.
+        pretrain: pre-training, or None.
+        finetune: fine-tunings by a short name of their data, such as `10 %`.
+        expected: the paper's value of the first metric after each fine-tuning, if there is one.
     """
 
     name: str
@@ -94,20 +91,13 @@ class Row:
 
     @property
     def trainings(self) -> dict[str, Training]:
-        """All trainings by name; that of pre-training is `pretrain`."""
-        first = {} if self.pretrain is None else {PRETRAIN: self.pretrain}
-        return {**first, **self.finetune}
+        """All trainings by name, beginning with `pretrain`."""
+        return {**({PRETRAIN: self.pretrain} if self.pretrain else {}), **self.finetune}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two rows that are compared seed by seed.
-
-    Attributes:
-        first: name of the row that is expected to be higher.
-        second: name of the row it is compared with.
-        claim: why, in a few words.
-    """
+    """Names of two rows to compare, paired by seed, and the claim that the first is higher."""
 
     first: str
     second: str
@@ -119,17 +109,17 @@ class Experiment:
     """Rows that are trained and measured in the same way.
 
     Attributes:
-        name: short.
+        name: short name.
         title: what is compared, for headings.
-        rows: the lines of the table, in order.
-        metrics: name of each measured value -> heading of its column; values are shown times 100. The first
-            is the one that curves and comparisons show.
-        seeds: random seeds that are run unless others are asked for.
-        comparisons: pairs of rows.
-        prepare: called with a folder and a seed; fills the folder with data, which paths find as `{data}`.
-        data_per_seed: whether `prepare` makes other data for each seed.
-        notes: what a reader has to know of the numbers, for the page.
-        samples: annotated images whose predictions the page shows.
+        rows: rows of the table, in order.
+        metrics: name of each measured value -> heading of its column. Values are shown in percent; curves
+            and comparisons show the first.
+        seeds: default random seeds.
+        comparisons: pairs of rows to compare.
+        prepare: fills a folder, which paths call `{data}`, with data for a seed.
+        data_per_seed: whether `prepare` makes different data for each seed.
+        notes: remarks about the numbers, for the page.
+        samples: number of images whose predictions the page shows.
     """
 
     name: str
@@ -156,21 +146,17 @@ class Experiment:
 
     @property
     def trainings(self) -> list[str]:
-        """Names of the trainings that any row has, in order; `pretrain` first."""
-        return list(dict.fromkeys(name for row in self.rows for name in (PRETRAIN, *row.finetune)))
+        """Names of all trainings, beginning with `pretrain`."""
+        return list(dict.fromkeys([PRETRAIN, *(name for row in self.rows for name in row.finetune)]))
 
-    def chosen(self, names: Sequence[str] | None) -> Experiment:
-        """The experiment with the named rows alone, in its own order; all of them for None.
+    def chosen(self, names: Sequence[str] | None) -> list[str]:
+        """Checks names of rows; returns those of all rows for None.
 
         Raises:
-            ValueError: an unknown name; lists the known ones.
+            ValueError: unknown name.
         """
-        if names is None:
-            return self
-        unknown = [name for name in names if name not in {row.name for row in self.rows}]
-        if unknown or not names:
-            known = ", ".join(row.name for row in self.rows)
-            raise ValueError(f"--rows: expected some of {known}, got {', '.join(unknown) or 'none'}")
-        rows = [row for row in self.rows if row.name in names]
-        pairs = [one for one in self.comparisons if {one.first, one.second} <= set(names)]
-        return dataclasses.replace(self, rows=rows, comparisons=pairs)
+        known = [row.name for row in self.rows]
+        unknown = [name for name in names or () if name not in known]
+        if unknown:
+            raise ValueError(f"--rows: expected some of {', '.join(known)}, got {', '.join(unknown)}")
+        return known if names is None else list(names)

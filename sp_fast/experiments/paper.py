@@ -13,14 +13,7 @@ from sp_fast.experiments.experiment import Experiment, Proposals, Row, Training
 
 WITHOUT_PROMPTS = {"model.prompts.strategy": "none", "model.supervision": None}
 IMPORTED = {"model.source": "import"}
-METRICS = {
-    "coco/segm_mAP": "AP",
-    "coco/segm_mAP_50": "AP50",
-    "coco/segm_mAP_75": "AP75",
-    "coco/segm_mAP_s": "APs",
-    "coco/segm_mAP_m": "APm",
-    "coco/segm_mAP_l": "APl",
-}
+METRICS = {"coco/segm_mAP": "AP"} | {f"coco/segm_mAP_{x}": f"AP{x}" for x in ("50", "75", "s", "m", "l")}
 LABELS = "COCO 10 %"
 
 
@@ -34,7 +27,7 @@ def table4(data_root: str) -> Experiment:
 
 
 def table5(data_root: str) -> Experiment:
-    """Which prompt a kernel takes; without prompts there is no kernel supervision either."""
+    """How prompts are assigned to kernels; without prompts there is no kernel supervision either."""
     rows = [
         _row(data_root, "none", "no prompts", 21.7, WITHOUT_PROMPTS),
         _row(data_root, "random", "random prompts", 21.3, {"model.prompts.strategy": "random"}),
@@ -45,7 +38,7 @@ def table5(data_root: str) -> Experiment:
 
 
 def table7(data_root: str) -> Experiment:
-    """Three kinds of pseudo labels, without and with prompts."""
+    """Three kinds of pseudo labels, each without and with prompts."""
     boxes = Proposals(f"{data_root}/unlabeled2017", kind="random_boxes")
     masks = f"{data_root}/freesolo.json"
     kinds: list[tuple[str, str, dict[str, Any], dict[str, Any], float, float]] = [
@@ -62,24 +55,14 @@ def table7(data_root: str) -> Experiment:
 
 
 def _row(
-    data_root: str,
-    name: str,
-    label: str,
-    expected: float,
-    options: dict[str, Any],
-    **labels: Any,
+    data_root: str, name: str, label: str, expected: float, options: dict[str, Any], **labels: Any
 ) -> Row:
-    """A row of the paper's setting but for `options`; on saliency masks, or on other `labels`."""
+    """A row of the paper's setting with `options`; `labels` replace its saliency masks."""
     unlabelled = f"{data_root}/unlabeled2017"
     weights = f"{data_root}/weights/densecl_r50.pth"
     saliency = Proposals(unlabelled, backbone={"name": "resnet50", "weights": weights})
-    pretrain = Training(
-        "knet_r50/pretrain",
-        unlabelled,
-        labels.get("annotations"),
-        options=options,
-        arguments=["--weights", weights],
-    )
+    annotations, arguments = labels.get("annotations"), ["--weights", weights]
+    pretrain = Training("knet_r50/pretrain", unlabelled, annotations, options=options, arguments=arguments)
     finetune = Training(
         "knet_r50/finetune",
         images=f"{data_root}/train2017",
@@ -87,6 +70,5 @@ def _row(
         val_images=f"{data_root}/val2017",
         val_annotations=f"{data_root}/annotations/instances_val2017.json",
     )
-    return Row(
-        name, label, labels.get("proposals", saliency), pretrain, {LABELS: finetune}, {LABELS: expected}
-    )
+    proposals = labels.get("proposals", saliency)
+    return Row(name, label, proposals, pretrain, {LABELS: finetune}, {LABELS: expected})

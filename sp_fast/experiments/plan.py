@@ -1,4 +1,4 @@
-"""The runs that an experiment takes; what is equal between rows is one run."""
+"""The runs that an experiment takes; what rows share is one run."""
 
 from __future__ import annotations
 
@@ -7,40 +7,34 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sp_fast.experiments.experiment import PRETRAIN, Experiment, Proposals, Row, Training
+from sp_fast.experiments.experiment import PRETRAIN, Experiment, Row
 
+PROPOSALS = "proposals"
 RUNS = "runs"
 RESULT = "result.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One process: it makes data or proposals, or trains.
+    """One process: it makes data or proposals, or trains."""
 
-    Attributes:
-        key: name of its folder; runs that do the same have the same.
-        kind: `data`, `proposals` or `train`.
-        label: what it is, for progress.
-        folder: of all that it writes; it holds `result.json` once the run is finished.
-        spec: what it does, in plain values; paths may hold `{data}` and `{seed}`.
-        seed: random seed.
-        needs: `data`, `proposals` and `pretrain` -> key of the run that must be finished before.
-        steps: how many there are, if that is known before.
-    """
-
-    key: str
-    kind: str
+    key: str  # name of the folder; ends with a hash of what the run does
+    kind: str  # `data`, `proposals` or `train`
     label: str
-    folder: Path
-    spec: Mapping[str, Any]
+    folder: Path  # holds `result.json` once the run is finished
+    spec: Mapping[str, Any]  # what it does; paths may hold `{data}` and `{seed}`
     seed: int
-    needs: Mapping[str, str]
-    steps: int | None = None
+    needs: dict[str, str]  # `data`, `proposals` and `pretrain` -> key of the run to finish before
+
+    @property
+    def steps(self) -> int | None:
+        """Training steps, if known before the start."""
+        return self.spec.get("steps")
 
     @property
     def finished(self) -> bool:
@@ -48,38 +42,33 @@ class Run:
         return (self.folder / RESULT).is_file()
 
     def result(self) -> dict[str, Any]:
-        """What it gave."""
+        """Reads its result."""
         return json.loads((self.folder / RESULT).read_text())
 
 
 class Plan:
-    """All runs of an experiment.
+    """All runs of an experiment by key, each after those that it needs, in the folder `out`.
 
-    Args:
-        experiment: the whole of it; its rows and seeds name the folders.
-        out: folder of everything that is made.
-        seeds: random seeds.
+    `parts` maps a row, `proposals` or the name of a training, and a seed to the key of the run.
     """
 
     def __init__(self, experiment: Experiment, out: Path, seeds: Sequence[int]) -> None:
         self.experiment, self.out, self.seeds = experiment, out, list(seeds)
         self.runs: dict[str, Run] = {}
-        self._of_row: dict[tuple[str, str, int], str] = {}
-        self._proposals: dict[tuple[str, int], str] = {}
+        self.parts: dict[tuple[str, str, int], str] = {}
         # Seed by seed, so that few seeds are complete before many are begun.
         for seed in self.seeds:
             for row in experiment.rows:
                 self._add_row(row, seed)
 
-    def of(self, row: str, training: str, seed: int) -> Run | None:
-        """The run of one training of a row, or None where the row has no such training."""
-        key = self._of_row.get((row, training, seed))
+    def of(self, row: str, part: str, seed: int) -> Run | None:
+        """The run of a row's training, or of its `proposals`; None if the row has none."""
+        key = self.parts.get((row, part, seed))
         return None if key is None else self.runs[key]
 
     def proposals_of(self, row: str, seed: int) -> Run | None:
         """The run that makes the row's pseudo labels, or None."""
-        key = self._proposals.get((row, seed))
-        return None if key is None else self.runs[key]
+        return self.of(row, PROPOSALS, seed)
 
     def needed(self, rows: Sequence[str], seeds: Sequence[int]) -> list[Run]:
         """The runs of some rows and seeds and all that these start from, each after what it needs."""
@@ -90,73 +79,48 @@ class Plan:
                 add(before)
             wanted.setdefault(key, self.runs[key])
 
-        for (row, _, seed), key in self._of_row.items():
+        for (row, _, seed), key in self.parts.items():
             if row in rows and seed in seeds:
                 add(key)
         return list(wanted.values())
 
     def _add_row(self, row: Row, seed: int) -> None:
-        data = self._add_data(seed)
-        before = dict(data)
+        # Without data per seed, data and proposals do not depend on the seed.
+        data_seed = seed if self.experiment.data_per_seed else 0
+        needs: dict[str, str] = {}
+        if self.experiment.prepare is not None:
+            name = f"data-seed{seed}" if self.experiment.data_per_seed else "data"
+            spec = {"prepare": _described(self.experiment.prepare)}
+            needs["data"] = self._add("data", name, "data", spec, data_seed, {})
+        before = dict(needs)
         if row.proposals is not None and row.pretrain is not None:
-            before["proposals"] = self._add_proposals(row, row.proposals, data, seed)
-            self._proposals[row.name, seed] = before["proposals"]
-        needs = dict(data)
-        if row.pretrain is not None:
-            needs[PRETRAIN] = self._add_training(row, PRETRAIN, row.pretrain, before, seed)
-        for name, training in row.finetune.items():
-            self._add_training(row, name, training, needs, seed)
-
-    def _add_data(self, seed: int) -> dict[str, str]:
-        prepare = self.experiment.prepare
-        if prepare is None:
-            return {}
-        seed = seed if self.experiment.data_per_seed else 0
-        spec = {"prepare": _described(prepare)}
-        name = f"data-seed{seed}" if self.experiment.data_per_seed else "data"
-        return {"data": self._add("data", name, "data", spec, seed, {})}
-
-    def _add_proposals(self, row: Row, proposals: Proposals, data: Mapping[str, str], seed: int) -> str:
-        spec = dataclasses.asdict(proposals)
-        # Without data of its own a seed has nothing that would change its proposals.
-        seed = seed if self.experiment.data_per_seed else 0
-        label = f"pseudo labels of {row.label}"
-        return self._add("proposals", f"proposals-{row.name}", label, spec, seed, data)
-
-    def _add_training(
-        self, row: Row, name: str, training: Training, needs: Mapping[str, str], seed: int
-    ) -> str:
-        spec = dataclasses.asdict(training)
-        label = "pre-train" if name == PRETRAIN else f"fine-tune on {name}"
-        key = self._add(
-            "train", f"{row.name}-{name}", f"{row.label}: {label}", spec, seed, needs, training.steps
-        )
-        self._of_row[row.name, name, seed] = key
-        return key
+            name, label = f"proposals-{row.name}", f"pseudo labels of {row.label}"
+            key = self._add(PROPOSALS, name, label, dataclasses.asdict(row.proposals), data_seed, needs)
+            before[PROPOSALS] = self.parts[row.name, PROPOSALS, seed] = key
+        for part, training in row.trainings.items():
+            first = part == PRETRAIN
+            name = f"{row.name}-{part}-seed{seed}"
+            label = f"{row.label}: {'pre-train' if first else f'fine-tune on {part}'}"
+            spec = dataclasses.asdict(training)
+            key = self._add("train", name, label, spec, seed, before if first else needs)
+            self.parts[row.name, part, seed] = key
+            if first:
+                needs[PRETRAIN] = key
 
     def _add(
-        self,
-        kind: str,
-        name: str,
-        label: str,
-        spec: Mapping[str, Any],
-        seed: int,
-        needs: Mapping[str, str],
-        steps: int | None = None,
+        self, kind: str, name: str, label: str, spec: Mapping[str, Any], seed: int, needs: dict[str, str]
     ) -> str:
+        """Adds the run, unless one that does the same is there; returns the key."""
         spec = json.loads(json.dumps(spec))
-        same = json.dumps([kind, spec, seed, dict(needs)], sort_keys=True)
+        same = json.dumps([kind, spec, seed, needs], sort_keys=True)
         digest = hashlib.sha256(same.encode()).hexdigest()[:8]
         for key in self.runs:
             if key.endswith(f"-{digest}"):
                 return key
-        slug = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
-        if kind == "train":
-            slug += f"-seed{seed}"
-        many = len(self.seeds) > 1 and kind != "data"
-        key = f"{slug}-{digest}"
-        label = f"seed {seed}, {label}" if many else label
-        self.runs[key] = Run(key, kind, label, self.out / RUNS / key, spec, seed, dict(needs), steps)
+        key = re.sub(r"[^A-Za-z0-9.]+", "-", f"{name}-{digest}")
+        if len(self.seeds) > 1 and kind != "data":
+            label = f"seed {seed}, {label}"
+        self.runs[key] = Run(key, kind, label, self.out / RUNS / key, spec, seed, dict(needs))
         return key
 
 
@@ -168,12 +132,11 @@ def _described(prepare: Any) -> list[str]:
     return [f"{prepare.__module__}.{prepare.__qualname__}".removeprefix("<run_path>.")]
 
 
-def by_cost(runs: Sequence[Run]) -> Iterator[Run]:
-    """Runs with the longest ways first: a run with much behind it is not left to the end."""
-    length: dict[str, float] = {}
+def by_cost(runs: Sequence[Run]) -> list[Run]:
+    """Sorts runs by the steps of the longest chain that begins with them, longest first."""
+    length: dict[str, int] = {}
     for run in reversed(runs):  # what a run needs stands before it
-        length.setdefault(run.key, 0.0)
-        length[run.key] += run.steps or 1
+        length[run.key] = length.get(run.key, 0) + (run.steps or 1)
         for before in run.needs.values():
-            length[before] = max(length.get(before, 0.0), length[run.key])
-    yield from sorted(runs, key=lambda run: -length[run.key])
+            length[before] = max(length.get(before, 0), length[run.key])
+    return sorted(runs, key=lambda run: -length[run.key])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sp_fast.experiments.experiment import Experiment
-from sp_fast.experiments.plan import Plan
+from sp_fast.experiments.plan import PROPOSALS, Plan
 from sp_fast.experiments.worker import TIMES
 from sp_fast.files import write_json
 
@@ -19,25 +19,26 @@ ALL_TIMES = "times.json"
 def collect(plan: Plan) -> dict[str, Any]:
     """All numbers as plain values that depend on the runs alone, not on when and where they were made.
 
-    Values are times 100; spread is the standard deviation over seeds.
+    Values are in percent; spread is the standard deviation over seeds.
     """
     experiment = plan.experiment
     rows: dict[str, Any] = {}
     for row in experiment.rows:
-        own: dict[str, Any] = {}
+        trainings = {}
         for name in row.trainings:
-            of_seed = {str(seed): plan.of(row.name, name, seed) for seed in plan.seeds}
-            finished = {
-                seed: run.result() for seed, run in of_seed.items() if run is not None and run.finished
-            }
-            own[name] = {
+            finished = _finished(plan, row.name, name)
+            curves = {seed: _curve(experiment, result) for seed, result in finished.items()}
+            trainings[name] = {
                 "expected": row.expected.get(name),
-                "curves": {seed: _curve(experiment, result) for seed, result in finished.items()},
+                "curves": curves,
                 "losses": {seed: result["losses"] for seed, result in finished.items()},
-                "summary": _summary(experiment, finished),
+                "summary": _summary(experiment, curves),
             }
-        rows[row.name] = {"label": row.label, "trainings": own, "proposals": _scores(plan, row.name)}
+        proposals = _finished(plan, row.name, PROPOSALS)
+        scores = {seed: result["scores"] for seed, result in proposals.items() if "scores" in result}
+        rows[row.name] = {"label": row.label, "trainings": trainings, "proposals": scores}
     runs = list(plan.runs.values())
+    results = {run.key: run.result() for run in runs if run.finished}
     return {
         "name": experiment.name,
         "title": experiment.title,
@@ -45,15 +46,15 @@ def collect(plan: Plan) -> dict[str, Any]:
         "seeds": plan.seeds,
         "rows": rows,
         "comparisons": _comparisons(experiment, rows),
-        "data": {run.key: run.result()["data"] for run in runs if run.finished and "data" in run.result()},
-        "finished": sum(run.finished for run in runs),
+        "data": {key: result["data"] for key, result in results.items() if "data" in result},
+        "finished": len(results),
         "runs": len(runs),
-        "missing": [run.label for run in runs if not run.finished],
+        "missing": [run.label for run in runs if run.key not in results],
     }
 
 
 def write(plan: Plan) -> dict[str, Any]:
-    """Writes `results.json`, and what differs from one time to another to `times.json`."""
+    """Writes `results.json`, and to `times.json` what differs between machines and calls."""
     results = collect(plan)
     write_json(read_times(plan), plan.out / ALL_TIMES)
     write_json(results, plan.out / RESULTS)
@@ -69,8 +70,14 @@ def read_times(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _finished(plan: Plan, row: str, part: str) -> dict[str, Any]:
+    """Results of the finished runs of a row's proposals or training, by seed."""
+    runs = {str(seed): plan.of(row, part, seed) for seed in plan.seeds}
+    return {seed: run.result() for seed, run in runs.items() if run is not None and run.finished}
+
+
 def _curve(experiment: Experiment, result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The experiment's metrics by step, of 0 to 100; None where there was nothing to measure."""
+    """The experiment's metrics by step, in percent; None where there was nothing to measure."""
     return [
         {"step": one["step"], **{name: _percent(one.get(name)) for name in experiment.metrics}}
         for one in result["evaluations"]
@@ -82,24 +89,15 @@ def _percent(value: float | None) -> float | None:
     return None if value is None or value < 0 else 100 * value
 
 
-def _summary(experiment: Experiment, finished: dict[str, Any]) -> dict[str, Any]:
-    """Of each metric at the end: its value by seed, the mean and the spread."""
+def _summary(experiment: Experiment, curves: dict[str, Any]) -> dict[str, Any]:
+    """The last value of each metric by seed, its mean and its spread."""
     found = {}
     for name in experiment.metrics:
-        last = {seed: _curve(experiment, result)[-1:] for seed, result in finished.items()}
-        values = {
-            seed: curve[0][name] for seed, curve in last.items() if curve and curve[0][name] is not None
-        }
+        last = {seed: curve[-1][name] for seed, curve in curves.items() if curve}
+        values = {seed: value for seed, value in last.items() if value is not None}
         if values:
             found[name] = {"values": values, **mean_and_spread(values.values())}
     return found
-
-
-def _scores(plan: Plan, row: str) -> dict[str, Any]:
-    """How well the row's pseudo labels cover the objects, by seed."""
-    runs = {str(seed): plan.proposals_of(row, seed) for seed in plan.seeds}
-    results = {seed: run.result() for seed, run in runs.items() if run is not None and run.finished}
-    return {seed: result["scores"] for seed, result in results.items() if "scores" in result}
 
 
 def mean_and_spread(values: Iterable[float]) -> dict[str, float | None]:
@@ -109,27 +107,21 @@ def mean_and_spread(values: Iterable[float]) -> dict[str, float | None]:
 
 
 def _comparisons(experiment: Experiment, rows: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row less another, seed by seed, of every metric after every training that both have."""
+    """One row minus another, paired by seed, for every metric after every training that both have."""
     found = []
     for one in experiment.comparisons:
-        first, second = (rows[name]["trainings"] for name in (one.first, one.second))
         for training in experiment.trainings:
-            if training not in first or training not in second:
-                continue
+            first, second = (
+                rows[name]["trainings"].get(training, {}).get("summary", {})
+                for name in (one.first, one.second)
+            )
             differences = {}
-            for metric in experiment.metrics:
-                values = [
-                    side[training]["summary"].get(metric, {}).get("values", {}) for side in (first, second)
-                ]
-                each = [
-                    values[0][seed] - values[1][seed] for seed in sorted(values[0].keys() & values[1].keys())
-                ]
+            for metric in (name for name in experiment.metrics if name in first and name in second):
+                a, b = first[metric]["values"], second[metric]["values"]
+                each = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
                 if each:
-                    differences[metric] = {
-                        **mean_and_spread(each),
-                        "seeds": len(each),
-                        "verdict": verdict(each),
-                    }
+                    counts = {"seeds": len(each), "verdict": verdict(each)}
+                    differences[metric] = {**mean_and_spread(each), **counts}
             if differences:
                 entry = {"first": one.first, "second": one.second, "claim": one.claim, "training": training}
                 found.append({**entry, "metrics": differences})
@@ -137,7 +129,7 @@ def _comparisons(experiment: Experiment, rows: dict[str, Any]) -> list[dict[str,
 
 
 def verdict(each: Sequence[float]) -> str:
-    """What differences of paired runs say, by Student's t-test at 5 %."""
+    """What paired differences show, by Student's t-test at 5 %."""
     if len(each) < 3:
         return f"{len(each)} seed{'s' if len(each) > 1 else ''}: cannot tell"
     from scipy.stats import t as student_t  # takes a second to import

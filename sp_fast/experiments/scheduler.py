@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sp_fast.experiments.plan import Run, by_cost
-from sp_fast.experiments.scalars import read_scalars
 from sp_fast.experiments.store import Source
-from sp_fast.experiments.worker import PROGRESS
+from sp_fast.experiments.worker import PROGRESS, read_scalars
 from sp_fast.files import write_json
 from sp_fast.locks import try_lock
 
@@ -38,34 +37,30 @@ class OutOfTimeError(Exception):
 
 @dataclass(eq=False)
 class Task:
-    """A run and how far it is.
+    """A run and its progress.
 
-    Attributes:
-        run: what is run.
-        state: `waiting`, `running` (here), `elsewhere` (in another call), `done`, `kept` (was done before).
-        step, steps: steps done, and in all; 0 while unknown.
-        loss: the last one that was logged.
+    The state is `waiting`, `running` (here), `elsewhere` (in another call), `done` or `kept` (done before).
     """
 
     run: Run
     state: str = "waiting"
     step: int = 0
-    steps: int = 0
+    steps: int = 0  # 0 while unknown
     loss: float | None = None
-    process: subprocess.Popen | None = field(default=None, repr=False)
-    slot: int = 0
+    process: subprocess.Popen | None = None
+    slot: int = 0  # place among the runs at once, which chooses the GPU
     _first: tuple[float, int] | None = None
     _moved: float = 0.0
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do."""
+        """Whether the run is done."""
         return self.state in ("done", "kept")
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Measured since the first steps seen here, so without the start; None until there are more."""
-        if self.state != "running" or self._first is None or self.step <= self._first[1]:
+        """Measured from the first step seen here, to leave out the start; None until there is a second."""
+        if self._first is None or self.step <= self._first[1]:
             return None
         return (self._moved - self._first[0]) / (self.step - self._first[1])
 
@@ -73,9 +68,8 @@ class Task:
         """Reads how far the run is."""
         self.steps = self.run.steps or 0
         if self.run.kind == "train":
-            losses = {
-                step: one["loss"] for step, one in read_scalars(self.run.folder).items() if "loss" in one
-            }
+            logged = read_scalars(self.run.folder).items()
+            losses = {step: entry["loss"] for step, entry in logged if "loss" in entry}
             step = max(losses, default=0)
             self.loss = losses.get(step)
         else:
@@ -86,36 +80,22 @@ class Task:
             self.step, self._moved = step, time.monotonic()
             self._first = self._first or (self._moved, step)
 
-    def expected_seconds(self, typical: float | None) -> float | None:
-        """Time left at its own speed, or else at `typical` seconds per step."""
-        speed = self.seconds_per_step or typical
-        if speed is None or not self.run.steps:
-            return None
-        since = time.monotonic() - self._moved if self._first and self.state == "running" else 0.0
-        return max((self.run.steps - self.step) * speed - since, 0.0)
+
+Show = Callable[[Sequence[Task], float | None], None]
 
 
 def start(task: Task, source: Source, lock: int) -> None:
-    """Starts the run's process, which holds the lock from now on, whatever becomes of this one."""
+    """Starts the run's process, which inherits the lock and holds it even if this process is killed."""
     run = task.run
-    write_json(
-        {
-            "kind": run.kind,
-            "spec": run.spec,
-            "seed": run.seed,
-            "needs": run.needs,
-            "source": {"name": source.name, "arguments": source.arguments},
-        },
-        run.folder / "run.json",
-    )
-    environment = dict(os.environ)
-    for library in ("OMP", "MKL", "OPENBLAS"):
-        # One thread, so that sums do not depend on how many runs share the machine.
-        environment.setdefault(f"{library}_NUM_THREADS", "1")
+    what = {"kind": run.kind, "spec": run.spec, "seed": run.seed, "needs": run.needs}
+    write_json({**what, "source": asdict(source)}, run.folder / "run.json")
+    # One thread, so that sums do not depend on how many runs share the machine.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment = {**threads, **os.environ}
     cards = _cards()
     if cards:
         environment["CUDA_VISIBLE_DEVICES"] = cards[task.slot % len(cards)]
-    # The package is found however this process found it, from wherever it was started.
+    # The run imports the same package as this process, installed or not.
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     with (run.folder / OUTPUT).open("a") as output:
@@ -126,14 +106,14 @@ def start(task: Task, source: Source, lock: int) -> None:
             stdin=subprocess.DEVNULL,
             env=environment,
             pass_fds=(lock,),
-            start_new_session=True,  # Ctrl-C in the terminal is for this process, which ends the others
+            start_new_session=True,  # so that Ctrl-C reaches only this process, which stops the others
         )
     os.close(lock)
     task.state = "running"
 
 
 def is_running(run: Run) -> bool:
-    """Whether a process of this or another call is making the run."""
+    """Whether a process of this or another call works on the run."""
     if not (run.folder / LOCK).is_file():
         return False
     lock = try_lock(run.folder / LOCK)
@@ -154,33 +134,23 @@ def _cards() -> list[str]:
 
 def default_jobs() -> int:
     """One run per GPU, or per core where there is none."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return len(_cards()) or cores
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(_cards()) or cores or 1
 
 
-def run_all(
-    runs: Sequence[Run],
-    source: Source,
-    *,
-    jobs: int,
-    seconds: float | None,
-    show: Callable[[Sequence[Task], float | None], None],
-) -> None:
-    """Makes all runs that are not finished; those that another call makes are waited for.
+def run_all(runs: Sequence[Run], source: Source, *, jobs: int, seconds: float | None, show: Show) -> None:
+    """Executes all runs that are not finished, and waits for those that another call executes.
 
     Args:
-        runs: each stands after those that it needs.
-        source: of the experiment.
-        jobs: processes at once.
-        seconds: when to stop, or None.
-        show: called about twice a second with the tasks and the seconds left (None while unknown).
+        runs: the runs, each after those that it needs.
+        source: where the experiment is defined.
+        jobs: number of processes at once.
+        seconds: time limit, or None.
+        show: called about three times a second with the tasks and the seconds left (None while unknown).
 
     Raises:
-        OutOfTimeError: the time is over; running processes were asked to save and have ended.
-        RunFailedError: a run ended with an error; the others were ended.
+        OutOfTimeError: the time limit is reached; running processes have saved and ended.
+        RunFailedError: a run ended with an error; the others have saved and ended.
     """
     end = None if seconds is None else time.monotonic() + seconds
     tasks = {run.key: Task(run, "kept" if run.finished else "waiting") for run in by_cost(runs)}
@@ -192,7 +162,7 @@ def run_all(
             for task in tasks.values():
                 _poll(task)
             _start_ready(tasks, source, jobs)
-            show(shown, seconds_left(list(tasks.values()), jobs))
+            show(shown, seconds_left(shown, jobs))
             time.sleep(0.3)
     finally:
         stop([task for task in tasks.values() if task.state == "running"])
@@ -211,11 +181,9 @@ def _poll(task: Task) -> None:
         return
     if status != 0 or not task.run.finished:
         path = task.run.folder / OUTPUT
-        lines = path.read_text(errors="replace").splitlines()[-25:]
-        tail = "\n".join(f"    {line}" for line in lines)
-        raise RunFailedError(
-            f"{task.run.label}: failed with exit status {status}. The end of {path}:\n{tail}"
-        )
+        lines = [f"{task.run.label}: failed with exit status {status}. The end of {path}:"]
+        lines += path.read_text(errors="replace").splitlines()[-25:]
+        raise RunFailedError("\n    ".join(lines))
     task.state = "done"
 
 
@@ -241,42 +209,27 @@ def _start_ready(tasks: dict[str, Task], source: Source, jobs: int) -> None:
 
 
 def stop(running: Sequence[Task]) -> None:
-    """Asks processes to save and end; those that do not within a minute are killed."""
-    for task in running:
-        assert task.process is not None
-        if task.process.poll() is None:
-            task.process.send_signal(signal.SIGTERM)
+    """Asks processes to save and end; kills those that do not within a minute."""
+    processes = [task.process for task in running if task.process is not None]
+    for process in processes:
+        process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
-    for task in running:
-        assert task.process is not None
+    for process in processes:
         try:
-            task.process.wait(timeout=max(deadline - time.monotonic(), 0.1))
+            process.wait(timeout=max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            task.process.kill()
-            task.process.wait()
+            process.kill()
+            process.wait()
 
 
 def seconds_left(tasks: Sequence[Task], jobs: int) -> float | None:
-    """When the last run will be done, by playing through what is left at the speeds measured so far."""
+    """Estimate: steps left times the mean measured time per step, divided among the jobs.
+
+    None while no training step was measured, or while the steps of an unfinished run are unknown.
+    """
+    unfinished = [task for task in tasks if not task.finished]
     speeds = [task.seconds_per_step for task in tasks if task.run.kind == "train" and task.seconds_per_step]
-    typical = sum(speeds) / len(speeds) if speeds else None
-    ends = {task.run.key: 0.0 for task in tasks if task.finished}
-    busy = []
-    for task in tasks:
-        if not task.finished and task.state != "waiting":
-            left = task.expected_seconds(typical)
-            if left is None:
-                return None
-            ends[task.run.key] = left
-            busy.append(left)
-    free = sorted(busy + [0.0] * (jobs - len(busy)))
-    for task in tasks:
-        if task.run.key in ends:
-            continue
-        length = task.expected_seconds(typical)
-        if length is None:
-            return None
-        begin = max(free.pop(0), *(ends[before] for before in task.run.needs.values()), 0.0)
-        ends[task.run.key] = begin + length
-        free = sorted([*free, ends[task.run.key]])
-    return max(ends.values(), default=0.0)
+    if not speeds or not all(task.run.steps for task in unfinished):
+        return None
+    left = sum(max((task.run.steps or 0) - task.step, 0) for task in unfinished)
+    return left * statistics.mean(speeds) / max(min(jobs, len(unfinished)), 1)

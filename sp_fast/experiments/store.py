@@ -1,4 +1,4 @@
-"""An experiment's folder: which experiment it is, where it came from, and which seeds were asked for."""
+"""Where an experiment is defined, and what its folder says about it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,7 @@ BUILT_IN = {
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where an experiment is defined.
-
-    Attributes:
-        name: one of the built-in experiments, or a Python file.
-        arguments: what its function is called with, such as `data_root` and `quick`.
-    """
+    """Where an experiment is defined: its name or file, and arguments such as `data_root` and `quick`."""
 
     name: str
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -39,8 +34,7 @@ class Source:
         """The experiment.
 
         Raises:
-            ValueError: neither a built-in name nor a file, a file without an experiment, or arguments that
-                it does not take or lacks.
+            ValueError: unknown name, file without an experiment, or wrong or missing arguments.
         """
         if self.name in BUILT_IN:
             module, attribute = BUILT_IN[self.name]
@@ -48,10 +42,8 @@ class Source:
         elif Path(self.name).is_file():
             defined = runpy.run_path(self.name).get("experiment")
         else:
-            raise ValueError(
-                f"EXPERIMENT: expected {', '.join(BUILT_IN)} or a Python file, got {self.name!r}, which is "
-                "neither"
-            )
+            known = ", ".join(BUILT_IN)
+            raise ValueError(f"EXPERIMENT: expected {known} or a Python file, got {self.name!r}")
         experiment = self._call(defined) if callable(defined) else defined
         if not isinstance(experiment, Experiment):
             raise ValueError(
@@ -62,25 +54,25 @@ class Source:
 
     def _call(self, function: Any) -> Any:
         known = inspect.signature(function).parameters
-        unknown = [name for name in self.arguments if name not in known]
-        if unknown:
-            taken = ", ".join(known) or "no arguments"
-            raise ValueError(f"{_option(unknown[0])}: the experiment {self.name} takes {taken}")
-        lacking = [
-            name for name, one in known.items() if one.default is one.empty and name not in self.arguments
-        ]
-        if lacking:
-            raise ValueError(f"{_option(lacking[0])}: the experiment {self.name} needs it")
+        taken = ", ".join(known) or "no arguments"
+        wrong = {name: f"takes {taken}" for name in self.arguments if name not in known}
+        required = [name for name, one in known.items() if one.default is one.empty]
+        wrong |= {name: "needs it" for name in required if name not in self.arguments}
+        for name, problem in wrong.items():
+            given = " ".join(option(name)).removesuffix(" ...")
+            raise ValueError(f"{given}: the experiment {self.name} {problem}")
         return function(**self.arguments)
 
 
-def _option(name: str) -> str:
-    """How an argument is given on the command line."""
-    return "--" + name.replace("_", "-") if name in ("data_root", "quick") else f"--set {name}=..."
+def option(name: str, value: Any = "...") -> list[str]:
+    """The words that give an argument on the command line."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    options = {"quick": ["--quick"], "data_root": ["--data-root", text]}
+    return options.get(name, ["--set", f"{name}={text}"])
 
 
 def remember(out: Path, source: Source, seeds: Sequence[int]) -> list[int]:
-    """Writes down which experiment `out` holds; returns all seeds that were ever asked for in it, sorted."""
+    """Stores which experiment `out` holds; returns all seeds that were requested in it so far, sorted."""
     with turn_in(out):
         before = json.loads((out / STAMP).read_text())["seeds"] if (out / STAMP).is_file() else []
         asked = sorted({*before, *seeds})
@@ -89,10 +81,10 @@ def remember(out: Path, source: Source, seeds: Sequence[int]) -> list[int]:
 
 
 def recall(out: Path) -> tuple[Source, list[int]]:
-    """Where the experiment in a folder is defined, and the seeds that were asked for.
+    """Where the experiment in a folder is defined, and the seeds that were requested.
 
     Raises:
-        FileNotFoundError: no experiment was run into this folder.
+        FileNotFoundError: the folder holds no experiment.
     """
     path = out / STAMP
     if not path.is_file():

@@ -1,96 +1,54 @@
-"""The cells of an experiment's table, made once for the terminal, for markdown and for the page."""
+"""The table of an experiment, made once for the terminal, for markdown and for the page."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sp_fast.experiments.experiment import PRETRAIN, Experiment
+from sp_fast.experiments.experiment import PRETRAIN
 
 NOT_RUN = "-"
-TEST = "Differences are taken seed by seed; higher and lower are said by Student's t-test at 5 %."
+TEST = "Differences are paired by seed; higher and lower mean significant in Student's t-test at 5 %."
 
 
-@dataclass(frozen=True)
-class Line:
-    """One row after one training.
-
-    Attributes:
-        row: the row's name.
-        label: what it is, with an asterisk while seeds are missing.
-        cells: the text under each of the block's columns.
-        complete: whether all seeds are finished.
-        value: mean of the first metric, or None while there is none.
-    """
+class Line(NamedTuple):
+    """One row after one training; an asterisk ends the label while seeds are missing."""
 
     row: str
     label: str
-    cells: list[str]
+    cells: tuple[str, ...]
     complete: bool
-    value: float | None
+    value: float | None  # mean of the first metric
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What a comparison gave: the claim, the two rows, the difference of the first metric, what that says."""
-
-    claim: str
-    pair: str
-    change: str
-    verdict: str
-
-    def __str__(self) -> str:
-        """The finding as one sentence."""
-        return f"{self.claim}: {self.pair} = {self.change} ({self.verdict})"
-
-
-@dataclass(frozen=True)
-class Block:
-    """The part of the table that belongs to one training.
-
-    Attributes:
-        heading: which training.
-        columns: headings of the cells.
-        lines: one for each row that is measured after this training.
-        findings: one for each comparison that has a number.
-    """
+class Block(NamedTuple):
+    """All rows after one training, and a sentence for each comparison that has a number."""
 
     heading: str
     columns: list[str]
     lines: list[Line]
-    findings: list[Finding]
+    findings: list[str]
 
 
-def blocks(experiment: Experiment, results: dict[str, Any]) -> list[Block]:
-    """The table's blocks, one per training that is measured.
-
-    Args:
-        experiment: its rows give the lines, finished or not.
-        results: as :func:`sp_fast.experiments.results.collect` gives them.
-    """
-    found = [_block(experiment, results, training) for training in in_order(experiment.trainings)]
-    return [block for block in found if block.lines]
-
-
-def in_order(trainings: Iterable[str]) -> list[str]:
-    """Each name once; fine-tunings first, since they are the answer."""
-    return sorted(dict.fromkeys(trainings), key=lambda name: name == PRETRAIN)
+def trainings(results: dict[str, Any]) -> list[str]:
+    """Names of all trainings; fine-tunings first, since they are what is compared."""
+    names = dict.fromkeys(name for row in results["rows"].values() for name in row["trainings"])
+    return sorted(names, key=lambda name: name == PRETRAIN)
 
 
 def training_heading(training: str) -> str:
-    """What a training is called in headings."""
+    """Heading of a training."""
     return "As pre-trained" if training == PRETRAIN else f"Fine-tuned on {training}"
 
 
 def missing(results: dict[str, Any]) -> str | None:
-    """How many runs are missing, as a sentence; None when there are none."""
+    """A sentence that says how many runs are missing, or None."""
     left = results["runs"] - results["finished"]
     if not left:
         return None
@@ -103,54 +61,56 @@ def seeds_text(seeds: Sequence[int]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
-def _block(experiment: Experiment, results: dict[str, Any], training: str) -> Block:
-    rows = {}
-    for row in experiment.rows:
-        own = results["rows"][row.name]["trainings"].get(training)
-        if own is not None and (row.trainings[training].val_images or own["summary"]):
-            rows[row.name] = own
-    first, *others = experiment.metrics
-    others = [name for name in others if any(name in own["summary"] for own in rows.values())]
-    digits = {name: _digits(rows, name) for name in (first, *others)}
-    paper = any(own["expected"] is not None for own in rows.values())
-    columns = [experiment.metrics[first], *["paper"] * paper]
-    columns += [experiment.metrics[name] for name in others] + ["seeds"]
+def blocks(results: dict[str, Any]) -> list[Block]:
+    """One block per fine-tuning, and one for pre-training if it was evaluated."""
+    found = []
+    for training in trainings(results):
+        all_rows = {name: row["trainings"].get(training) for name, row in results["rows"].items()}
+        rows = {name: row for name, row in all_rows.items() if row}
+        if training != PRETRAIN or any(row["summary"] for row in rows.values()):
+            found.append(_block(results, training, rows))
+    return found
+
+
+def _block(results: dict[str, Any], training: str, rows: dict[str, Any]) -> Block:
+    first, wanted = next(iter(results["metrics"])), len(results["seeds"])
+    columns = {}
+    for metric, heading in results["metrics"].items():
+        entries = [row["summary"].get(metric) for row in rows.values()]
+        if metric == first or any(entries):
+            columns[heading] = [_value(entry, _digits(entries)) for entry in entries]
+        expected = [row["expected"] for row in rows.values()]
+        if metric == first and any(value is not None for value in expected):
+            columns["paper"] = [NOT_RUN if value is None else f"{value:g}" for value in expected]
+    done = {name: len(row["curves"]) for name, row in rows.items()}
+    columns["seeds"] = [str(n) if n == wanted else f"{n} of {wanted}" for n in done.values()]
     lines = []
-    for name, own in rows.items():
-        summary, done = own["summary"], len(own["curves"])
-        complete = done == len(results["seeds"])
-        cells = [_value(summary.get(first), digits[first])]
-        if paper:
-            cells.append(NOT_RUN if own["expected"] is None else f"{own['expected']:g}")
-        cells += [_value(summary.get(metric), digits[metric]) for metric in others]
-        cells.append(str(done) if complete else f"{done} of {len(results['seeds'])}")
+    for name, cells in zip(rows, zip(*columns.values(), strict=True), strict=True):
+        complete = done[name] == wanted
         label = results["rows"][name]["label"] + ("" if complete else " *")
-        lines.append(Line(name, label, cells, complete, summary.get(first, {}).get("mean")))
-    findings = [
-        _finding(one, results, first, digits[first])
-        for one in results["comparisons"]
-        if one["training"] == training and first in one["metrics"]
-    ]
-    return Block(training_heading(training), columns, lines, findings)
+        value = rows[name]["summary"].get(first, {}).get("mean")
+        lines.append(Line(name, label, cells, complete, value))
+    digits = _digits([row["summary"].get(first) for row in rows.values()])
+    compared = [one for one in results["comparisons"] if one["training"] == training]
+    findings = [_finding(one, results, first, digits) for one in compared if first in one["metrics"]]
+    return Block(training_heading(training), list(columns), lines, findings)
 
 
-def _finding(one: dict[str, Any], results: dict[str, Any], metric: str, digits: int) -> Finding:
+def _finding(one: dict[str, Any], results: dict[str, Any], metric: str, digits: int) -> str:
     entry, wanted = one["metrics"][metric], len(results["seeds"])
     first, second = (results["rows"][one[side]]["label"] for side in ("first", "second"))
     count = f"{entry['seeds']} of {wanted}" if entry["seeds"] < wanted else str(entry["seeds"])
-    said = entry["verdict"].rsplit(": ", 1)[-1]
-    return Finding(
-        one["claim"][:1].upper() + one["claim"][1:],
-        f"{first} − {second}",
-        f"{_value(entry, digits, sign='+')} {results['metrics'][metric]}",
-        f"{said}, {count} seed{'s' if wanted > 1 else ''}",
+    verdict = entry["verdict"].rsplit(": ", 1)[-1]
+    return (
+        f"{one['claim'][:1].upper()}{one['claim'][1:]}: {first} − {second} = "
+        f"{_value(entry, digits, sign='+')} {results['metrics'][metric]} "
+        f"({verdict}, {count} seed{'s' if wanted > 1 else ''})"
     )
 
 
-def _digits(rows: dict[str, Any], metric: str) -> int:
+def _digits(entries: Sequence[dict[str, Any] | None]) -> int:
     """Decimals of a column: three figures of its largest mean."""
-    means = [own["summary"][metric]["mean"] for own in rows.values() if metric in own["summary"]]
-    return 1 if max(means, default=0.0) >= 10 else 2
+    return 1 if max((entry["mean"] for entry in entries if entry), default=0.0) >= 10 else 2
 
 
 def _value(entry: dict[str, Any] | None, digits: int, sign: str = "") -> str:
@@ -161,20 +121,18 @@ def _value(entry: dict[str, Any] | None, digits: int, sign: str = "") -> str:
     return f"{mean:{sign}.{digits}f}{spread}".replace("-", "−")
 
 
-def print_table(experiment: Experiment, results: dict[str, Any], console: Console) -> None:
-    """The table and the comparisons, in 80 columns."""
+def print_table(results: dict[str, Any], console: Console) -> None:
+    """Prints the table and the comparisons."""
+    # Text, since labels may hold brackets, which are rich's markup.
     console.print(Text(f"{results['title']}, {seeds_text(results['seeds'])}", style="bold"))
-    for block in blocks(experiment, results):
+    for block in blocks(results):
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         table.add_column(block.heading, overflow="fold")
         for column in block.columns:
             table.add_column(column, justify="right", no_wrap=True)
         for line in block.lines:
-            # Text, since labels may hold brackets, which are rich's markup.
             table.add_row(*map(Text, [line.label, *line.cells]), style="" if line.complete else "dim")
-        console.print(table)
-        for finding in block.findings:
-            console.print(Text(f"{finding}"))
+        console.print(table, *map(Text, block.findings), sep="\n")
     if results["comparisons"]:
         console.print(Text(TEST, style="dim"))
     notice = missing(results)
@@ -182,31 +140,26 @@ def print_table(experiment: Experiment, results: dict[str, Any], console: Consol
         console.print(Text(notice, style="bold"))
 
 
-def markdown(experiment: Experiment, results: dict[str, Any]) -> str:
-    """The same as markdown."""
-    lines = [
-        f"# {_escaped(results['title'])}",
-        "",
-        f"Mean ± standard deviation over {seeds_text(results['seeds'])}.",
-    ]
-    if len(results["seeds"]) == 1:
-        lines[-1] = f"A single run of each row, {seeds_text(results['seeds'])}."
+def markdown(results: dict[str, Any]) -> str:
+    """The table and the comparisons as markdown."""
+    seeds = seeds_text(results["seeds"])
+    many = len(results["seeds"]) > 1
+    about = f"Mean ± standard deviation over {seeds}." if many else f"A single run of each row, {seeds}."
+    lines = [f"# {_escaped(results['title'])}", "", about]
     notice = missing(results)
-    if notice:
-        lines += ["", f"**{_escaped(notice)}**"]
-    for block in blocks(experiment, results):
+    lines += ["", f"**{_escaped(notice)}**"] if notice else []
+    for block in blocks(results):
         lines += ["", _markdown_row([block.heading, *block.columns])]
-        lines.append(_markdown_row(["---", *["---:"] * len(block.columns)]))
+        lines += [_markdown_row(["---", *["---:"] * len(block.columns)])]
         lines += [_markdown_row([line.label, *line.cells]) for line in block.lines]
-        lines += [""] * bool(block.findings) + [f"- {_escaped(str(finding))}" for finding in block.findings]
+        lines += ["", *(f"- {_escaped(finding)}" for finding in block.findings)] if block.findings else []
     lines += ["", TEST] if results["comparisons"] else []
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(cells: list[str]) -> str:
-    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_escaped, cells))} |"
 
 
 def _escaped(text: str) -> str:
-    """The text with markdown's marks escaped."""
     return re.sub(r"([\\|*_<`])", r"\\\1", text)

@@ -1,7 +1,7 @@
 """One run of an experiment, in a process of its own: `python -m sp_fast.experiments.worker FOLDER`.
 
-FOLDER/run.json says what to do. `result.json` is written last and holds nothing that differs between two runs
-of the same spec; `times.json` holds what does.
+FOLDER/run.json says what to do. `result.json` is written last and is the same for each run of one spec;
+`times.json` holds what differs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from sp_fast.experiments.plan import RESULT
-from sp_fast.experiments.scalars import read_scalars
 from sp_fast.experiments.store import Source
 from sp_fast.files import write_json
 
@@ -29,7 +28,7 @@ CURVE_POINTS = 40
 
 
 def main(folder: Path) -> int:
-    """Does the run; returns the exit status."""
+    """Executes the run in a folder; returns the exit status."""
     started = time.time()
     run = json.loads((folder / "run.json").read_text())
     spec, seed = run["spec"], run["seed"]
@@ -41,11 +40,10 @@ def main(folder: Path) -> int:
         prepare(folder, seed)
         result: dict[str, Any] = {}
     elif run["kind"] == "proposals":
-        result = _propose(folder, _filled(spec, places), seed)
+        result = _propose(folder, filled(spec, places), seed)
     else:
-        training = _filled(spec, places)
-        arguments = train_arguments(training, folder, seed, near)
-        status = _train(arguments, training["options"])
+        training = filled(spec, places)
+        status = _train(train_arguments(training, folder, seed, near), training["options"])
         if status:
             return status
         result = _trained(folder, training)
@@ -56,32 +54,22 @@ def main(folder: Path) -> int:
 
 
 def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dict[str, Path]) -> list[str]:
-    """The arguments of `sp-fast train`, but for `--cfg-options`.
+    """The arguments of `sp-fast train`, without `--cfg-options`, for the fields of a `Training`.
 
-    Args:
-        training: the fields of a :class:`sp_fast.experiments.Training`, paths filled in.
-        folder: of the run.
-        seed: random seed.
-        near: folders of the runs that this one needs, by `proposals` and `pretrain`.
+    `near` are folders of the runs that this one needs, by `proposals` and `pretrain`.
     """
-    arguments = [training["config"], "--work-dir", str(folder), "--seed", str(seed), "--resume"]
-    arguments += ["--images", training["images"]]
-    if "proposals" in near:
-        arguments += ["--annotations", str(near["proposals"] / "masks.json")]
-    elif training["annotations"]:
-        arguments += ["--annotations", training["annotations"]]
-    if training["val_images"]:
-        arguments += [
-            "--val-images",
-            training["val_images"],
-            "--val-annotations",
-            training["val_annotations"],
-        ]
-    if training["steps"]:
-        arguments += ["--steps", str(training["steps"])]
-    if "pretrain" in near:
-        arguments += ["--load-from", str(near["pretrain"] / "pretrained.pth")]
-    return [*arguments, *training["arguments"]]
+    options = {
+        "--work-dir": folder,
+        "--seed": seed,
+        "--images": training["images"],
+        "--annotations": near["proposals"] / "masks.json" if "proposals" in near else training["annotations"],
+        "--val-images": training["val_images"],
+        "--val-annotations": training["val_annotations"],
+        "--steps": training["steps"],
+        "--load-from": near["pretrain"] / "pretrained.pth" if "pretrain" in near else None,
+    }
+    words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return [training["config"], *words, "--resume", *training["arguments"]]
 
 
 def _train(arguments: list[str], options: dict[str, Any]) -> int:
@@ -142,19 +130,30 @@ def _trained(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     """What a training logged: the measured values by step, and the losses at some of the steps."""
     evaluations, losses = [], []
     for step, entry in sorted(read_scalars(folder).items()):
-        measured = {name: value for name, value in entry.items() if "/" in name and "loss" not in name}
         lost = {name: value for name, value in entry.items() if name == "loss" or "loss_" in name}
-        measured = {name: value for name, value in measured.items() if not name.endswith(("time", "memory"))}
-        if measured:
-            evaluations.append({"step": step, **measured})
-        if lost:
-            losses.append({"step": step, **lost})
+        names = [name for name in entry if "/" in name and "loss" not in name]
+        measured = {name: entry[name] for name in names if not name.endswith(("time", "memory"))}
+        evaluations += [{"step": step, **measured}] if measured else []
+        losses += [{"step": step, **lost}] if lost else []
     stride = max(1, math.ceil(len(losses) / CURVE_POINTS))
     losses = losses[stride - 1 :: stride]
     data = {"training": fingerprint(training["images"], training["annotations"])}
     if training["val_images"]:
         data["validation"] = fingerprint(training["val_images"], training["val_annotations"])
     return {"evaluations": evaluations, "losses": losses, "data": data}
+
+
+def read_scalars(folder: Path) -> dict[int, dict[str, Any]]:
+    """The values that mmengine logged by step, from every start of the run; of each step the last."""
+    steps: dict[int, dict[str, Any]] = {}
+    for log in sorted(folder.glob("*/vis_data/scalars.json")):
+        for line in log.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break  # the last line is being written
+            steps.setdefault(int(entry["step"]), {}).update(entry)
+    return steps
 
 
 def fingerprint(images: str, annotations: str | None = None) -> dict[str, Any]:
@@ -169,12 +168,12 @@ def fingerprint(images: str, annotations: str | None = None) -> dict[str, Any]:
     return found
 
 
-def _filled(value: Any, places: dict[str, str]) -> Any:
-    """The value with `{data}` and `{seed}` filled in, in all its strings."""
+def filled(value: Any, places: dict[str, str]) -> Any:
+    """The value with `{data}` and `{seed}` replaced in all its strings."""
     if isinstance(value, dict):
-        return {key: _filled(one, places) for key, one in value.items()}
+        return {key: filled(one, places) for key, one in value.items()}
     if isinstance(value, list):
-        return [_filled(one, places) for one in value]
+        return [filled(one, places) for one in value]
     if isinstance(value, str):
         for name, place in places.items():
             value = value.replace(f"{{{name}}}", place)
@@ -190,12 +189,8 @@ def _without_nan(value: Any) -> Any:
 def _environment() -> dict[str, Any]:
     import torch
 
-    if torch.cuda.is_available():
-        device = torch.cuda.get_device_name()
-    else:
-        device = _processor()
     return {
-        "device": device,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
         "host": platform.node(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

@@ -1,8 +1,8 @@
-"""The compiled ops of mmcv, from torchvision and PyTorch, for installations that have none.
+"""Replacements of mmcv's compiled ops, from torchvision and PyTorch, for installations without them.
 
 mmdet 3.3.0 needs mmcv < 2.2.0, which has no wheels for current PyTorch. `mmcv-lite` has the Python part of
-mmcv 2.1.0 and lacks `mmcv._ext`, the compiled module its ops call. After `install()` that module is found:
-mmcv's own when there is one, else `sp_fast.mmcv_bridge.ops`.
+mmcv 2.1.0 but lacks `mmcv._ext`, the compiled module that its ops call. After `install()`, importing it gives
+mmcv's compiled module if there is one, and otherwise `sp_fast.mmcv_bridge.ops`.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ class _BridgeLoader(importlib.abc.Loader):
 
         for name in ops.__all__:
             setattr(module, name, getattr(ops, name))
-        # Module-level __getattr__ (PEP 562): mmcv asserts at import that every op it may ever call is there.
+        # Module-level __getattr__ (PEP 562): mmcv asserts at import that every op it may call exists.
         module.__getattr__ = ops.unavailable_op  # type: ignore[method-assign]
         module.__doc__ = ops.__doc__
 
 
 class _BridgeFinder(importlib.abc.MetaPathFinder):
-    """Finds `mmcv._ext` when no finder before it has: a compiled mmcv always comes first."""
+    """Finds `mmcv._ext` if no earlier finder has: a compiled mmcv takes precedence."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname != _EXTENSION:
             return None
-        # mmengine asks for the spec's loader to see whether mmcv has ops.
+        # mmengine looks at the loader of the spec to find out whether mmcv has ops.
         return importlib.machinery.ModuleSpec(fullname, _BridgeLoader(), origin=__name__)
 
 
 def install() -> None:
     """Make `mmcv._ext` importable; needed before the first `import mmdet.models` or `import mmcv.ops`.
 
-    A compiled `mmcv._ext` is used untouched when mmcv has one. Calling this again does nothing.
+    If mmcv has a compiled `mmcv._ext`, that is used. Calling this again does nothing.
     """
     if not any(isinstance(finder, _BridgeFinder) for finder in sys.meta_path):
         sys.meta_path.append(_BridgeFinder())

@@ -11,7 +11,7 @@ from sp_fast.mmcv_bridge.precision import widen
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Indices int64 [K] of the boxes [N, 4] that greedy NMS keeps, by descending score.
 
-    A box goes when its IoU with a kept one is above iou_threshold; widths are x1 - x0 + offset.
+    A box is removed if its IoU with a kept one is above `iou_threshold`; widths are x1 - x0 + offset.
     """
     boxes = widen(boxes)
     if offset:

@@ -21,7 +21,7 @@ def ms_deform_attn_forward(
     """
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
-    # As a list the shapes cost one transfer from the device, as a tensor one for every use.
+    # A list costs one transfer from the device, a tensor one per use.
     shapes = spatial_shapes.tolist()
     return multi_scale_deformable_attn_pytorch(value, shapes, sampling_locations, attention_weights)
 
@@ -38,7 +38,7 @@ def ms_deform_attn_backward(
     grad_attn_weight: Tensor,
     im2col_step: int,
 ) -> None:
-    """Gradients of `ms_deform_attn_forward` in value, locations and weights, into the grad_ tensors."""
+    """Gradients of `ms_deform_attn_forward`, written to the grad_ tensors."""
     value, locations, weights = (
         tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)
     )

@@ -10,7 +10,7 @@ from sp_fast.mmcv_bridge.precision import widen
 
 
 def _class_weight(target: Tensor, weight: Tensor, classes: int) -> Tensor | float:
-    """weight[target] as [N, 1]; 1 for background, whose target is `classes`, and without weights."""
+    """weight[target] as [N, 1]; 1 for background (target `classes`), and without weights."""
     if weight.numel() == 0:
         return 1.0
     return torch.cat([weight, weight.new_ones(1)])[target.clamp(max=classes)][:, None]
@@ -19,7 +19,7 @@ def _class_weight(target: Tensor, weight: Tensor, classes: int) -> Tensor | floa
 def sigmoid_focal_loss_forward(
     input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Sigmoid focal loss (Lin et al., ICCV 2017), into output [N, C].
+    """Sigmoid focal loss (Lin et al., ICCV 2017), written to output [N, C].
 
     -alpha (1 - p)^gamma log p at the target class, -(1 - alpha) p^gamma log(1 - p) elsewhere, times
     weight[target]. input: logits [N, C]; target: int64 [N], C for background; weight: [C] or empty.
@@ -38,7 +38,7 @@ def sigmoid_focal_loss_forward(
 def sigmoid_focal_loss_backward(
     input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
 ) -> None:
-    """Derivative of each element of `sigmoid_focal_loss_forward` in its logit, into grad_input [N, C]."""
+    """Derivative of the focal loss with respect to the logits, written to grad_input [N, C]."""
     logits = widen(input)
     p = logits.sigmoid()
     positive = F.one_hot(target, input.shape[1] + 1)[:, :-1].bool()

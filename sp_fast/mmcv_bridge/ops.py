@@ -1,6 +1,6 @@
-"""Ops of `mmcv._ext` (mmcv 2.1.0), with the signatures by which mmcv's Python code calls them.
+"""Ops of `mmcv._ext` (mmcv 2.1.0), with the signatures that mmcv's Python code calls.
 
-As there, most write into tensors that the caller has allocated. float16 and bfloat16 are computed in
+As in mmcv, most write to tensors that the caller has allocated. float16 and bfloat16 are computed in
 float32, except for attention.
 """
 
@@ -31,14 +31,14 @@ __all__ = [
 
 
 def unavailable_op(name: str) -> Callable[..., Any]:
-    """An op that raises NotImplementedError, naming itself and the way out, when it is called."""
+    """Make an op that raises NotImplementedError when called; the message has its name and a remedy."""
     if name.startswith("_"):
         raise AttributeError(f"module 'mmcv._ext' has no attribute {name!r}")
 
     def op(*args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(
             f"mmcv op {name!r} needs mmcv's compiled extension, which is not installed; "
-            f"sp_fast's bridge gives only {', '.join(__all__)}. Replace mmcv-lite by a full mmcv 2.1.0 "
+            f"sp_fast's bridge provides only {', '.join(__all__)}. Replace mmcv-lite with a full mmcv 2.1.0 "
             "built for this PyTorch: https://mmcv.readthedocs.io/en/v2.1.0/get_started/build.html"
         )
 
@@ -47,7 +47,7 @@ def unavailable_op(name: str) -> Callable[..., Any]:
 
 
 def get_compiler_version() -> str:
-    """What stands in for the compiler's name in mmcv's environment report."""
+    """The compiler's name in mmcv's environment report."""
     return f"none (sp_fast's bridge to torchvision {torchvision.__version__})"
 
 

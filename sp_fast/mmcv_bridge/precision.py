@@ -7,6 +7,6 @@ from torch import Tensor
 
 
 def widen(tensor: Tensor) -> Tensor:
-    """The tensor, contiguous; in float32 if it is float16 or bfloat16, which torchvision lacks on CPU."""
+    """Make a tensor contiguous, and float32 if it is float16 or bfloat16, which torchvision lacks on CPU."""
     half = tensor.dtype in (torch.float16, torch.bfloat16)
     return (tensor.float() if half else tensor).contiguous()

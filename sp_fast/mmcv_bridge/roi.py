@@ -1,6 +1,6 @@
-"""mmcv's RoI align; RoIs are [R, 5] = (image index, x0, y0, x1, y1), pixels of the input image.
+"""mmcv's RoI align; RoIs are [R, 5] = (image index, x0, y0, x1, y1) in pixels of the input image.
 
-`spatial_scale` brings them to cells of the feature map.
+`spatial_scale` converts them to cells of the feature map.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """RoI align of input [B, C, H, W] with average pooling, into output [R, C, h, w]."""
+    """RoI align of input [B, C, H, W] with average pooling, written to output [R, C, h, w]."""
     _require_average(pool_mode)
     wide = widen(input)
     size = (aligned_height, aligned_width)
@@ -48,7 +48,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of `roi_align_forward` in its input, into grad_input [B, C, H, W]."""
+    """Gradient of `roi_align_forward` with respect to its input, written to grad_input [B, C, H, W]."""
     _require_average(pool_mode)
     grad = widen(grad_output)
     gradient = torch.ops.torchvision._roi_align_backward(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from mmengine import runner as mmengine_runner
 from mmengine.model import MMDistributedDataParallel
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, set_random_seed
 from torch import nn
 
 from sp_fast.mmdet_plugin.hooks import CHECKPOINT_NAME, EXPORTED_NAME, TimedCheckpointHook, unwrapped
@@ -47,6 +47,8 @@ class Runner(mmengine_runner.Runner):
         Raises:
             ValueError: a file that is no weights file, or whose keys or shapes do not fit; lists them.
         """
+        # Seeded again, so that a layer more (Eq. 9's) does not change how the rest begins.
+        set_random_seed(self.seed)
         super()._init_model_weights()
         self._initialised = True
         model = unwrapped(self.model)

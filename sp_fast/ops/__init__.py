@@ -1,6 +1,6 @@
-"""The ops of saliency-prompt pre-training. They need PyTorch alone.
+"""Ops of saliency-prompt pre-training. They depend only on PyTorch.
 
-Compiled where the extension `sp_fast._C` is built, else in plain PyTorch (`sp_fast.ops.reference`).
+They are compiled where the extension `sp_fast._C` is built, else plain PyTorch (`sp_fast.ops.reference`).
 """
 
 from sp_fast.ops.kernel_supervision_loss import kernel_supervision_loss

@@ -1,4 +1,4 @@
-"""Argument checks of the ops: errors that name the argument, what was expected and what came."""
+"""Argument checks of the ops: errors name the argument, what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def check_tensor(
     """Check type, dtype, rank, sizes and device of one tensor.
 
     Args:
-        name: the argument's name, for the message.
-        value: what came.
+        name: name of the argument, for the message.
+        value: the argument.
         shape: expected sizes; an int must match, a str stands for any size.
         dtypes: allowed dtypes.
-        like: a tensor on whose device `value` must be.
+        like: a tensor that must be on the same device as `value`.
 
     Raises:
-        TypeError: not a tensor, or of another dtype.
-        ValueError: of another rank, shape or device.
+        TypeError: `value` is not a tensor, or has another dtype.
+        ValueError: `value` has another rank or shape, or is on another device.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
@@ -52,11 +52,11 @@ def check_tensor(
 
 
 def check_same_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Check that two tensors have one dtype (TypeError)."""
+    """Check that two tensors have the same dtype (TypeError)."""
     if value.dtype != other.dtype:
         raise TypeError(
-            f"{name}: expected {other_name}'s dtype {_names([other.dtype])}, got {_names([value.dtype])}; "
-            f"convert one of them with .to()"
+            f"{name}: expected the dtype of {other_name}, {_names([other.dtype])}, "
+            f"got {_names([value.dtype])}; convert one of them with .to()"
         )
 
 
@@ -67,7 +67,7 @@ def check_map(name: str, value: Tensor) -> None:
 
 
 def check_number(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Check that a number lies in [low, high] (ValueError); NaN never does."""
+    """Check that a number is in [low, high] and not NaN (ValueError)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     if not low <= value <= high:
@@ -89,12 +89,14 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_grids(grid: Any) -> tuple[tuple[int, int], ...]:
-    """The grids given as (rows, columns) or as several such (ValueError)."""
+    """Turn one (rows, columns) pair, or a list of pairs, into a tuple of pairs (ValueError)."""
     grids = [grid] if len(grid) == 2 and all(isinstance(side, int) for side in grid) else list(grid)
     for pair in grids:
         sides = tuple(pair) if isinstance(pair, Sequence) else ()
         if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
-            raise ValueError(f"grid: expected (rows, columns) of at least 1, or several such, got {grid!r}")
+            raise ValueError(
+                f"grid: expected (rows, columns) of at least 1, or a list of these, got {grid!r}"
+            )
     if not grids:
         raise ValueError("grid: expected at least one (rows, columns), got none")
     return tuple((int(rows), int(columns)) for rows, columns in grids)
@@ -103,7 +105,7 @@ def check_grids(grid: Any) -> tuple[tuple[int, int], ...]:
 def check_values(name: str, value: Tensor | None, low: int, high: int) -> None:
     """Check that all values of an integer CPU tensor lie in [low, high] (ValueError).
 
-    Tensors elsewhere are left to be clamped: looking at them would synchronise.
+    Tensors on other devices are not checked, since reading them would synchronise; kernels clamp them.
     """
     if value is None or value.device.type != "cpu" or value.numel() == 0:
         return

@@ -1,4 +1,4 @@
-"""Loads the compiled ops, says once when there are none, and makes each known to PyTorch's dispatcher."""
+"""Loads the compiled ops, warns once if there are none, and registers their fake kernels and fallbacks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def _load() -> bool:
         importlib.import_module("sp_fast._C")
     except ImportError as error:
         warnings.warn(
-            f"sp_fast._C is not usable ({error}); the ops run in plain PyTorch, slower. "
-            "To build it, or see why it does not build, install sp_fast again from its source with: "
+            f"sp_fast._C is not usable ({error}); the ops run in plain PyTorch, which is slower. "
+            "To build it, or to see why it does not build, reinstall sp_fast from its source with: "
             "SP_FAST_EXTENSION=1 pip install --no-build-isolation --no-deps .",
             RuntimeWarning,
             stacklevel=2,
@@ -29,7 +29,7 @@ def _load() -> bool:
     return True
 
 
-# Whether the ops of torch.ops.sp_fast exist. SP_FAST_DISABLE_EXTENSION=1 leaves them out, silently.
+# Whether torch.ops.sp_fast has the compiled ops. SP_FAST_DISABLE_EXTENSION=1 disables them without a warning.
 COMPILED = _load()
 
 _library = torch.library.Library("sp_fast", "IMPL")
@@ -37,15 +37,15 @@ _library = torch.library.Library("sp_fast", "IMPL")
 
 @functools.cache
 def warn_once(message: str) -> None:
-    """Warn (RuntimeWarning) unless this message was given before."""
+    """Warn (RuntimeWarning) once per message."""
     warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def _without_cuda(reference: Callable) -> Callable:
     def on_gpu(*args: Any) -> Any:
         warn_once(
-            "sp_fast._C was built without CUDA; on the GPU its ops run in plain PyTorch, slower. Install a "
-            "CUDA toolkit of PyTorch's version and sp_fast again from its source with: "
+            "sp_fast._C was built without CUDA; on the GPU its ops run in plain PyTorch, which is slower. "
+            "Install a CUDA toolkit of PyTorch's CUDA version, then reinstall sp_fast from its source with: "
             "SP_FAST_CUDA=1 pip install --no-build-isolation --no-deps ."
         )
         return reference(*args)
@@ -54,13 +54,13 @@ def _without_cuda(reference: Callable) -> Callable:
 
 
 def register(name: str, fake: Callable, reference: Callable, on_gpu: Callable | None = None) -> Callable:
-    """The function behind an op: the extension's, or `reference` where there is none.
+    """Register the fake kernel and the fallbacks of an op, and return the function that runs the op.
 
     Args:
-        name: the op's name in `torch.ops.sp_fast`. All functions take the arguments of its schema.
-        fake: gives results of the right shape and dtype, without values.
-        reference: the op in plain PyTorch; also serves GPUs where the extension was built without CUDA.
-        on_gpu: the op on GPUs, for one that the extension's CUDA sources do not have.
+        name: name of the op in `torch.ops.sp_fast`. All functions take the arguments of its schema.
+        fake: returns empty results of the right shape and dtype.
+        reference: the op in plain PyTorch; also used on GPUs if the extension was built without CUDA.
+        on_gpu: the op on GPUs, where it has no kernel in CUDA.
     """
     if not COMPILED:
         return reference

@@ -1,6 +1,6 @@
-"""Backward passes of the reference, written out: for GPUs that have no kernel of their own for them.
+"""Backward passes in plain PyTorch, for GPUs without a kernel for them.
 
-PyTorch's differentiation of `sp_fast.ops.reference` is their judge. Sums are in a fixed order.
+The tests compare them with autograd through `sp_fast.ops.reference`. Sums are in a fixed order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def roi_average_pool_backward(
     width: int,
     channels_last: bool = False,
 ) -> Tensor:
-    """Gradient of the features [B, C, H, W], contiguous or channels-last; `grad` is [B, L, C]."""
+    """Gradient of the features [B, C, H, W], contiguous or channels-last, from `grad` [B, L, C]."""
     batch, number, channels = grad.shape
     x0, y0, x1, y1 = box_cells(boxes, height, width)
     rows = torch.arange(height, device=grad.device)[:, None]
@@ -39,7 +39,7 @@ def roi_average_pool_backward(
 def match_prompts_backward(
     grad: Tensor, index: Tensor, prompts: int, sum_kernels: bool, sum_prompts: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of shared kernels [N, C] and of prompts [B, L, C]; what is not wanted is empty."""
+    """Gradients of shared kernels [N, C] and of prompts [B, L, C]; one that is not wanted is empty."""
     batch, _, channels = grad.shape
     grad_kernels = grad.sum(0) if sum_kernels else grad.new_empty(0)
     if not sum_prompts:
@@ -54,7 +54,7 @@ def match_prompts_backward(
 def kernel_supervision_loss_backward(
     grad: Tensor, kernels: Tensor, targets: Tensor, index: Tensor, mean: bool
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of kernels and targets; `grad` [] is that of the loss."""
+    """Gradients of kernels and targets; `grad` [] is the gradient of the loss."""
     stages, _, number, channels = kernels.shape
     if number == 0 or index.numel() == 0:
         return torch.zeros_like(kernels), torch.zeros_like(targets)
@@ -66,18 +66,18 @@ def kernel_supervision_loss_backward(
     weight = -grad * matched
     if mean:
         weight = weight / matched.sum((1, 2), keepdim=True).clamp(min=1)
-    of_kernel = torch.zeros_like(kernels, dtype=kernel.dtype)
+    grad_kernels = torch.zeros_like(kernels, dtype=kernel.dtype)
     pairs = _cosine_gradient(kernel, target, weight)
     for proposal in range(index.shape[2]):
         at = where[:, :, proposal, None]
-        # Added, not set: several proposals may have one kernel.
-        of_kernel.scatter_(2, at, of_kernel.gather(2, at) + pairs[:, :, proposal, None])
-    of_target = _cosine_gradient(target, kernel, weight).sum(0)
-    return of_kernel.to(kernels.dtype), of_target.to(targets.dtype)
+        # Added, not set: several proposals may match the same kernel.
+        grad_kernels.scatter_(2, at, grad_kernels.gather(2, at) + pairs[:, :, proposal, None])
+    grad_targets = _cosine_gradient(target, kernel, weight).sum(0)
+    return grad_kernels.to(kernels.dtype), grad_targets.to(targets.dtype)
 
 
 def _cosine_gradient(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of weight * cos(x, y) with respect to x; a norm below eps counts as eps, a constant."""
+    """Gradient of weight * cos(x, y) with respect to x; a norm below eps is replaced by the constant eps."""
     x_norm, y_norm = (v.norm(dim=-1, keepdim=True) for v in (x, y))
     x_size, y_size = (norm.clamp(min=COSINE_EPS) for norm in (x_norm, y_norm))
     cosine = ((x / x_size) * (y / y_size)).sum(-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Kernel supervision (Eq. 9)."""
+"""Kernel supervision loss (Eq. 9)."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from sp_fast.ops.triton_kernels import triton_for
 def kernel_supervision_loss(
     kernels: Tensor, targets: Tensor, index: Tensor, *, reduction: str = "mean"
 ) -> Tensor:
-    """Distance of the matched kernels from their targets (Eq. 9 of Saliency Prompt, CVPR 2023).
+    """Cosine distance of the matched kernels from their targets (Eq. 9 of Saliency Prompt, CVPR 2023).
 
     The sum over stages s, images b and proposals l with index[s, b, l] >= 0 of
-    1 - cos(targets[b, l], kernels[s, b, index[s, b, l]]), vectors divided by max(norm, 1e-8).
-    Differentiable in `kernels` and `targets`; what is not matched has a zero gradient.
+    1 - cos(targets[b, l], kernels[s, b, index[s, b, l]]), where vectors are divided by max(norm, 1e-8).
+    Differentiable in `kernels` and `targets`; unmatched kernels and targets have a zero gradient.
 
     Args:
-        kernels: fp32, fp16, bf16 or fp64 [S, B, N, C], after each update stage.
-        targets: [B, L, C], same dtype.
-        index: int32 or int64 [S, B, L], the kernel matched with proposal l at stage s, -1 for none.
-        reduction: "sum": that sum. "mean": the mean over the matched pairs of a stage, summed over stages.
+        kernels: kernels after each of the S update stages, fp32, fp16, bf16 or fp64 [S, B, N, C].
+        targets: target of each proposal [B, L, C], same dtype.
+        index: kernel matched with proposal l at stage s, or -1 for none, int32 or int64 [S, B, L].
+        reduction: "sum" for this sum, "mean" for the mean over the pairs of each stage, summed over stages.
 
     Returns:
-        A scalar, fp32 (fp64 for fp64); 0 without any pair.
+        Scalar, fp32 (fp64 for fp64 inputs); 0 if nothing is matched.
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong rank, shape, device or value.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: an argument has a wrong rank, shape, device or value.
     """
     check_arguments(kernels, targets, index)
     check_choice("reduction", reduction, ("mean", "sum"))
@@ -66,8 +66,8 @@ def _reference(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> T
 
 def _on_gpu(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> Tensor:
     check_arguments(kernels, targets, index)
-    by = triton_for(kernels)
-    op = _reference if by is None else by.kernel_supervision_loss
+    triton = triton_for(kernels)
+    op = _reference if triton is None else triton.kernel_supervision_loss
     return op(kernels, targets, index, mean)
 
 
@@ -82,8 +82,8 @@ def _backward_on_gpu(
 ) -> tuple[Tensor, Tensor]:
     check_arguments(kernels, targets, index)
     check_tensor("grad", grad, (), FLOATS_AND_DOUBLE, like=kernels)
-    by = triton_for(kernels) or gradients
-    return by.kernel_supervision_loss_backward(grad, kernels, targets, index, mean)
+    module = triton_for(kernels) or gradients
+    return module.kernel_supervision_loss_backward(grad, kernels, targets, index, mean)
 
 
 _op = register("kernel_supervision_loss", _fake, _reference, _on_gpu)

@@ -36,24 +36,24 @@ def mask_nms(
     min_area: int = 2,
     max_masks: int = 20,
 ) -> Tensor:
-    """Indices of the masks that greedy non-maximum suppression keeps.
+    """Find the masks that greedy non-maximum suppression keeps.
 
-    By descending score, equal scores by lower index; a mask goes when its IoU with a kept one is above
-    `iou_threshold`. The IoU of two empty masks is 0.
+    Masks are visited by descending score, equal scores by ascending index. A mask is dropped if its IoU
+    with a mask already kept is above `iou_threshold`. The IoU of two empty masks is 0.
 
     Args:
         masks: PackedMasks [B, M].
-        score: fp32, fp16 or bf16 [B, M].
-        iou_threshold: in [0, 1].
-        min_area: masks with fewer cells are never kept, nor are those with a NaN score.
-        max_masks: stop after that many, at least 1.
+        score: score of each mask, fp32, fp16 or bf16 [B, M]; masks with a NaN score are never kept.
+        iou_threshold: largest IoU allowed between two kept masks, in [0, 1].
+        min_area: smallest area of a kept mask, in cells.
+        max_masks: largest number of masks to keep per image, at least 1.
 
     Returns:
-        int64 [B, max_masks], best first, padded with -1.
+        Indices of the kept masks, int64 [B, max_masks], best first, padded with -1.
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong rank, shape, device or value.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: an argument has a wrong rank, shape, device or value.
     """
     check_masks("masks", masks, 2)
     check_tensor("score", score, tuple(masks.shape), FLOATS, like=masks.words)

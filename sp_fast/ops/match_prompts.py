@@ -14,21 +14,22 @@ from sp_fast.ops.triton_kernels import triton_for
 def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Add to every kernel the prompt most similar to it (Eq. 6-8 of Saliency Prompt, CVPR 2023).
 
-    index = argmax over the first `count` prompts of cos(kernel, prompt), ties to the lowest, a NaN never
-    wins, -1 where there is none; decorated = kernels + prompts[index]. Vectors are divided by
-    max(norm, 1e-8). Differentiable in both; the index is not.
+    index = argmax over the first `count` prompts of cos(kernel, prompt): the lowest index on ties, never a
+    NaN, -1 if there is no prompt to choose; decorated = kernels + prompts[index]. Vectors are divided by
+    max(norm, 1e-8). `decorated` is differentiable in kernels and prompts; the index is not.
 
     Args:
-        kernels: fp32, fp16, bf16 or fp64 [N, C] or [B, N, C].
-        prompts: [B, L, C], same dtype.
-        count: int32 or int64 [B], in [0, L]; prompts from there on are padding. None: all are real.
+        kernels: kernels shared by all images [N, C] or per image [B, N, C], fp32, fp16, bf16 or fp64.
+        prompts: prompts per image [B, L, C], same dtype.
+        count: number of real prompts per image, int32 or int64 [B], in [0, L]; the rest is padding.
+            None: no padding.
 
     Returns:
-        decorated [B, N, C] in the dtype given, and index int64 [B, N].
+        decorated [B, N, C] in the dtype of the inputs, and index int64 [B, N].
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong rank, shape, device or value.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: an argument has a wrong rank, shape, device or value.
     """
     check_arguments(kernels, prompts, count)
     return _op(kernels, prompts, count)
@@ -61,8 +62,8 @@ def _reference(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> tuple[
 
 def _on_gpu(kernels: Tensor, prompts: Tensor, count: Tensor | None) -> tuple[Tensor, Tensor]:
     check_arguments(kernels, prompts, count)
-    by = triton_for(prompts) or reference
-    return by.match_prompts(kernels, prompts, count)
+    module = triton_for(prompts) or reference
+    return module.match_prompts(kernels, prompts, count)
 
 
 def _fake_backward(
@@ -80,8 +81,8 @@ def _backward_on_gpu(
 ) -> tuple[Tensor, Tensor]:
     check_tensor("grad", grad, ("B", "N", "C"), FLOATS_AND_DOUBLE)
     check_tensor("index", index, tuple(grad.shape[:2]), INTS, like=grad)
-    by = triton_for(grad) or gradients
-    return by.match_prompts_backward(grad, index, prompts, sum_kernels, sum_prompts)
+    module = triton_for(grad) or gradients
+    return module.match_prompts_backward(grad, index, prompts, sum_kernels, sum_prompts)
 
 
 _op = register("match_prompts", _fake, _reference, _on_gpu)

@@ -24,24 +24,24 @@ _op = register("matrix_nms", _fake, _reference)
 
 
 def matrix_nms(masks: PackedMasks, score: Tensor, *, kernel: str = "gaussian", sigma: float = 2.0) -> Tensor:
-    """Scores decayed by the overlap with better masks (Wang et al., SOLOv2, NeurIPS 2020, Sec. 3.3).
+    """Decay scores by the overlap with better masks (Wang et al., SOLOv2, NeurIPS 2020, Sec. 3.3).
 
-    With the masks sorted by descending score (equal scores by lower index), the score of mask j is
-    multiplied with min over i < j of f(iou_ij) / f(max over k < i of iou_ki); f(u) = exp(-sigma u^2) for
-    "gaussian", 1 - u for "linear". A mask with a NaN score keeps it and decays none.
+    With the masks sorted by descending score (equal scores by ascending index), the score of mask j is
+    multiplied by min over i < j of f(iou_ij) / f(max over k < i of iou_ki); f(u) = exp(-sigma u^2) for
+    "gaussian", 1 - u for "linear". A NaN score stays NaN, and its mask decays no other.
 
     Args:
         masks: PackedMasks [B, M].
-        score: fp32, fp16 or bf16 [B, M].
-        kernel: "gaussian" or "linear".
-        sigma: of the gaussian, at least 0.
+        score: score of each mask, fp32, fp16 or bf16 [B, M].
+        kernel: decay function f, "gaussian" or "linear".
+        sigma: decay rate of the gaussian, at least 0.
 
     Returns:
-        fp32 [B, M], in the order of the input.
+        Decayed scores, fp32 [B, M], in the order of the input.
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong rank, shape, device or value.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: an argument has a wrong rank, shape, device or value.
     """
     check_masks("masks", masks, 2)
     check_tensor("score", score, tuple(masks.shape), FLOATS, like=masks.words)

@@ -1,4 +1,4 @@
-"""Binary masks packed 32 cells to a word."""
+"""Binary masks, packed 32 cells per word."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ _mask_boxes = register("mask_boxes", _fake_boxes, packing.mask_boxes)
 
 
 class PackedMasks:
-    """Binary masks of one size, packed.
+    """Binary masks of one size, packed 32 cells per word.
 
     Args:
         words: int32 [..., W32], W32 = ceil(height * width / 32). Bit k of word j is cell 32 j + k in
-            row-major order; bits past the last cell are 0 (they are taken to be so, not checked).
+            row-major order; bits past the last cell must be 0 (not checked).
         height: rows of a mask, at least 0.
         width: columns of a mask, at least 0.
 
@@ -71,7 +71,7 @@ class PackedMasks:
 
     @classmethod
     def pack(cls, masks: Tensor) -> PackedMasks:
-        """Pack bool [..., H, W].
+        """Pack boolean masks [..., H, W].
 
         Raises:
             TypeError: `masks` is not a bool tensor.
@@ -86,15 +86,15 @@ class PackedMasks:
         return cls(_pack_masks(masks), *masks.shape[-2:])
 
     def unpack(self) -> Tensor:
-        """The masks as bool [..., H, W]."""
+        """Unpack to bool [..., H, W]."""
         return _unpack_masks(self.words, self.height, self.width)
 
     def area(self) -> Tensor:
-        """Cells inside each mask, int32 [...]."""
+        """Number of cells inside each mask, int32 [...]."""
         return _mask_areas(self.words)
 
     def boxes(self) -> Tensor:
-        """Tight boxes x0 y0 x1 y1 in cells, half-open, int32 [..., 4]; an empty mask gives zeros."""
+        """Tight boxes (xyxy, half-open, in cells), int32 [..., 4]; zeros for an empty mask."""
         return _mask_boxes(self.words, self.height, self.width)
 
     @property
@@ -104,11 +104,11 @@ class PackedMasks:
 
     @property
     def device(self) -> torch.device:
-        """Where the words are."""
+        """Device of the words."""
         return self.words.device
 
     def to(self, device: torch.device | str) -> PackedMasks:
-        """The same masks on another device."""
+        """Copy the masks to another device."""
         return PackedMasks(self.words.to(device), self.height, self.width)
 
     def __getitem__(self, index: Any) -> PackedMasks:
@@ -122,7 +122,7 @@ class PackedMasks:
     def __len__(self) -> int:
         """Size of the first leading dimension."""
         if not self.shape:
-            raise TypeError("len() of a single mask")
+            raise TypeError("len(): expected at least one leading dimension, got a single mask")
         return self.words.shape[0]
 
     def __iter__(self):
@@ -134,8 +134,8 @@ class PackedMasks:
 
 
 def check_masks(name: str, masks: PackedMasks, rank: int) -> None:
-    """Check that `masks` are PackedMasks with that many leading dimensions (TypeError, ValueError)."""
+    """Check that `masks` are PackedMasks with `rank` leading dimensions (TypeError, ValueError)."""
     if not isinstance(masks, PackedMasks):
-        raise TypeError(f"{name}: expected PackedMasks, got {type(masks).__name__}; see PackedMasks.pack")
+        raise TypeError(f"{name}: expected PackedMasks, got {type(masks).__name__}; use PackedMasks.pack")
     if len(masks.shape) != rank:
         raise ValueError(f"{name}: expected {rank} leading dimensions, got shape {list(masks.shape)}")

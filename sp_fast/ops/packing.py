@@ -1,4 +1,4 @@
-"""Packing of binary masks, 32 cells to a word, in plain PyTorch: the definition behind PackedMasks."""
+"""Packing of binary masks, 32 cells per word, in plain PyTorch: the reference for PackedMasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _bit_weights(device: torch.device) -> Tensor:
 
 
 def pack_masks(masks: Tensor) -> Tensor:
-    """Words int32 [..., W32] of bool [..., H, W]."""
+    """Pack bool [..., H, W] into words, int32 [..., W32]."""
     height, width = masks.shape[-2:]
     cells = masks.reshape(*masks.shape[:-2], height * width)
     padding = words_for(height, width) * 32 - height * width
@@ -28,7 +28,7 @@ def pack_masks(masks: Tensor) -> Tensor:
 
 
 def unpack_masks(words: Tensor, height: int, width: int) -> Tensor:
-    """Bool [..., H, W] of words int32 [..., W32]."""
+    """Unpack words, int32 [..., W32], to bool [..., H, W]."""
     bits = torch.arange(32, dtype=torch.int32, device=words.device)
     cells = (words.unsqueeze(-1) >> bits) & 1  # [..., W32, 32]
     leading = words.shape[:-1]
@@ -37,13 +37,13 @@ def unpack_masks(words: Tensor, height: int, width: int) -> Tensor:
 
 
 def mask_areas(words: Tensor) -> Tensor:
-    """Bits set in each mask, int32 [...]."""
+    """Number of bits set in each mask, int32 [...]."""
     bits = torch.arange(32, dtype=torch.int32, device=words.device)
     return ((words.unsqueeze(-1) >> bits) & 1).sum((-2, -1), dtype=torch.int32)
 
 
 def mask_boxes(words: Tensor, height: int, width: int) -> Tensor:
-    """Tight boxes x0 y0 x1 y1, half-open, int32 [..., 4]; zeros for an empty mask."""
+    """Tight boxes (xyxy, half-open, in cells), int32 [..., 4]; zeros for an empty mask."""
     masks = unpack_masks(words, height, width)
     columns, rows = masks.any(-2), masks.any(-1)
     sides = [_first(columns), _first(rows), _past_last(columns), _past_last(rows)]
@@ -51,7 +51,7 @@ def mask_boxes(words: Tensor, height: int, width: int) -> Tensor:
 
 
 def _first(occupied: Tensor) -> Tensor:
-    """Index of the first True along the last dimension, 0 where there is none; int32 [...]."""
+    """Index of the first True along the last dimension, 0 if there is none; int32 [...]."""
     n = occupied.shape[-1]
     where = torch.where(occupied, torch.arange(n, device=occupied.device), n)
     first = where.amin(-1) if n else where.sum(-1)
@@ -59,7 +59,7 @@ def _first(occupied: Tensor) -> Tensor:
 
 
 def _past_last(occupied: Tensor) -> Tensor:
-    """One past the last True along the last dimension, 0 where there is none; int32 [...]."""
+    """One past the last True along the last dimension, 0 if there is none; int32 [...]."""
     n = occupied.shape[-1]
     where = torch.where(occupied, torch.arange(1, n + 1, device=occupied.device), 0)
     return (where.amax(-1) if n else where.sum(-1)).to(torch.int32)

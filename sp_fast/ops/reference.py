@@ -1,8 +1,8 @@
-"""Every op in plain PyTorch: the definition.
+"""Every op in plain PyTorch: the reference that the compiled ops are tested against.
 
-Inputs are taken to be checked. Nothing here synchronises the host with a GPU: integer inputs (valid,
-count, index) are clamped into their range, and results are padded to a fixed size. Accumulation is in
-fp32, or fp64 where the input is fp64.
+Arguments must already be checked. Nothing here synchronises the host with a GPU: integer inputs (valid,
+count, index) are clamped to their range, and results are padded to a fixed size. Accumulation is in
+fp32, or in fp64 for fp64 inputs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COSINE_EPS = 1e-8
 
 
 class SeedSaliency(NamedTuple):
-    """What `seed_saliency` gives: masks [B, M], score fp32 [B, M], seeds [B, M, D]."""
+    """Result of `seed_saliency`: masks [B, M], score fp32 [B, M], seeds [B, M, D]."""
 
     masks: PackedMasks
     score: Tensor
@@ -30,7 +30,7 @@ class SeedSaliency(NamedTuple):
 
 
 def accumulate(x: Tensor) -> Tensor:
-    """The values in the dtype that sums are in."""
+    """Convert to the dtype of accumulation: fp64 for fp64, else fp32."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -39,12 +39,12 @@ def _unit(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """Part / whole in fp64, 0 where whole is 0."""
+    """Divide in fp64, 0 where whole is 0."""
     return part.double() / whole.clamp(min=1).double()
 
 
 def _valid_size(valid: Tensor | None, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Height and width of the part of each map that is image, int64 [B] each."""
+    """Height and width of the part of each map without padding, int64 [B] each."""
     batch, _, height, width = features.shape
     if valid is None:
         full = torch.ones(batch, dtype=torch.int64, device=features.device)
@@ -94,19 +94,19 @@ def normalized_saliency(
     vectors = seeds.float()
     if similarity == "cosine":
         cells, vectors = _unit(cells, dim=1), _unit(vectors)
-    with torch.autocast(features.device.type, enabled=False):  # 16-bit products would move masks
+    with torch.autocast(features.device.type, enabled=False):  # 16-bit products would change masks
         y = vectors @ cells  # [B, M, HW]
     low = torch.where(inside, y, torch.inf).amin(-1, keepdim=True)
     high = torch.where(inside, y, -torch.inf).amax(-1, keepdim=True)
     span = high - low
-    usable = torch.isfinite(span) & (span > 0)  # NaN and inf reach the span
+    usable = torch.isfinite(span) & (span > 0)  # the span is not finite if any y is not
     return (y - low) / torch.where(usable, span, 1), inside & usable
 
 
 def saliency_of_seeds(
     features: Tensor, seeds: Tensor, valid: Tensor | None, similarity: str, threshold: float
 ) -> tuple[PackedMasks, Tensor]:
-    """Masks [B, M] and score [B, M] of given seeds [B, M, D]."""
+    """Masks [B, M] and scores [B, M] of given seeds [B, M, D]."""
     y, defined = normalized_saliency(features, seeds, valid, similarity)
     mask = defined & (y >= threshold)
     score = torch.where(mask, y, 0).sum(-1) / mask.sum(-1).clamp(min=1)
@@ -123,7 +123,7 @@ def seed_saliency(
     similarity: str = "dot",
     threshold: float = 0.5,
 ) -> SeedSaliency:
-    """Eq. 3-4: saliency of seeds, linearly normalised to [0, 1], and thresholded."""
+    """Eq. 3-4: saliency of seeds, scaled linearly to [0, 1] and thresholded."""
     if seeds is None:
         assert grid is not None
         seeds = pool_seeds(features, grid, valid)
@@ -132,7 +132,7 @@ def seed_saliency(
 
 
 def row_masks(words: Tensor) -> PackedMasks:
-    """Words as masks of a single row each: overlaps do not depend on the shape of a mask."""
+    """Masks of a single row from their words: overlaps do not depend on the shape of a mask."""
     return PackedMasks(words, 1, 32 * words.shape[-1])
 
 
@@ -145,7 +145,7 @@ def _overlap(masks: PackedMasks) -> tuple[Tensor, Tensor]:
 
 
 def _best_first(score: Tensor) -> Tensor:
-    """Order by descending score, equal scores by lower index, NaN last: int64 [B, M]."""
+    """Order by descending score, equal scores by ascending index, NaN last: int64 [B, M]."""
     order = torch.sort(
         score.float().nan_to_num(-torch.inf, torch.inf, -torch.inf), stable=True, descending=True
     )[1]
@@ -182,11 +182,10 @@ def mask_nms(
 def take_proposals(
     words: Tensor, score: Tensor, seeds: Tensor, chosen: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows `chosen` [B, K] of three tables [B, M, ...], zeros for none; and how many there are, int64 [B]."""
+    """Rows `chosen` [B, K] of three tables [B, M, ...], zeros for an index out of range, and their number."""
     number = score.shape[1]
     real = (chosen >= 0) & (chosen < number)
-    # One row of zeros more than there are, for none.
-    row = torch.where(real, chosen, number)
+    row = torch.where(real, chosen, number)  # the row of zeros that is appended below
 
     def rows(table: Tensor) -> Tensor:
         table = torch.cat([table, table.new_zeros(table.shape[0], 1, table.shape[2])], 1)
@@ -206,11 +205,11 @@ def matrix_nms(masks: PackedMasks, score: Tensor, *, kernel: str = "gaussian", s
     iou = iou.triu(1)  # [B, i, j]: mask i is before mask j
     usable = ~torch.isnan(score).gather(1, order)
     iou = iou * usable[:, :, None]
-    most = iou.amax(1)[:, :, None]  # of mask i with any before it
+    most = iou.amax(1)[:, :, None]  # largest IoU of mask i with an earlier one
     if kernel == "gaussian":
         decay = torch.exp(-sigma * (iou.square() - most.square()))
     else:
-        # A duplicate of an earlier mask decays nothing that the earlier one does not.
+        # A duplicate (most == 1) adds no decay to that of the mask it repeats.
         decay = torch.where(most < 1, (1 - iou) / (1 - most), torch.inf)
     before = torch.ones_like(iou, dtype=torch.bool).triu(1)
     factor = torch.where(before, decay, 1).amin(1).clamp(max=1)
@@ -228,14 +227,14 @@ def box_cells(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, T
 
 
 def first_rows(count: Tensor | None, batch: int, rows: int, device: torch.device) -> Tensor:
-    """Which of the rows are before `count`, bool [B, rows]."""
+    """Whether each row is one of the first `count` of its image, bool [B, rows]."""
     if count is None:
         return torch.ones(batch, rows, dtype=torch.bool, device=device)
     return torch.arange(rows, device=device) < count[:, None]
 
 
 def roi_average_pool(features: Tensor, boxes: Tensor, count: Tensor | None = None) -> Tensor:
-    """Average of the features inside each box, [B, L, C]."""
+    """Eq. 5: average of the features inside each box, [B, L, C]."""
     batch, _, height, width = features.shape
     number = boxes.shape[1]
     x0, y0, x1, y1 = box_cells(boxes, height, width)
@@ -262,7 +261,7 @@ def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None)
         index = torch.full(kernels.shape[:2], -1, dtype=torch.int64, device=kernels.device)
         return kernels + 0, index
     with torch.no_grad():
-        # A sum rather than a matrix product: equal prompts then have equal cosines to the last bit.
+        # A sum, not a matrix product, so that equal prompts have bit-equal cosines.
         cosine = (_unit(kernels)[:, :, None] * _unit(prompts)[:, None]).sum(-1)  # [B, N, L]
         real = first_rows(count, batch, number, prompts.device)[:, None]
         usable = real & ~torch.isnan(cosine)
@@ -275,14 +274,14 @@ def match_prompts(kernels: Tensor, prompts: Tensor, count: Tensor | None = None)
 def kernel_supervision_loss(
     kernels: Tensor, targets: Tensor, index: Tensor, *, reduction: str = "mean"
 ) -> Tensor:
-    """Eq. 9: one minus the cosine of every target with the kernel matched with it, a scalar."""
+    """Eq. 9: one minus the cosine of each target and its matched kernel, summed or averaged to a scalar."""
     stages, _, number, channels = kernels.shape
     if number == 0 or index.numel() == 0:
         return accumulate(kernels).flatten()[:0].sum() + accumulate(targets).flatten()[:0].sum()
     index = index.long().clamp(-1, number - 1)
     matched = index >= 0  # [S, B, L]
     where = index.clamp(min=0)[..., None].expand(-1, -1, -1, channels)
-    # What is not matched is taken out before the arithmetic, so that no NaN of it reaches a gradient.
+    # Unmatched entries are zeroed before the arithmetic, so that their NaNs reach no gradient.
     kernel = torch.where(matched[..., None], kernels.gather(2, where), 0)
     target = torch.where(matched[..., None], targets.expand(stages, -1, -1, -1), 0)
     loss = torch.where(matched, 1 - (_unit(kernel) * _unit(target)).sum(-1), 0)  # [S, B, L]

@@ -32,23 +32,24 @@ register("roi_average_pool_backward", _fake_backward, gradients.roi_average_pool
 
 
 def roi_average_pool(features: Tensor, boxes: Tensor, count: Tensor | None = None) -> Tensor:
-    """Average of the features inside each box (Eq. 5 of Saliency Prompt, CVPR 2023).
+    """Average the features inside each box (Eq. 5 of Saliency Prompt, CVPR 2023).
 
     The average is over the cells floor(x0) .. ceil(x1) - 1 and floor(y0) .. ceil(y1) - 1, clamped to the
-    map and to at least one cell; a coordinate that is NaN counts as 0. Differentiable in `features`; the
-    backward pass is deterministic.
+    map and to at least one cell; a NaN coordinate counts as 0. Differentiable in `features`; the backward
+    pass is deterministic.
 
     Args:
-        features: fp32, fp16, bf16 or fp64 [B, C, H, W].
-        boxes: fp32, fp16, bf16 or fp64 [B, L, 4], x0 y0 x1 y1 in cells of this map.
-        count: int32 or int64 [B], in [0, L]; rows from there on are padding and give zeros. None: all real.
+        features: feature maps, fp32, fp16, bf16 or fp64 [B, C, H, W].
+        boxes: boxes (xyxy, in cells of the map), fp32, fp16, bf16 or fp64 [B, L, 4].
+        count: number of real boxes per image, int32 or int64 [B], in [0, L]; the rest is padding and gives
+            zeros. None: no padding.
 
     Returns:
-        [B, L, C], dtype of `features`.
+        Averages [B, L, C] in the dtype of `features`.
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong rank, shape, device or value.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: an argument has a wrong rank, shape, device or value.
     """
     check_tensor("features", features, ("B", "C", "H", "W"), FLOATS_AND_DOUBLE)
     check_map("features", features)

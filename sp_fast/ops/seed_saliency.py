@@ -78,28 +78,30 @@ def seed_saliency(
     similarity: str = "dot",
     threshold: float = 0.5,
 ) -> SeedSaliency:
-    """Masks of the cells that are similar to each seed (Eq. 3-4 of Saliency Prompt, CVPR 2023).
+    """Mask the cells that are similar to each seed (Eq. 3-4 of Saliency Prompt, CVPR 2023).
 
-    The seeds are the adaptive average pooling of the valid part of each map on the grid. The similarity
+    The seeds are the adaptive average pooling of the valid part of each map to the grid. The similarity
     y of a seed with all valid cells is normalised linearly, (y - min) / (max - min); the mask is
-    y >= threshold, the score the mean of y inside the mask. Where max == min, or a value is not finite,
-    the mask is empty and the score 0. Nothing here is differentiated.
+    y >= threshold, and the score is the mean of y inside the mask. If max == min, or a value is not
+    finite, the mask is empty and the score 0. Not differentiable.
 
     Args:
-        features: fp32, fp16 or bf16 [B, D, H, W].
-        grid: (H', W') or a list of such; M = sum of H' W', seeds row-major, grids in the order given.
-        seeds: [B, M, D] of one's own, instead of a grid; dtype of `features`.
-        valid: int32 or int64 [B, 2], height and width in cells of the part of each map that is image, at
-            least 1; the rest is padding and takes part in nothing. None: all of it.
+        features: feature maps, fp32, fp16 or bf16 [B, D, H, W].
+        grid: (H', W') or a list of these pairs; M is the sum of H' W'. Seeds are in row-major order, grids
+            in the order given.
+        seeds: seeds [B, M, D] to use instead of a grid, in the dtype of `features`.
+        valid: height and width in cells of the part of each map without padding, int32 or int64 [B, 2],
+            at least 1. None: no padding.
         similarity: "dot", or "cosine" (vectors divided by max(norm, 1e-8)).
-        threshold: in [0, 1].
+        threshold: smallest y inside a mask, in [0, 1].
 
     Returns:
         SeedSaliency(masks: PackedMasks [B, M], score: fp32 [B, M], seeds: [B, M, D]).
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong rank, shape, device or value; both or none of `grid` and `seeds`.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: an argument has a wrong rank, shape, device or value, or both or neither of `grid` and
+            `seeds` are given.
     """
     check_tensor("features", features, ("B", "D", "H", "W"), FLOATS)
     check_map("features", features)
@@ -107,7 +109,9 @@ def seed_saliency(
     check_choice("similarity", similarity, ("dot", "cosine"))
     check_number("threshold", threshold, 0, 1)
     if (grid is None) == (seeds is None):
-        raise ValueError("grid, seeds: expected exactly one of the two")
+        raise ValueError(
+            f"grid, seeds: expected exactly one of the two, got {'neither' if grid is None else 'both'}"
+        )
     if valid is not None:
         check_tensor("valid", valid, (batch, 2), INTS, like=features)
     if seeds is not None:

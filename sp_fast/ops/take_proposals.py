@@ -1,4 +1,4 @@
-"""The rows of seeds' masks, scores and vectors that became proposals."""
+"""Selection of the masks, scores and seeds that become proposals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sp_fast.ops.packed_masks import PackedMasks, check_masks
 
 
 class TakenProposals(NamedTuple):
-    """What `take_proposals` gives: masks [B, K], score fp32 [B, K], seeds [B, K, D], count int64 [B]."""
+    """Result of `take_proposals`: masks [B, K], score fp32 [B, K], seeds [B, K, D], count int64 [B]."""
 
     masks: PackedMasks
     score: Tensor
@@ -38,21 +38,21 @@ _op = register("take_proposals", _fake, reference.take_proposals)
 
 
 def take_proposals(masks: PackedMasks, score: Tensor, seeds: Tensor, chosen: Tensor) -> TakenProposals:
-    """Take the rows that suppression chose, in one pass.
+    """Take the rows that non-maximum suppression kept, in one pass. Not differentiable.
 
     Args:
         masks: PackedMasks [B, M].
-        score: fp32 [B, M].
-        seeds: fp32, fp16 or bf16 [B, M, D].
-        chosen: int64 [B, K]; -1 (anything outside [0, M)) gives an empty mask, score 0 and a zero vector.
+        score: score of each mask, fp32 [B, M].
+        seeds: seed of each mask, fp32, fp16 or bf16 [B, M, D].
+        chosen: index of each proposal, int64 [B, K]; -1, or any other index outside [0, M), gives an empty
+            mask, score 0 and a zero vector.
 
     Returns:
         TakenProposals(masks: PackedMasks [B, K], score: fp32 [B, K], seeds: [B, K, D], count: int64 [B]).
-        Nothing here is differentiated.
 
     Raises:
-        TypeError: a wrong type or dtype.
-        ValueError: a wrong rank, shape or device.
+        TypeError: an argument has a wrong type or dtype.
+        ValueError: an argument has a wrong rank, shape or device.
     """
     check_masks("masks", masks, 2)
     batch, number = masks.shape

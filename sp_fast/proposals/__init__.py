@@ -1,7 +1,7 @@
-"""Images to saliency masks: backbones and their weights, the proposer, the store and the scores.
+"""Saliency masks from images: backbones and their weights, the proposer, the store and the scores.
 
-Importing this package needs PyTorch, torchvision and numpy alone; `run.propose_folder`, for a whole folder,
-needs Pillow and pycocotools too.
+Importing this package needs only PyTorch, torchvision and numpy; `run.propose_folder`, for a whole folder,
+also needs Pillow and pycocotools.
 """
 
 from sp_fast.proposals.backbones import BACKBONES, Backbone, backbone_of, build_backbone

@@ -1,4 +1,4 @@
-"""Frozen backbones whose features the saliency masks are made from."""
+"""Frozen backbones that compute the features for saliency masks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 class Features(NamedTuple):
-    """Features of a batch and what part of each map is image."""
+    """Features of a batch and the valid (unpadded) size of each map."""
 
     maps: Tensor  # [B, D, h, w]
     valid: Tensor  # int64 [B, 2], height and width in cells, on the device of maps
@@ -30,15 +30,15 @@ class Features(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A frozen network, always in eval mode, from normalised images to the features of one stage.
+    """A frozen network, always in eval mode, that maps normalised images to the features of one stage.
 
     Attributes:
-        name, style, stage: what it is.
+        name, style, stage: as given to `build_backbone`.
         stride: pixels per cell of the features.
-        channels: D of the features.
-        body: the network, with torchvision's parameter names; layers after `stage` are left out.
-        complete_keys: the parameter names of the whole network, with the layers left out.
-        weights_report: what loading its weights did; None with random weights.
+        channels: number of channels of the features, D.
+        body: network with torchvision's parameter names; layers after `stage` are left out.
+        complete_keys: parameter names of the whole network, including the layers left out.
+        weights_report: report of loading the weights; None with random weights.
     """
 
     def __init__(self, body: nn.Module, name: str, style: str = "pytorch", stage: int = 4) -> None:
@@ -57,7 +57,7 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images [..., 3, H, W], RGB, uint8 or floating point in 0..255, as the network wants them: float."""
+        """Normalise RGB images [..., 3, H, W], uint8 or floating point in 0..255; returns floating point."""
         x = _checked(images)
         mean = x.new_tensor(_IMAGENET_MEAN).reshape(3, 1, 1)
         if self.style == "caffe":
@@ -70,7 +70,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def features(self, images: Sequence[Tensor]) -> Features:
-        """Features of images of any sizes, each the same as if the image were alone.
+        """Compute features of images of any sizes; they do not depend on the rest of the batch.
 
         Args:
             images: [3, H, W] each, RGB, uint8 or floating point in 0..255, on the backbone's device.
@@ -88,8 +88,8 @@ class Backbone(nn.Module):
 class RandomBackbone(Backbone):
     """Two random 5 x 5 convolutions of 64 orthogonal filters, each with a ReLU, then 4 x 4 average pooling.
 
-    No weights to download: on simple textured scenes this is enough for saliency masks. The channels of the
-    image, and of the features before pooling, are normalised to zero mean and unit variance in each image.
+    It needs no downloaded weights and is good enough for saliency masks of simple textured scenes. The
+    channels of the image, and of the features before pooling, have zero mean and unit variance per image.
     """
 
     def __init__(self) -> None:
@@ -103,7 +103,7 @@ class RandomBackbone(Backbone):
         self.body.insert(4, _Standardize(self._masking))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Each image [..., 3, H, W] with zero mean and unit variance in each channel."""
+        """Normalise images [..., 3, H, W] to zero mean and unit variance per image and channel."""
         x = _checked(images)
         deviation, mean = torch.std_mean(x, dim=(-2, -1), keepdim=True, correction=0)
         return (x - mean) / deviation.clamp(min=1e-3)
@@ -118,7 +118,7 @@ def _checked(images: Tensor) -> Tensor:
 
 
 class _Standardize(nn.Module):
-    """Every channel with zero mean and unit variance over the image it is of."""
+    """Normalises every channel to zero mean and unit variance per image."""
 
     def __init__(self, masking: MaskedPadding) -> None:
         super().__init__()
@@ -129,10 +129,10 @@ class _Standardize(nn.Module):
 
 
 def backbone_of(path: str | os.PathLike[str]) -> str:
-    """The name of the backbone that a checkpoint was made for, by its parameters.
+    """Find the name of the backbone in a checkpoint from its parameters.
 
     Raises:
-        WeightsError: not a checkpoint, or of none of the backbones.
+        WeightsError: not a checkpoint, or not of a known backbone.
         FileNotFoundError: no such file.
     """
     return closest_network(path, {name: parameter_shapes(name) for name in NETWORKS})
@@ -147,18 +147,18 @@ def build_backbone(
     allow_partial: bool = False,
     seed: int = 0,
 ) -> Backbone:
-    """A frozen backbone in eval mode.
+    """Build a frozen backbone in eval mode.
 
     Args:
         name: one of BACKBONES. `random` has one stage and takes no weights.
-        style: "pytorch" or "caffe"; caffe is for ResNets.
-        stage: 1 to 4, the stage whose output is the features; strides 4, 8, 16 and 32.
-        weights: a checkpoint in one of the layouts of `load_backbone_weights`; without it, random weights.
-        allow_partial: load a checkpoint that lacks parameters, which stay random.
-        seed: random seed of the initial weights; the global generators are left alone.
+        style: "pytorch", or "caffe" (ResNets only).
+        stage: stage whose output is used, 1 to 4 (strides 4, 8, 16 and 32).
+        weights: checkpoint in any layout that `load_backbone_weights` reads; None: random weights.
+        allow_partial: accept a checkpoint with missing parameters, which stay random.
+        seed: random seed of the initial weights; the global random state is not changed.
 
     Raises:
-        ValueError: an unknown name, style or stage, or a checkpoint that does not fit.
+        ValueError: unknown name, style or stage, or a checkpoint that does not fit.
     """
     if name not in BACKBONES:
         raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {name!r}")

@@ -1,9 +1,9 @@
-"""Which part of each map of a padded batch is image, layer by layer.
+"""The valid (unpadded) part of each map of a padded batch, layer by layer.
 
-An image in a batch is padded with zeros at the right and bottom. A convolution with padding sees zeros
-beyond the border of an image alone, but after the first layer the padding of a batch holds values (bias,
-batch norm) that leak back into the image. `MaskedPadding` sets the padding to zero again before every layer
-that looks at neighbours, so that an image gives the same features alone and padded.
+Images in a batch are padded with zeros at the right and bottom. Without a batch, a convolution sees zeros
+beyond the border of an image. In a batch, the padding is no longer zero after the first layer (bias, batch
+norm), and its values leak into the image. `MaskedPadding` zeroes the padding before every layer with a kernel
+larger than 1 x 1, so that the features of an image do not depend on its padding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Size = tuple[int, int]
 
 
 def output_size(layer: nn.Module, size: Size) -> Size:
-    """Height and width that a convolution or pooling layer makes of a map of `size`."""
+    """Output height and width of a convolution or pooling layer for a map of `size`."""
     kernel, stride, padding, dilation = (_pair(getattr(layer, name, 1)) for name in _GEOMETRY)
     ceil = bool(getattr(layer, "ceil_mode", False))
     return tuple(  # type: ignore[return-value]
@@ -42,10 +42,10 @@ def _length(size: int, kernel: int, stride: int, padding: int, dilation: int, ce
 
 
 class MaskedPadding:
-    """Hooks on the layers of a backbone that keep the padding of a batch out of its images.
+    """Hooks on the layers of a backbone that keep padding from leaking into the images of a batch.
 
-    Between `begin` and `end` of a batch, what lies beyond each image's own size is zeroed before each layer
-    with a kernel above 1 x 1, and `sizes_of` says the own sizes at any map's resolution. Zero is neutral for
+    Between `begin` and `end` of a batch, the padding of each image is zeroed before each layer with a kernel
+    larger than 1 x 1, and `sizes_of` gives the valid sizes at the resolution of any map. Zero is neutral for
     max-pooling too, as it follows a ReLU. Sizes are plain integers: nothing is read back from the device.
     """
 
@@ -58,7 +58,7 @@ class MaskedPadding:
                 layer.register_forward_hook(self._after)
 
     def begin(self, sizes: Sequence[Size], padded: Size) -> None:
-        """Start a batch of images of `sizes` padded to `padded`."""
+        """Start a batch of images of `sizes` that are padded to `padded`."""
         self._levels = {padded: list(sizes)}
 
     def end(self) -> None:
@@ -66,7 +66,7 @@ class MaskedPadding:
         self._levels = {}
 
     def sizes_of(self, features: Tensor) -> list[Size]:
-        """The images' own height and width at the resolution of features [B, D, h, w]."""
+        """Valid height and width of each image at the resolution of features [B, D, h, w]."""
         return self._levels[_size_of(features)]
 
     def clear_padding(self, x: Tensor) -> Tensor:
@@ -80,14 +80,14 @@ class MaskedPadding:
         return x
 
     def standardize(self, x: Tensor) -> Tensor:
-        """Each channel of each image of x [B, D, h, w] with zero mean and unit variance; the padding zero."""
+        """Normalise x [B, D, h, w] to zero mean and unit variance per image and channel; padding is 0."""
         height, width = _size_of(x)
         sizes = self._levels.get((height, width), [(height, width)] * len(x))
         cells = x.new_tensor([h * w for h, w in sizes]).reshape(-1, 1, 1, 1)
         x = self.clear_padding(x)
         x = self.clear_padding(x - x.sum((2, 3), keepdim=True) / cells)
         deviation = (x.square().sum((2, 3), keepdim=True) / cells).sqrt()
-        return x / deviation.clamp(min=1e-3)  # a channel that is constant stays zero
+        return x / deviation.clamp(min=1e-3)  # a constant channel becomes zero
 
     def _before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.clear_padding(inputs[0])
@@ -106,7 +106,7 @@ def pad_batch(images: Sequence[Tensor]) -> tuple[Tensor, list[Size]]:
     """Stack images [3, h, w] of any sizes, padded with zeros at the right and bottom.
 
     Returns:
-        The batch [B, 3, H, W] and the images' own (height, width).
+        The batch [B, 3, H, W] and each image's (height, width).
     """
     sizes = [_size_of(image) for image in images]
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
@@ -117,7 +117,7 @@ def pad_batch(images: Sequence[Tensor]) -> tuple[Tensor, list[Size]]:
 
 
 def sizes_tensor(sizes: Sequence[Size], device: torch.device) -> Tensor:
-    """(height, width) pairs as int64 [B, 2] on the device, copied without waiting for it."""
+    """Copy (height, width) pairs to the device as int64 [B, 2], without waiting for it."""
     table = torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2)
     if device.type == "cuda":
         table = table.pin_memory()
@@ -125,6 +125,6 @@ def sizes_tensor(sizes: Sequence[Size], device: torch.device) -> Tensor:
 
 
 def whole_maps(batch: int, height: int, width: int, device: torch.device) -> Tensor:
-    """`valid` of maps without padding: int64 [batch, 2], filled on the device."""
+    """`valid` of maps without padding: int64 [batch, 2], created on the device."""
     sides = [torch.full((batch,), side, dtype=torch.int64, device=device) for side in (height, width)]
     return torch.stack(sides, dim=1)

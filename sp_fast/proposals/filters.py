@@ -1,4 +1,4 @@
-"""Filters on the geometry and score of masks, on the device."""
+"""Filters on the geometry of masks, on the device."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def geometry_filter(
     min_center_height: float | None = None,
     max_box_width: float | None = None,
 ) -> Tensor:
-    """Which masks are not at the top border and not nearly as wide as the image: bool [B, K].
+    """Find masks that are neither near the top border nor nearly as wide as the image: bool [B, K].
 
     As in the authors' code, the centre is the mean index (from 0) of the rows that the mask occupies, and the
     width of its box is the number of columns it occupies. An empty mask's centre is 0.
 
     Args:
-        masks: [B, K].
-        valid: int [B, 2], height and width of the part of the map that is image; None: all of it.
-        min_center_height: the centre must be above this share of the height, counted from the top.
+        masks: masks [B, K].
+        valid: int [B, 2], height and width in cells of the valid part of each map; None: the whole map.
+        min_center_height: the centre must be further down than this share of the height.
         max_box_width: the box must be narrower than this share of the width.
     """
     cells = masks.unpack()  # [B, K, H, W]

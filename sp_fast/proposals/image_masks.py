@@ -1,4 +1,4 @@
-"""From saliency at the size of the feature map to masks at the size of the image."""
+"""Masks at image size from saliency at the size of the feature map."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 
 
 def image_masks(saliency: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
-    """Masks at image size: the saliency is resized bilinearly, then thresholded.
+    """Resize saliency bilinearly to image size, then threshold it.
 
-    Resizing the saliency rather than the mask gives smooth outlines, and agrees better with objects.
+    Resizing the saliency rather than the mask gives smooth outlines that fit objects better.
 
     Args:
-        saliency: floating point [K, h, w], of the part of the map that is image.
+        saliency: floating point [K, h, w], the valid part of the map.
         size: height and width of the image in pixels.
-        threshold: the proposer's.
+        threshold: least saliency inside a mask, in [0, 1].
 
     Returns:
-        bool [K, H, W], stored column by column as COCO's run lengths go.
+        bool [K, H, W], stored column by column like COCO's run lengths.
     """
     height, width = size
     if not len(saliency):
@@ -31,10 +31,10 @@ def image_masks(saliency: Tensor, size: tuple[int, int], threshold: float) -> Te
 
 
 def encode(masks: Tensor) -> list[dict[str, Any]]:
-    """COCO's run lengths of masks bool [K, H, W], with their areas and tight boxes.
+    """Encode masks, bool [K, H, W], as COCO's run lengths, with areas and tight boxes.
 
     Returns:
-        One dict a mask: `counts` (compressed, str), `area` in pixels, `bbox` tight x y w h in pixels.
+        One dict per mask: `counts` (compressed, str), `area` in pixels, `bbox` (tight xywh in pixels).
     """
     from pycocotools import mask as coco_mask
 

@@ -1,4 +1,4 @@
-"""Networks that torchvision defines, without their classifiers, and ResNets as Caffe has them."""
+"""torchvision's networks without their classifiers, and the Caffe variant of its ResNets."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import nn
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 NETWORKS = (*RESNETS, "mobilenet_v2")
 # End of each stage (strides 4, 8, 16, 32) in torchvision's `features`. The convolution to 1280 channels after
-# the last bottleneck belongs to the classifier.
+# the last bottleneck counts as part of the classifier.
 MOBILENET_ENDS = (4, 7, 14, 18)
 _CLASSIFIERS = ("fc.", "classifier.")
 
 
 def layers(name: str, style: str = "pytorch", stage: int = 4) -> nn.Sequential:
-    """The layers of one of NETWORKS up to the end of a stage, with torchvision's parameter names.
+    """Build the layers of a network up to the end of a stage, with torchvision's parameter names.
 
     Args:
         name: one of NETWORKS.
-        style: "pytorch" for torchvision's own, or "caffe" (ResNets only, see :func:`to_caffe`).
+        style: "pytorch" for torchvision's layers, or "caffe" (ResNets only, see `to_caffe`).
         stage: 1 to 4; strides 4, 8, 16 and 32.
     """
     whole = getattr(torchvision.models, name)(weights=None)
@@ -36,9 +36,9 @@ def layers(name: str, style: str = "pytorch", stage: int = 4) -> nn.Sequential:
 
 
 def to_caffe(resnet: nn.Module) -> None:
-    """Change a ResNet of torchvision's or mmdet's to Caffe's.
+    """Turn a ResNet of torchvision or mmdet into Caffe's variant, in place.
 
-    A bottleneck's stride is in its first 1 x 1 convolution, and max-pooling has ceil mode and no padding.
+    A bottleneck's stride moves to its first 1 x 1 convolution; max-pooling has ceil mode and no padding.
     """
     resnet.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=0, ceil_mode=True)
     for block in resnet.modules():
@@ -48,7 +48,7 @@ def to_caffe(resnet: nn.Module) -> None:
 
 @cache
 def parameter_shapes(name: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of all parameters and buffers of a network by name, without the classifier's."""
+    """Shapes of a network's parameters and buffers by name, without the classifier."""
     with torch.device("meta"):
         state = getattr(torchvision.models, name)(weights=None).state_dict()
     return {key: tuple(value.shape) for key, value in state.items() if not key.startswith(_CLASSIFIERS)}

@@ -25,20 +25,20 @@ def _scales(scales: Any) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class ProposalOptions:
-    """How proposals are made from features. Exactly one of `grid` and `scales` is not None.
+    """Options for making proposals from features. Exactly one of `grid` and `scales` is not None.
 
     Attributes:
-        grid: (rows, columns) of the seeds' average-pooling grid, or a sequence of such.
-        scales: seeds are bilinear resizes of the features by these factors, each in (0, 1].
+        grid: (rows, columns) of the average-pooling grid of seeds, or a sequence of such pairs.
+        scales: factors in (0, 1] by which the features are resized to seeds, bilinearly.
         center: subtract the mean feature of each image from its features.
-        similarity: of a seed with every cell, "dot" or "cosine".
-        threshold: cells with a normalised saliency of at least this are in the mask; in [0, 1].
-        nms: "mask" (greedy, by IoU) or "matrix" (decayed scores).
-        iou_threshold: of mask NMS; a mask goes when its IoU with a better one is above it.
-        matrix_kernel: of matrix NMS, "gaussian" or "linear".
-        sigma: of matrix NMS's gaussian.
-        min_area: smallest mask, in cells.
-        max_masks: masks kept by NMS at most, K.
+        similarity: similarity of a seed and a cell, "dot" or "cosine".
+        threshold: least normalised saliency inside a mask, in [0, 1].
+        nms: non-maximum suppression, "mask" (greedy, by IoU) or "matrix" (decayed scores).
+        iou_threshold: mask NMS removes a mask whose IoU with a better one is above this.
+        matrix_kernel: decay function of matrix NMS, "gaussian" or "linear".
+        sigma: sharpness of matrix NMS's Gaussian decay.
+        min_area: smallest area of a mask, in cells.
+        max_masks: largest number of masks that NMS keeps, K.
         min_center_height: keep masks whose centre is further down than this share of the height; None: all.
         max_box_width: keep masks whose box is narrower than this share of the width; None: all.
         min_score: keep masks with at least this score after NMS; None: all.
@@ -63,7 +63,7 @@ class ProposalOptions:
         """Check every option.
 
         Raises:
-            TypeError, ValueError: naming the option, what was expected and what came.
+            TypeError, ValueError: a bad option; the message says what was expected and what was given.
         """
         if (self.grid is None) == (self.scales is None):
             raise ValueError(
@@ -105,11 +105,11 @@ OPTION_NAMES = tuple(field.name for field in dataclasses.fields(ProposalOptions)
 
 
 def resolve_options(preset: str = "paper", **options: Any) -> ProposalOptions:
-    """A preset with some options changed. Giving `grid` puts `scales` aside, and the other way round.
+    """Return a preset with some options changed. Giving `grid` disables `scales`, and vice versa.
 
     Raises:
-        ValueError: an unknown preset, or a value out of range.
-        TypeError: an unknown option (the message lists the known ones), or a value of a wrong type.
+        ValueError: unknown preset, or a value out of range.
+        TypeError: unknown option (the message lists the known ones), or a value of the wrong type.
     """
     check_choice("preset", preset, tuple(PRESETS))
     unknown = sorted(set(options) - set(OPTION_NAMES))

@@ -1,4 +1,4 @@
-"""Saliency mask proposals: features, or images, to masks (Eq. 3-4 of the paper)."""
+"""Saliency mask proposals from features or images (Eq. 3-4 of the paper)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from sp_fast.proposals.seeds import resized_seeds
 
 @dataclass(frozen=True)
 class Proposals:
-    """Proposals of a batch, best first, padded to K = max_masks an image.
+    """Proposals of a batch, best first, padded to K = max_masks per image.
 
     Attributes:
         masks: [B, K] at the size of the feature map; empty past `count`.
-        score: fp32 [B, K], the mean saliency inside the mask (decayed by matrix NMS); 0 past `count`.
-        seeds: [B, K, D], the vectors the masks were made from; 0 past `count`.
-        seed_index: int64 [B, K], which of the image's seeds, row-major, grid by grid (scale by scale) in the
-            order given; -1 past `count`. It is the same for an image alone and padded in a batch.
-        count: int64 [B].
-        valid: int64 [B, 2], height and width in cells of the part of each map that is image; None: all of it.
+        score: fp32 [B, K], mean saliency inside the mask (decayed by matrix NMS); 0 past `count`.
+        seeds: [B, K, D], vectors that the masks were made from; 0 past `count`.
+        seed_index: int64 [B, K], index of the seed among the image's seeds: row-major, grid by grid (or scale
+            by scale) in the order given; -1 past `count`. It does not depend on the padding.
+        count: int64 [B], number of proposals.
+        valid: int64 [B, 2], height and width in cells of the valid part of each map; None: the whole map.
     """
 
     masks: PackedMasks
@@ -42,19 +42,19 @@ class Proposals:
 
 
 class SaliencyProposer(nn.Module):
-    """Masks of salient things, without labels or training.
+    """Proposes masks of salient objects, without labels or training.
 
     Seeds S are average-pooled from features X (or resized); the saliency of a seed is its similarity with
-    every cell, scaled linearly to [0, 1]; its mask is where that is at least `threshold`, its score the mean
-    saliency inside. Non-maximum suppression and filters keep the best.
+    every cell, scaled linearly to [0, 1]; its mask is where the saliency is at least `threshold`, and its
+    score is the mean saliency inside. Non-maximum suppression and filters keep the best masks.
 
     Args:
         backbone: from `build_backbone`; needed for images, not for features.
         preset: "paper" or "official".
-        options: what to change of the preset, see `ProposalOptions`.
+        options: changes to the preset, see `ProposalOptions`.
 
     Raises:
-        ValueError, TypeError: an unknown preset or option, or a value out of range.
+        ValueError, TypeError: unknown preset or option, or a value out of range.
     """
 
     def __init__(self, backbone: Backbone | None = None, *, preset: str = "paper", **options: Any) -> None:
@@ -64,19 +64,19 @@ class SaliencyProposer(nn.Module):
         self.options = resolve_options(preset, **options)
 
     def forward(self, images: Tensor | Sequence[Tensor]) -> Proposals:
-        """The same as `from_images`."""
+        """See `from_images`."""
         return self.from_images(images)
 
     @torch.no_grad()
     def from_images(self, images: Tensor | Sequence[Tensor]) -> Proposals:
-        """Proposals of images of any sizes, each the same as if the image were alone.
+        """Propose masks for images of any sizes; they do not depend on the rest of the batch.
 
         Args:
             images: [B, 3, H, W] or a sequence of [3, H, W]; RGB, uint8 or floating point in 0..255, on the
                 backbone's device.
 
         Raises:
-            ValueError: there is no backbone, or a wrong shape.
+            ValueError: no backbone, or images of a wrong shape.
         """
         if self.backbone is None:
             raise ValueError("backbone: needed for images; pass one to SaliencyProposer or use from_features")
@@ -89,12 +89,12 @@ class SaliencyProposer(nn.Module):
 
     @torch.no_grad()
     def from_features(self, features: Tensor, valid: Tensor | None = None) -> Proposals:
-        """Proposals of feature maps, on their device and without waiting for it.
+        """Propose masks from feature maps, on their device and without waiting for it.
 
         Args:
             features: [B, D, H, W].
-            valid: int [B, 2], height and width in cells of the part of each map that is image (the rest is
-                padding and takes part in nothing); None: all of it.
+            valid: int [B, 2], height and width in cells of the valid part of each map (the rest is padding,
+                which is ignored); None: the whole map.
 
         Raises:
             ValueError, TypeError: wrong rank, shape or type.
@@ -133,24 +133,24 @@ class SaliencyProposer(nn.Module):
 
     @torch.no_grad()
     def saliency(self, features: Tensor, proposals: Proposals) -> Tensor:
-        """Saliency of the proposals' seeds over the maps they were made from, before the threshold (Eq. 4).
+        """Compute the saliency of the proposals' seeds over their maps, before the threshold (Eq. 4).
 
         Args:
             features: [B, D, H, W], as given to `from_features`.
-            proposals: what it returned.
+            proposals: as returned by `from_features`.
 
         Returns:
             fp32 [B, K, H, W] in [0, 1]; 0 in the padding and past `count`.
         """
-        # Computed again, for the survivors alone: `seed_saliency` packs each mask as it goes, and keeping the
-        # maps of all M seeds would take 32 times the memory of their masks.
+        # Computed again, but only for the kept seeds: `seed_saliency` packs each mask as it goes, and keeping
+        # the saliency of all M seeds would take 32 times the memory of their masks.
         if self.options.center:
             features = _prepared(features, proposals.valid, True)
         y, defined = normalized_saliency(features, proposals.seeds, proposals.valid, self.options.similarity)
         return torch.where(defined, y, 0).unflatten(-1, features.shape[2:])
 
     def _suppress(self, masks: PackedMasks, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of the kept masks, best first, int64 [B, K] padded with -1; and the scores of all."""
+        """Indices of the kept masks, best first, int64 [B, K] padded with -1; and the scores of all masks."""
         options = self.options
         if options.nms == "mask":
             chosen = mask_nms(
@@ -161,7 +161,7 @@ class SaliencyProposer(nn.Module):
                 max_masks=options.max_masks,
             )
             return chosen, score
-        # Masks that are too small must not decay others: they go before, as empty masks.
+        # Masks that are too small must not decay others: they are emptied first.
         large = masks.area() >= options.min_area
         words = torch.where(large[..., None], masks.words, 0)
         decayed = matrix_nms(
@@ -194,7 +194,7 @@ class SaliencyProposer(nn.Module):
 
 
 def _best(score: Tensor, most: int) -> Tensor:
-    """Indices of the finite scores in descending order, equal ones by lower index: [B, most], -1 pads."""
+    """Indices of the finite scores in descending order, ties by index: [B, most], padded with -1."""
     ordered, order = torch.sort(score, dim=1, descending=True, stable=True)
     order = torch.where(torch.isfinite(ordered), order, -1)[:, :most]
     return nn.functional.pad(order, (0, most - order.shape[1]), value=-1)
@@ -208,7 +208,7 @@ def _take(
     index: Tensor | None,
     valid: Tensor | None,
 ) -> Proposals:
-    """The rows `chosen`, int64 [B, K], -1 for none; `index` [B, M]: the rows' seed indices, if not places."""
+    """Take the rows `chosen`, int64 [B, K], -1 for none; `index` [B, M]: seed index of each row, if given."""
     taken = take_proposals(masks, score, seeds, chosen)
     seed_index = chosen
     if index is not None and index.shape[1]:
@@ -224,14 +224,14 @@ def _take(
 
 
 def _whole(features: Tensor, valid: Tensor | None) -> Tensor:
-    """`valid`, or the whole maps where there is none: int64 [B, 2]."""
+    """`valid`, or the size of the whole maps if it is None: int64 [B, 2]."""
     if valid is not None:
         return valid.long()
     return whole_maps(len(features), features.shape[2], features.shape[3], features.device)
 
 
 def _prepared(features: Tensor, valid: Tensor | None, center: bool) -> Tensor:
-    """Features with zeros beyond the valid part, less the mean over it with `center`."""
+    """Zero the features beyond the valid part and, with `center`, subtract the mean over that part."""
     size = _whole(features, valid)
     rows = torch.arange(features.shape[2], device=features.device)
     columns = torch.arange(features.shape[3], device=features.device)

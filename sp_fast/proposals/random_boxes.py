@@ -1,4 +1,4 @@
-"""Random boxes as pseudo masks: what pre-training learns when its proposals mean nothing."""
+"""Random boxes as pseudo masks, a baseline for saliency masks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ LEAST_SIDE = 8
 
 
 def draw_boxes(height: int, width: int, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Boxes between two points drawn uniformly, in whole pixels.
+    """Draw boxes whose opposite corners are uniformly random, in whole pixels.
 
     Args:
-        height: of the image.
-        width: of the image.
-        count: boxes to draw.
-        generator: source of the random numbers.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        count: number of boxes.
+        generator: random number generator.
 
     Returns:
-        int64 `[count, 4]`, x y w h; a side is at least 8 pixels, or all of a smaller image.
+        int64 `[count, 4]`, xywh; a side is at least 8 pixels, or the image's side if that is smaller.
     """
     sides = np.array([width, height])
     first, second = generator.integers(0, sides + 1, (2, count, 2))
@@ -44,30 +44,30 @@ def write_random_boxes(
     seed: int = 0,
     overwrite: bool = False,
 ) -> tuple[int, BrokenImages]:
-    """Writes random boxes of every image under `images` as COCO-format masks, for `source="import"`.
+    """Write random boxes for every image under `images` as COCO-format masks, for `source="import"`.
 
-    The boxes of an image depend on `seed` and its place in the sorted list alone. Images that cannot be read
-    are left out.
+    The boxes of an image depend only on `seed` and its position in the sorted list. Unreadable images are
+    skipped.
 
     Args:
-        images: folder of images.
-        out: JSON file to write, beside its place and then renamed.
-        count: boxes an image.
-        seed: of the boxes.
-        overwrite: replace `out`.
+        images: folder of images; sub-folders too.
+        out: JSON file to write (atomic write).
+        count: boxes per image.
+        seed: random seed.
+        overwrite: replace an existing `out`.
 
     Returns:
-        How many images have boxes, and the broken ones.
+        The number of images with boxes, and the broken images.
 
     Raises:
-        FileExistsError: `out` is there and `overwrite` is not set.
+        FileExistsError: `out` exists and `overwrite` is not set.
         ValueError: `count` is below 1, or more than 5 % of the images are broken.
     """
     out, folder = Path(out), Path(images)
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
     if out.exists() and not overwrite:
-        raise FileExistsError(f"out: {out} is there already; choose another, or pass --overwrite")
+        raise FileExistsError(f"out: {out} already exists; choose another file, or pass --overwrite")
     paths, broken = list_images(folder), BrokenImages()
     records: list[dict[str, Any]] = []
     for index, path in enumerate(paths):

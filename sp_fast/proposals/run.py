@@ -1,4 +1,4 @@
-"""Proposals of a whole folder of images."""
+"""Proposals for a folder of images."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Progress = Callable[[int, int], None]
 
 
 class TooManyBrokenError(ValueError):
-    """So many images of a folder cannot be read that something is wrong with it."""
+    """Too many images of a folder cannot be read."""
 
 
 @dataclass(frozen=True)
 class ProposeSummary:
-    """What a run did.
+    """Summary of a run.
 
     Attributes:
-        out, seeds: the files written.
-        images: images with a record in `out`.
-        resumed: how many of them an interrupted run had done.
-        masks: masks in all.
-        broken: the images that could not be read.
-        seconds: time of this run.
+        out, seeds: files written.
+        images: number of images with a record in `out`.
+        resumed: how many of them come from an interrupted run.
+        masks: total number of masks.
+        broken: images that could not be read.
+        seconds: duration of this run.
     """
 
     out: Path
@@ -73,34 +73,33 @@ def propose_folder(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> ProposeSummary:
-    """Make proposals of all images under a folder and write them to `out` and its seeds' store.
+    """Propose masks for all images under a folder; write them to `out` and their seeds to a file beside it.
 
-    `out` is COCO-format JSON: one category `object`; masks are compressed RLE at image size, boxes tight xywh
-    in pixels, `seed_row` the row of the seed in `<out without suffix>.seeds.safetensors`, tensor `seeds`
-    float16 [masks, D]. Image ids are the place in the sorted list of files, from 1. An interrupted run, even
-    a killed one, is taken up where it was and ends with the same file. Images that cannot be read are skipped
-    and listed under `info.skipped`.
+    `out` is COCO-format JSON with one category, `object`: masks are compressed RLE at image size, boxes are
+    tight, xywh in pixels, and `seed_row` is the row of the mask's seed in the tensor `seeds`, float16
+    [masks, D], of `<out without suffix>.seeds.safetensors`. Image ids are positions in the sorted list of
+    files, from 1. An interrupted or killed run is resumed and ends with the same files. Unreadable images are
+    skipped and listed under `info.skipped`.
 
     Args:
-        images: the folder; sub-folders too.
-        out: the JSON file to write.
-        proposer: with a backbone; moved to `device`.
-        size: images are resized, with their aspect ratio kept, so that the longer side is `size`; with a
-            pair, to the largest size whose longer side is at most the first and whose shorter side is at most
-            the second; None: as they are.
-        batch_size: images at a time; those of one orientation are put together. None: 8 on a GPU, 1 on a CPU,
-            which spends more on the memory of larger batches than it gains.
-        device: where the network runs.
-        workers: threads that read images and encode masks.
-        restart: throw away what an interrupted run left.
-        overwrite: replace `out` when it is there.
-        progress: called with (images done, images in all), at the start and after each batch.
+        images: folder of images; sub-folders too.
+        out: JSON file to write.
+        proposer: proposer with a backbone; moved to `device`.
+        size: longer side of the resized images in pixels, their aspect ratio kept; a pair: limits of the
+            longer and the shorter side; None: images are not resized.
+        batch_size: images per batch, all of one orientation. None: 8 on a GPU, 1 on a CPU, where the memory
+            of larger batches costs more than it gains.
+        device: device of the network.
+        workers: number of threads that read images and encode masks.
+        restart: discard what an interrupted run left.
+        overwrite: replace an existing `out`.
+        progress: called with (images done, total images), at the start and after each batch.
 
     Raises:
-        FileNotFoundError, NotADirectoryError, ValueError: about `images`, as `list_images`.
+        FileNotFoundError, NotADirectoryError, ValueError: bad `images`, see `list_images`.
         TooManyBrokenError: more than 5 % of the images cannot be read; nothing is left on disk.
-        ValueError: other options or images than those of the interrupted run.
-        FileExistsError: `out` is there and `overwrite` is not set.
+        ValueError: options or images differ from those of the interrupted run.
+        FileExistsError: `out` exists and `overwrite` is not set.
     """
     start = time.monotonic()
     if proposer.backbone is None:
@@ -148,7 +147,7 @@ def propose_folder(
 
 
 def describe(proposer: SaliencyProposer) -> dict[str, Any]:
-    """All that the proposals of an image depend on, but for its size: plain values by name."""
+    """Everything that proposals depend on except the image size, as plain values by name."""
     backbone = proposer.backbone
     assert backbone is not None
     return {
@@ -162,7 +161,7 @@ def describe(proposer: SaliencyProposer) -> dict[str, Any]:
 
 
 def _fingerprint(module: nn.Module) -> str:
-    """The first digits of a hash of all parameters, so that the same weights in another file are the same."""
+    """Shortened hash of all parameters, so that the same weights match whichever file they are from."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -171,7 +170,7 @@ def _fingerprint(module: nn.Module) -> str:
 
 
 def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Largest longer and shorter side."""
+    """Limits of the longer and the shorter side."""
     if size is None:
         return None
     sides = (size, size) if isinstance(size, int) else tuple(size)
@@ -199,10 +198,9 @@ def _batches(
     workers: int,
     broken: BrokenImages,
 ) -> Iterator[list[_Loaded]]:
-    """Batches of read images; wide and tall ones apart, to pad little.
+    """Yield batches of images, wide and tall ones separately to reduce padding.
 
-    Within an orientation the images stay in order, so a resumed run makes the same batches as one that was
-    never interrupted.
+    Images of one orientation stay in order, so a resumed run makes the same batches as an uninterrupted one.
     """
     ahead = max(2 * workers, batch_size)
     waiting: deque[tuple[int, Future[_Loaded]]] = deque()
@@ -235,7 +233,7 @@ def _batches(
 def _propose(
     pool: ThreadPoolExecutor, proposer: SaliencyProposer, batch: list[_Loaded], device: str | torch.device
 ) -> list[Future[ImageRecord]]:
-    """Proposals of a batch; the masks are resized and encoded by the pool."""
+    """Propose masks for a batch; the pool resizes and encodes them."""
     assert proposer.backbone is not None
     features = proposer.backbone.features([image.pixels.to(device, non_blocking=True) for image in batch])
     proposals = proposer.from_features(features.maps, features.valid)
@@ -257,7 +255,7 @@ def _record(image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, thr
     stored = seeds[kept].numpy().astype(np.float16)
     if not np.isfinite(stored).all():
         raise OverflowError(
-            "seeds: the features are too large for float16 (65504); are the weights those of this backbone?"
+            "seeds: the features exceed the range of float16 (65504); check that the weights fit the backbone"
         )
     described = [{**masks[k], "score": round(float(scores[k]), 6)} for k in kept]
     return ImageRecord(image.index, image.height, image.width, described, stored)

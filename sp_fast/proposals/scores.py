@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-# COCO's bounds of object sizes, in pixels of area.
+# COCO's limits of object sizes: area in pixels.
 SIZES = {
     "all": (0.0, float("inf")),
     "small": (0.0, 32.0**2),
@@ -20,11 +20,11 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of the objects of one size.
+    """How well proposals cover the objects of one size.
 
     Attributes:
-        objects: how many there are.
-        mean_best_iou: mean over objects of the IoU with their image's best proposal; NaN if there are none.
+        objects: number of objects.
+        mean_best_iou: best IoU with any proposal of the image, averaged over objects; NaN if there are none.
         above_half: share of the objects whose best IoU is above 0.5; NaN if there are none.
     """
 
@@ -38,10 +38,10 @@ class ProposalScores:
     """Scores of proposals against annotations.
 
     Attributes:
-        images: images in both files; only these count.
-        images_annotated: images in the annotations.
-        masks_per_image: mean number of proposals of an image.
-        by_size: "all", "small", "medium" and "large" by COCO's bounds (32 and 96 pixels squared) of the area.
+        images: number of images in both files; only these count.
+        images_annotated: number of images in the annotations.
+        masks_per_image: mean number of proposals per image.
+        by_size: coverage of "all", "small", "medium" and "large" objects, by COCO's limits of the area.
     """
 
     images: int
@@ -51,12 +51,12 @@ class ProposalScores:
 
 
 def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.PathLike[str]) -> ProposalScores:
-    """Compare a file of proposals with a file of annotations, both COCO format; crowds do not count.
+    """Score a file of proposals against a file of annotations, both COCO format, without crowds.
 
     Images are matched by `file_name`.
 
     Raises:
-        FileNotFoundError, ValueError: see `sp_fast.data.coco.load_coco`; no image in both files.
+        FileNotFoundError, ValueError: see `load_coco`; ValueError also if no image is in both files.
     """
     from sp_fast.data.coco import load_coco
     from sp_fast.data.rle import best_ious, rle_areas
@@ -87,7 +87,7 @@ def _first_name(coco: dict[str, Any]) -> str:
 
 
 def _masks(coco: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """Run lengths of all objects that are not crowds, by image."""
+    """Run lengths of all objects that are not crowds, by image id."""
     from sp_fast.data.rle import to_rle
 
     sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}

@@ -1,4 +1,4 @@
-"""Seeds by bilinear resizing, of maps whose valid parts differ."""
+"""Seeds by bilinear resizing of padded feature maps."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from torch import Tensor
 
 
 def resized_seeds(features: Tensor, scales: Sequence[float], valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Seeds that are bilinear resizes of the features, and their index in the image's own numbering.
+    """Resize features bilinearly to seeds, and number the seeds of each image.
 
-    A map of h x w cells resized by s has floor(s h) x floor(s w) seeds. Where the valid part of a map is
-    smaller than the map, the seeds past its own floor(s h) x floor(s w) are zero (which makes empty masks).
-    The own ones do not look beyond the valid part, as no scale is above 1.
+    A map whose valid part has h x w cells gives floor(s h) x floor(s w) seeds at scale s. Seeds beyond these
+    are zero, which makes empty masks. As no scale is above 1, the others do not depend on the padding.
 
     Args:
         features: [B, D, H, W], finite beyond the valid part.
         scales: factors in (0, 1].
-        valid: int64 [B, 2], height and width of the valid part.
+        valid: int64 [B, 2], height and width in cells of the valid part.
 
     Returns:
-        seeds [B, M, D], scale by scale in row-major order; own index int64 [B, M], -1 for seeds past the own.
+        seeds [B, M, D], scale by scale in row-major order; index int64 [B, M], -1 for seeds of the padding.
     """
     height, width = features.shape[2:]
     seeds, indices = [], []
-    offset = torch.zeros_like(valid[:, :1])  # [B, 1], seeds of the scales before
+    offset = torch.zeros_like(valid[:, :1])  # [B, 1], number of seeds of the previous scales
     for scale in scales:
         rows, columns = math.floor(height * scale), math.floor(width * scale)
         own = torch.floor(valid.double() * scale).long()  # [B, 2]

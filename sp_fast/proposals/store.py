@@ -1,9 +1,9 @@
-"""The result of a run on a folder of images: COCO-format JSON and the seeds beside it.
+"""The result of a run on a folder of images: COCO-format JSON, and the seeds in a file beside it.
 
-While a run is under way its result grows in `<out>.partial/`: `manifest.json` (the options and the images),
-`records.jsonl` (one line per finished batch) and `seeds.bin` (raw float16 rows). A line counts once its
-newline is there, and it is written after its seeds; what an interrupted write leaves behind the last whole
-line is cut off at the next start. The two final files are written beside their place and renamed.
+During a run, results are appended in `<out>.partial/`: `manifest.json` (options and images), `records.jsonl`
+(one line per finished batch) and `seeds.bin` (raw float16 rows). A line counts once its newline is written,
+which is after its seeds; the rest of an interrupted write is truncated at the next start. The two final files
+are written atomically.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class ImageRecord:
     """The proposals of one image.
 
     Attributes:
-        index: of the image in the run's sorted list.
-        height, width: of the image in pixels, as it is read (EXIF orientation applied).
-        masks: one dict a mask with counts, area, bbox and score, best first.
+        index: position of the image in the run's sorted list.
+        height, width: size of the image in pixels, with the EXIF orientation applied.
+        masks: one dict per mask with counts, area, bbox and score, best first.
         seeds: float16 [len(masks), D].
     """
 
@@ -42,25 +42,25 @@ class ImageRecord:
 
 
 def seeds_path(out: Path) -> Path:
-    """Where the seeds of `out` are: masks.json -> masks.seeds.safetensors."""
+    """Path of the seeds of `out`: masks.json -> masks.seeds.safetensors."""
     return out.with_name(f"{out.stem}.seeds.safetensors")
 
 
 class ProposalStore:
-    """What a run has done so far, on disk.
+    """The results of a run so far, on disk.
 
     Args:
-        out: the final JSON file.
-        images: (name relative to the folder, bytes) of every image, sorted.
-        options: everything the result depends on, as JSON has it.
-        channels: D of the seeds.
-        restart: throw away what an interrupted run left.
-        overwrite: let a finished `out` be replaced in the end.
+        out: final JSON file.
+        images: (name relative to the folder, size in bytes) of every image, sorted.
+        options: everything the result depends on, as JSON values.
+        channels: number of channels of the seeds, D.
+        restart: discard what an interrupted run left.
+        overwrite: replace an existing `out` at the end.
 
     Raises:
-        FileExistsError: `out` is there and `overwrite` is not set.
-        ValueError: an interrupted run with other options or images is there; the message says which differ.
-        BlockingIOError: another process is working on this `out`.
+        FileExistsError: `out` exists and `overwrite` is not set.
+        ValueError: an interrupted run had other options or images; the message lists the differences.
+        BlockingIOError: another process is writing `out`.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class ProposalStore:
         self._options = options
         self._channels = channels
         if out.is_dir():
-            raise IsADirectoryError(f"out: expected a file to write, {out} is a folder")
+            raise IsADirectoryError(f"out: expected a file to write, got the folder {out}")
         if out.exists() and not overwrite:
-            raise FileExistsError(f"out: {out} is there already; choose another, or pass --overwrite")
+            raise FileExistsError(f"out: {out} already exists; choose another file, or pass --overwrite")
         self.partial = out.with_name(f"{out.name}.partial")
         if restart and self.partial.exists():
             shutil.rmtree(self.partial)
@@ -104,7 +104,7 @@ class ProposalStore:
         self._read_back()
 
     def _read_back(self) -> None:
-        """Take up the whole lines, and cut off what comes after them."""
+        """Read the complete lines, and truncate what follows them."""
         self._records.seek(0)
         end = rows = 0
         for line in self._records:
@@ -126,7 +126,7 @@ class ProposalStore:
         return self._channels * _SEED_BYTES
 
     def append(self, records: Sequence[ImageRecord]) -> None:
-        """Add the records of one batch: all of them, or with a crash none."""
+        """Add the records of one batch: all of them or, after a crash, none."""
         lines = []
         for record in records:
             expected = (len(record.masks), self._channels)
@@ -158,7 +158,7 @@ class ProposalStore:
         """Write the final files and remove the partial ones.
 
         Args:
-            skipped: name of each image that could not be read -> why.
+            skipped: name of each unreadable image -> reason.
 
         Returns:
             The number of masks.
@@ -173,17 +173,17 @@ class ProposalStore:
         return count
 
     def close(self) -> None:
-        """Close the partial files; a later run can take them up."""
+        """Close the partial files; a later run can resume from them."""
         self._records.close()
         self._seeds.close()
 
     def discard(self) -> None:
-        """Remove all that this run has written."""
+        """Remove everything that this run has written."""
         self.close()
         shutil.rmtree(self.partial)
 
     def _in_order(self) -> Iterator[dict[str, Any]]:
-        """The records by their image's index; a line is kept only until all its images are given."""
+        """Yield the records by image index; a line stays in memory until all its records are yielded."""
         waiting: dict[int, dict[int, dict[str, Any]]] = {}
         with open(self.partial / "records.jsonl", "rb") as file:
             for index in sorted(self.done):
@@ -197,7 +197,7 @@ class ProposalStore:
 
     def _write_seeds(self, out: BinaryIO) -> None:
         # The safetensors format: length of the header, the header in JSON padded to 8 bytes, the rows.
-        # Written by hand because the rows of a large folder need not fit in memory.
+        # Written by hand because the rows of a large folder may not fit in memory.
         size = self._rows * self._row_bytes
         entry = {"dtype": "F16", "shape": [self._rows, self._channels], "data_offsets": [0, size]}
         header = json.dumps({"seeds": entry}, separators=(",", ":")).encode()
@@ -247,7 +247,7 @@ class ProposalStore:
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], partial: Path) -> None:
-    """Raise ValueError that says in what an interrupted run differs from this one."""
+    """Raise ValueError that lists how an interrupted run differs from this one."""
     differences = []
     if before.get("format") != now["format"]:
         differences.append("it was written by another version")
@@ -270,8 +270,8 @@ def _check_same(before: dict[str, Any], now: dict[str, Any], partial: Path) -> N
                 differences.append(f"images {word}: {', '.join(names[:3])}{more}")
     if differences:
         raise ValueError(
-            f"the interrupted run in {partial} was another one ({'; '.join(differences)}). Run it with its "
-            "own options to resume, or pass --restart to throw it away and begin anew"
+            f"the interrupted run in {partial} differs from this one ({'; '.join(differences)}). Resume it "
+            "with its options and images, or pass --restart to discard it and start over"
         )
 
 
@@ -290,7 +290,7 @@ def _lock(file: BinaryIO, out: Path) -> None:
     except BlockingIOError:
         file.close()
         raise BlockingIOError(
-            f"out: another process is making {out}; wait for it, or choose another"
+            f"out: another process is writing {out}; wait for it, or choose another file"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Weights files: read without running code in them, recognised by their keys, loaded in full or refused."""
+"""Weights files: read without running their code, recognised by their keys, loaded in full or not at all."""
 
 from sp_fast.weights.loading import (
     WeightsError,

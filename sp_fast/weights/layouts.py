@@ -1,4 +1,4 @@
-"""Key layouts of published backbones: whose names a checkpoint has, and the same tensors by torchvision's."""
+"""Key layouts of published backbones, and their translation to torchvision's names."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# Prefix of the backbone's keys -> whose layout it is; the order breaks ties.
+# Prefix of the backbone's keys -> where the layout comes from; the first wins a tie.
 LAYOUTS = {
     "encoder_q.": "MoCo-v2",
     "backbone.": "mmselfsup, mmpretrain or mmdet",
     "": "torchvision, DenseCL or SwAV",
 }
-# Parts of published checkpoints that are not the backbone, by the first part of their name.
+# Parts of published checkpoints other than the backbone, by the first component of their keys.
 OTHER_PARTS = re.compile(
     r"fc|classifier|prototypes|predictor|projector|neck|heads?|\w+_head|queue2?(_ptr)?|encoder_k|momentum_encoder"
     r"|target_generator|data_preprocessor"
@@ -22,13 +22,13 @@ OTHER_PARTS = re.compile(
 
 
 class Translated(NamedTuple):
-    """A checkpoint in torchvision's names.
+    """A checkpoint with torchvision's names.
 
     Attributes:
-        layout: whose key layout it was.
-        state: the backbone's tensors by torchvision's names.
-        unknown: keys that are neither the backbone's nor a known other part's.
-        dropped: the other parts, by name.
+        layout: where its key layout comes from.
+        state: tensors of the backbone by torchvision's names.
+        unknown: keys of neither the backbone nor another known part.
+        dropped: names of the other parts.
     """
 
     layout: str
@@ -38,10 +38,10 @@ class Translated(NamedTuple):
 
 
 def translate(tensors: Mapping[str, Tensor], names: Collection[str]) -> Translated:
-    """The tensors of a backbone, under the prefix where most of its parameters are found.
+    """Find the prefix under which most parameters of a backbone are, and translate its keys.
 
     Args:
-        tensors: of the checkpoint, without `module.` before the keys.
+        tensors: tensors of the checkpoint by key, without a leading `module.`.
         names: torchvision's names of all parameters and buffers of the backbone.
     """
     renamed = {
@@ -65,7 +65,7 @@ def translate(tensors: Mapping[str, Tensor], names: Collection[str]) -> Translat
 
 
 def _rename(key: str) -> str:
-    """The name of a MobileNetV2 parameter in mmdet or mmpretrain as torchvision's; others as they are."""
+    """Translate mmdet's and mmpretrain's MobileNetV2 names to torchvision's; keep all others."""
     for theirs, ours in _MMDET_MOBILENET.items():
         if key.startswith(theirs):
             return ours + key[len(theirs) :]
@@ -81,7 +81,7 @@ def mmdet_mobilenet_prefixes() -> dict[str, str]:
         for block in range(blocks):
             for number, step in enumerate(steps):
                 theirs, ours = f"layer{layer}.{block}.{step}.", f"features.{index}.conv."
-                last = step == "linear_conv"  # with its batch norm not a block of its own
+                last = step == "linear_conv"  # not in a block with its batch norm
                 table[f"{theirs}conv."] = f"{ours}{number}." if last else f"{ours}{number}.0."
                 table[f"{theirs}bn."] = f"{ours}{number + 1}." if last else f"{ours}{number}.1."
             index += 1

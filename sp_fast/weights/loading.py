@@ -1,4 +1,4 @@
-"""Loading weights: in full, or refused with a list of what does not fit."""
+"""Loading weights in full, or refusing them with a list of what does not fit."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True)
 class WeightsReport:
-    """What loading a checkpoint did.
+    """Report of loading a checkpoint.
 
     Attributes:
-        loaded: how many parameters and buffers were set.
-        missing: names that the file lacks; they stay random.
-        unknown: keys of the file that the model does not have; left out.
+        loaded: number of parameters and buffers that were set.
+        missing: names that are not in the file; they stay random.
+        unknown: keys of the file that the model does not have; they are ignored.
         mismatched: names of tensors of another shape, with both shapes; they stay random.
-        dropped: other parts than the backbone that were left out, such as `fc` or `rpn_head`.
-        layout: whose key layout the file of a backbone has.
+        dropped: parts other than the backbone that were left out, such as `fc` or `rpn_head`.
+        layout: where the key layout of a backbone's file comes from.
     """
 
     loaded: int
@@ -56,13 +56,13 @@ class WeightsReport:
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, on the CPU; no code in the file is run.
+    """Read the tensors of a weights file by name, on the CPU, without running code in the file.
 
-    They are at the top of the file, or under `state_dict` or `model`. `module.`, which parallel training puts
-    before every key, is dropped.
+    They may be at the top level, or under `state_dict` or `model`. A leading `module.`, from data-parallel
+    training, is dropped from the keys.
 
     Raises:
-        WeightsError: not a weights file, or no tensors by name in it.
+        WeightsError: not a weights file, or one without named tensors.
         FileNotFoundError: no such file.
     """
     path = Path(path).expanduser()
@@ -82,12 +82,12 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if isinstance(key, str) and isinstance(value, Tensor)
     )
     if not state:
-        keys = f" of {_abbreviate([str(key) for key in found])}" if found else ""
+        keys = f" with the keys {_abbreviate([str(key) for key in found])}" if found else ""
         raise WeightsError(
-            f"weights: {path} holds no tensors by name, at its top or under 'state_dict' or 'model' "
-            f"(it holds a {type(content).__name__}{keys})"
+            f"weights: {path} has no named tensors, at the top level or under 'state_dict' or 'model' "
+            f"(it contains a {type(content).__name__}{keys})"
         )
-    # The versions by which modules convert older layouts of theirs.
+    # Versions of the modules, by which load_state_dict converts older layouts.
     state._metadata = {  # type: ignore[attr-defined]
         re.sub(r"^module(\.|$)", "", key): value for key, value in getattr(found, "_metadata", {}).items()
     }
@@ -105,23 +105,23 @@ def load_state(
     unknown: Iterable[str] = (),
     remedy: str = "choose a checkpoint of this model, or the config that the checkpoint was made with",
 ) -> WeightsReport:
-    """Load the tensors of a file into a model, or change nothing.
+    """Load the tensors of a file into a model, or leave the model unchanged.
 
-    BatchNorm's `num_batches_tracked` may always be missing. Precision follows the model.
+    BatchNorm's `num_batches_tracked` may always be missing. The model keeps its precision.
 
     Args:
-        model: the model; not one inside a data-parallel wrapper.
-        state: from :func:`read_state`.
-        path: the file, for messages.
-        name: of the model, for messages.
-        allow: regular expressions, matched from the start of a name (so that a prefix serves): such tensors
+        model: model without a data-parallel wrapper.
+        state: tensors from `read_state`.
+        path: path of the file, for messages.
+        name: name of the model, for messages.
+        allow: regular expressions, matched from the start of a name (a prefix is enough): matching tensors
             may be missing, unknown or of another shape.
         allow_partial: accept all missing and unknown tensors.
-        unknown: further keys of the file, which are not in `state`.
-        remedy: how to mend it, for messages.
+        unknown: further keys of the file that are not in `state`.
+        remedy: advice for the error message.
 
     Raises:
-        WeightsError: a difference that is not allowed; the message lists them.
+        WeightsError: differences that are not allowed; the message lists them.
     """
     own = model.state_dict()
     missing = sorted(key for key in own.keys() - state.keys() if not key.endswith("num_batches_tracked"))
@@ -144,7 +144,7 @@ def load_state(
     if problems:
         raise WeightsError(
             f"weights: {path} does not fit {name}; nothing was loaded. Keys: {'; '.join(problems)}. "
-            f"To mend it, {remedy}"
+            f"To fix it, {remedy}"
         )
     fitting = OrderedDict((key, state[key]) for key in own if key in state and key not in shapes)
     fitting._metadata = getattr(state, "_metadata", {})  # type: ignore[attr-defined]
@@ -158,15 +158,15 @@ def load_backbone_weights(
     """Load a checkpoint into a backbone in place.
 
     Recognised key layouts, with or without `module.` before them: torchvision, DenseCL and SwAV (bare names),
-    MoCo-v2 (`encoder_q.`), mmselfsup, mmpretrain and mmdet (`backbone.`; their MobileNetV2 names too). Heads
-    and other parts of a detector are dropped by name, and so are stages the backbone was built without. No
-    code in the file is run.
+    MoCo-v2 (`encoder_q.`), mmselfsup, mmpretrain and mmdet (`backbone.`, and their MobileNetV2 names). Heads
+    and other parts of a detector are dropped, and so are stages that the backbone was built without. No code
+    in the file is run.
 
     Args:
-        backbone: from `build_backbone`, or a detector's backbone with torchvision's parameter names.
-        path: the checkpoint.
-        allow_partial: accept missing and unknown keys; the report, kept as `backbone.weights_report`, says
-            which.
+        backbone: backbone from `build_backbone`, or a detector's backbone with torchvision's parameter names.
+        path: path of the checkpoint.
+        allow_partial: accept missing and unknown keys; the report, kept as `backbone.weights_report`, lists
+            them.
 
     Raises:
         WeightsError: not a checkpoint of tensors; missing or unknown keys (unless `allow_partial`), or shapes
@@ -180,19 +180,19 @@ def load_backbone_weights(
     layout, state, unknown, dropped = translate(tensors, getattr(backbone, "complete_keys", None) or own)
     if not state:
         raise WeightsError(
-            f"weights: no key of {path} belongs to {name}: it holds {_abbreviate(tensors)}. Recognised are "
+            f"weights: no key of {path} belongs to {name}: it holds {_abbreviate(tensors)}. Expected "
             f"torchvision's names for {name}, bare or under {', '.join(p for p in LAYOUTS if p)}; choose the "
             "--backbone the file was made for"
         )
     report = load_state(
         body,
-        {key: value for key, value in state.items() if key in own},  # the rest: stages it was built without
+        {key: value for key, value in state.items() if key in own},  # the others: stages it was built without
         path,
         name=name,
         allow_partial=allow_partial,
         unknown=unknown,
-        remedy="choose the --backbone and --stage the file was made for, or, where no shape differs, pass "
-        "--allow-partial (allow_partial=True) to leave random what is missing and leave out what is unknown",
+        remedy="choose the --backbone and --stage the file was made for, or, if no shape differs, pass "
+        "--allow-partial (allow_partial=True) to keep missing parameters random and ignore unknown keys",
     )
     report = replace(report, layout=layout, dropped=tuple(dropped))
     backbone.weights_report = report  # type: ignore[assignment]
@@ -202,14 +202,14 @@ def load_backbone_weights(
 def closest_network(
     path: str | os.PathLike[str], networks: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> str:
-    """Which network a checkpoint holds: the one whose parameters differ least from it.
+    """Find the network whose parameters differ least from those of a checkpoint.
 
     Args:
-        path: the checkpoint, in any layout of `load_backbone_weights`.
-        networks: the shape of every parameter, by name, of every network that may be meant.
+        path: checkpoint in any layout that `load_backbone_weights` reads.
+        networks: candidates by name, each with the shape of every parameter by name.
 
     Raises:
-        WeightsError: not a checkpoint of tensors, or no parameter of any of the networks is in it.
+        WeightsError: not a checkpoint of tensors, or without any parameter of the networks.
         FileNotFoundError: no such file.
     """
     tensors = read_state(path)

@@ -1,9 +1,9 @@
-"""Reading weights files of unknown origin without running what is in them.
+"""Reading weights files of unknown origin without running code in them.
 
 A pickle is a program: loading one with `weights_only=False` runs it. Published weights are pickles that
 often hold more than tensors (`argparse.Namespace`, configurations, log buffers), which `weights_only=True`
-refuses. `load_foreign` builds the tensors and plain containers of such a file, and puts an `Inert` in place
-of all else.
+refuses. `load_foreign` builds the tensors and plain containers of such a file, and an `Inert` in place of
+everything else.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["Inert", "load_foreign"]
 
 
 class Inert:
-    """Stands for an object of a class that is neither a tensor nor a plain container; it does nothing.
+    """Placeholder for an object that is neither a tensor nor a plain container; it does nothing.
 
-    origin: "module.name" of what the file names; args: what it was to be called with; state: its attributes
-    as stored; items: what it was to hold (list, set) or pairs of key and value (dict).
+    origin: "module.name" as given in the file; args: arguments of the constructor; state: attributes as
+    stored; items: items (list, set), or pairs of key and value (dict).
     """
 
     origin = "?"
@@ -60,7 +60,7 @@ class Inert:
 
 
 def _rebuild_tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> torch.Tensor:
-    # Without the hooks and requires_grad that may follow: weights are wanted, not a piece of a graph.
+    # Hooks and requires_grad, which may follow, do not matter for weights.
     return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
 
 
@@ -70,8 +70,8 @@ def _rebuild_parameter(data: torch.Tensor, *_: Any) -> torch.Tensor:
 
 def _numpy_dtype(name: str, *_: Any) -> np.dtype:
     if not (isinstance(name, str) and re.fullmatch(r"[<>|=]?([biufc]\d{1,2}|[SU]\d+|\?)", name)):
-        raise pickle.UnpicklingError(f"numpy dtype {name!r} is not a number's or a string's")
-    # A copy, since the file sets the byte order on it.
+        raise pickle.UnpicklingError(f"numpy dtype {name!r} is neither of numbers nor of strings")
+    # A copy, because the file sets its byte order.
     return np.dtype(name, copy=True)
 
 
@@ -90,7 +90,7 @@ def _encode(text: str, encoding: str = "latin1", *_: Any) -> bytes:
 
 
 def _plain_dict(*args: Any) -> dict:
-    """A dict for defaultdict(factory, ...) and Counter(mapping)."""
+    """A dict in place of defaultdict(factory, ...) and Counter(mapping)."""
     return next((dict(arg) for arg in args if isinstance(arg, dict)), {})
 
 
@@ -114,12 +114,12 @@ for _numpy_module in ("numpy.core.multiarray", "numpy._core.multiarray"):
 _BOUNDED_CALLABLES = frozenset(_CALLABLES.values())
 
 
-# The one in Python: the one in C has no way to bound BUILD, which may set any attribute of anything.
+# The unpickler in Python: the one in C cannot restrict BUILD, which may set any attribute of any object.
 _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 
 class _InertUnpickler(_PythonUnpickler):
-    """An unpickler that calls only `_CALLABLES`, and sets the state only of what it has made itself."""
+    """An unpickler that calls only `_CALLABLES`, and sets state only on objects that it has made."""
 
     dispatch: ClassVar[dict[int, Callable[..., None]]] = dict(_PythonUnpickler.dispatch)
 
@@ -190,7 +190,7 @@ def _load(file: Any, **options: Any) -> Any:
 
 
 def _pickle_module() -> ModuleType:
-    """What `torch.load` asks of a `pickle_module`."""
+    """A `pickle_module` for `torch.load`."""
     module = ModuleType("sp_fast_inert_pickle")
     module.Unpickler = _InertUnpickler  # type: ignore[attr-defined]
     module.load = _load  # type: ignore[attr-defined]
@@ -198,15 +198,15 @@ def _pickle_module() -> ModuleType:
 
 
 def load_foreign(path: str | os.PathLike[str]) -> Any:
-    """What a weights file holds, on the CPU: tensors and plain containers, `Inert` in place of all else.
+    """Load a weights file on the CPU: tensors and plain containers, `Inert` in place of everything else.
 
-    Reads PyTorch's zip and legacy formats and safetensors. First as `torch.load(weights_only=True)` does
-    (which also gives the classes on PyTorch's allow-list); where that refuses, by an unpickler that calls
-    nothing but the constructors of tensors, numpy arrays and containers.
+    Reads PyTorch's zip and legacy formats and safetensors. Tries `torch.load(weights_only=True)` first (which
+    also builds the classes on PyTorch's allow-list), then an unpickler that calls only the constructors of
+    tensors, numpy arrays and containers.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a weights file; names the path, what was expected and what came.
+        ValueError: not a weights file; the message says what was expected and what the file is.
     """
     path = Path(path)
     if not path.exists():
@@ -226,7 +226,7 @@ def load_foreign(path: str | os.PathLike[str]) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (MemoryError, OSError):
         raise
-    except Exception:  # damaged files raise nearly anything; what it is the second attempt tells
+    except Exception:  # damaged files raise almost anything; the second attempt finds the reason
         pass
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle_module())
@@ -247,7 +247,7 @@ def _not_weights(path: Path, what: str) -> ValueError:
 
 
 def _refusal(path: Path) -> str | None:
-    """What the file is, when it is of a kind that is never read."""
+    """Description of a file of a kind that is never read; None for other files."""
     if path.is_dir():
         return "a folder"
     if path.stat().st_size == 0:
@@ -263,7 +263,7 @@ def _refusal(path: Path) -> str | None:
         if not any(name.endswith("data.pkl") for name in names):
             return "a zip archive without weights"
     elif tarfile.is_tarfile(path):
-        return "a tar archive (or weights of PyTorch before 0.1.10: load and save them by a newer one)"
+        return "a tar archive (or weights of PyTorch before 0.1.10: load and save them with a newer version)"
     return None
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from torch import Tensor
@@ -180,8 +181,8 @@ class Pretrained:
 
 def initial_model(config: Config, seed: int) -> Any:
     """The pre-trainer as the runner begins with it, but for the backbone's weights."""
-    set_random_seed(seed)
     model = MODELS.build(config.model)
+    set_random_seed(seed)
     model.init_weights()
     return model
 
@@ -245,6 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="folder of the experiment")
     parser.add_argument("--seeds", help="random seeds, with commas; all by default")
     given = parser.parse_args(arguments)
+    MMLogger.get_current_instance().setLevel("WARNING")  # three lines per parameter otherwise
     source, seeds = recall(given.out)
     if given.seeds:
         seeds = [int(seed) for seed in given.seeds.split(",")]

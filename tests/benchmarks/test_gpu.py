@@ -1,4 +1,4 @@
-"""The GPU targets without a GPU: floors and goals, report, verdicts, time limits, and dry runs end to end."""
+"""The GPU targets without a GPU: floors and goals, report, verdicts, time limits, and dry runs."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_every_case_is_counted():
 
 
 def floats(result):
-    """All tensors of floats in a result, in order."""
+    """All floating-point tensors in a result, in order."""
     if isinstance(result, torch.Tensor):
         return [result] if result.is_floating_point() else []
     return [x for part in result for x in floats(part)] if isinstance(result, tuple | list) else []
@@ -148,7 +148,7 @@ def test_what_hangs_is_stopped_with_all_it_started(tmp_path):
     status, text = place(tmp_path).run("hangs", ["-c", code], 12)
     assert status is None
     child = Path(f"/proc/{int(text)}")
-    for _ in range(200):  # until it is reaped, by whoever its parent is now
+    for _ in range(200):  # until its new parent reaps it
         if not child.exists() or "\nState:\tZ" in (child / "status").read_text():
             break
         time.sleep(0.05)

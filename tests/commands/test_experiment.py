@@ -13,7 +13,7 @@ pytest.importorskip("mmdet")
     [
         (["run", "nothing", "--out", "out"], r"expected demo, .* or a Python file, got 'nothing'"),
         (["run", "demo", "--out", "out", "--rows", "x"], "--rows: expected some of scratch, pseudo_labels"),
-        (["run", "demo", "--out", "out", "--seeds", "x"], "--seeds: expected whole numbers"),
+        (["run", "demo", "--out", "out", "--seeds", "x"], "--seeds: expected comma-separated whole numbers"),
         (["run", "demo", "--out", "out", "--minutes", "0"], "--minutes: expected a number above 0"),
         (["run", "table5", "--out", "out"], "--data-root: the experiment table5 needs it"),
         (["status", "out"], r"expected the --out folder of `sp-fast experiment run`"),

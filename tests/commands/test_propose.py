@@ -96,8 +96,8 @@ def test_existing_file_and_overwrite(command: Command, folder: Path, tmp_path: P
     out = tmp_path / "masks.json"
     out.write_text("precious")
     code, _, error = command("propose", folder, "--out", out, *RANDOM)
-    assert (code, out.read_text()) == (1, "precious")
-    assert f"Error: out: {out} is there already" in error
+    assert (code, out.read_text()) == (2, "precious")
+    assert f"Error: out: {out} already exists" in error
     assert command("propose", folder, "--out", out, "--overwrite", *RANDOM)[0] == 0
     assert json.loads(out.read_text())["images"]
 
@@ -119,15 +119,15 @@ def test_interrupted_by_the_keyboard_then_resumed(
         patch.setattr(ProposalStore, "append", interrupted)
         code, _, error = command("propose", folder, "--out", out, "--batch-size", 2, *RANDOM)
     assert code == 130
-    assert "Interrupted. The same command goes on where it was" in error
+    assert "Interrupted. Run the same command again to resume" in error
     assert not out.exists()
     code, _, error = command("propose", folder, "--out", out, "--batch-size", 2, *RANDOM, "--max-masks", 5)
-    assert code == 1
+    assert code == 2
     assert "max_masks: 20 before, 5 now" in error
     assert "--restart" in error
     code, printed, _ = command("propose", folder, "--out", out, "--batch-size", 2, *RANDOM)
     assert code == 0
-    assert "20 images (10 of them by the interrupted run)" in printed
+    assert "20 images (10 of them from the interrupted run)" in printed
 
 
 def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) ->
     torch.save(tensors, weights)
     given = ["propose", folder, "--out", tmp_path / "m.json", "--backbone", "resnet18", "--weights", weights]
     code, _, error = command(*given)
-    assert code == 1
+    assert code == 2
     assert "1 missing: layer4.1.conv2.weight" in error
     assert "--allow-partial" in error
     code, _, progress = command(*given, "--allow-partial", "--size", 64)
@@ -150,12 +150,12 @@ def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nowhere", *RANDOM], 1, "Error: no such folder of images: nowhere"),
-        (["{images}"], 2, "the features need weights"),
-        (["{images}", "--weights", "none.pth"], 1, "Error: weights: no such file: none.pth"),
-        (["{images}", "--weights", "{images}/000.png"], 1, "expected weights saved by torch.save"),
-        (["{images}", *RANDOM, "--weights", "w.pth"], 1, "the random backbone takes none"),
-        (["{images}", *RANDOM, "--threshold", "7"], 1, "threshold: expected a number from 0 to 1, got 7.0"),
+        (["nowhere", *RANDOM], 2, "Error: no such folder of images: nowhere"),
+        (["{images}"], 2, "the backbone needs weights"),
+        (["{images}", "--weights", "none.pth"], 2, "Error: weights: no such file: none.pth"),
+        (["{images}", "--weights", "{images}/000.png"], 2, "expected weights saved by torch.save"),
+        (["{images}", *RANDOM, "--weights", "w.pth"], 2, "the random backbone takes none"),
+        (["{images}", *RANDOM, "--threshold", "7"], 2, "threshold: expected a number in [0, 1], got 7.0"),
         (["{images}", *RANDOM, "--grid", "10"], 2, "expected 10x10, or several as 10x10,5x5, got '10'"),
         (["{images}", *RANDOM, "--scales", "1;2"], 2, "expected factors such as 1,0.5,0.25, got '1;2'"),
         (["{images}", *RANDOM, "--size", "big"], 2, "expected 640, 1333x800 or none, got 'big'"),
@@ -189,7 +189,7 @@ def test_score(command: Command, folder: Path, tmp_path: Path) -> None:
     assert "1.000" in printed, "every mask is its own best"
     assert "20 of 20 annotated images" in printed
     code, _, error = command("score", tmp_path / "none.json", "--annotations", out)
-    assert code == 1
+    assert code == 2
     assert "no such annotation file" in error
 
 

@@ -1,5 +1,5 @@
-// Tests of the C++ ops without Python: small cases worked out by hand, sizes that end in the middle of a word
-// or a vector, empty tensors, and bad arguments. Built with sanitizers they find reads out of bounds.
+// Tests of the C++ ops without Python: small cases computed by hand, sizes that end in the middle of a word
+// or a vector, empty tensors, and bad arguments. Built with sanitizers, they find out-of-bounds reads.
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -35,7 +35,7 @@ bool throws(const std::function<void()>& call, const std::string& word) {
     return false;
 }
 
-// Where terms of size 1 cancel, one fp32 rounding (2^-24) is left, or not, as the compiler fuses operations.
+// Where terms of size 1 cancel, an fp32 rounding error (2^-24) may remain, depending on fused operations.
 bool close(const at::Tensor& a, const at::Tensor& b) {
     return a.sizes() == b.sizes() && at::allclose(a, b, /*rtol=*/1e-5, /*atol=*/1.2e-7);
 }
@@ -43,7 +43,7 @@ bool close(const at::Tensor& a, const at::Tensor& b) {
 const float kNaN = std::numeric_limits<float>::quiet_NaN();
 const float kInf = std::numeric_limits<float>::infinity();
 
-// One word each: cells of four masks of 32 cells or fewer.
+// Four masks of at most 32 cells, one word each.
 at::Tensor four_masks() { return at::tensor({0b1111, 0b0111, 0b110000, 0b1}, at::kInt).view({1, 4, 1}); }
 
 void test_mask_nms() {
@@ -86,14 +86,14 @@ void test_saliency() {
     EXPECT(std::abs(seeds[0][0][0].item<float>() - 17) < 1e-5);
     EXPECT(std::abs(seeds[0][1][0].item<float>() - 8) < 1e-5);  // rows 0-2, columns 0-2
 
-    // Half of the cells, from 17 of 34 on; the second word ends after 3 bits.
+    // Half of the cells, those from 17 to 34; the second word ends after 3 bits.
     const auto [words, score] =
         sp_fast::seed_saliency(features, at::ones({1, 1, 1}), std::nullopt, false, 0.5);
     EXPECT(words[0][0][0].item<int32_t>() == static_cast<int32_t>(0xFFFE0000));
     EXPECT(words[0][0][1].item<int32_t>() == 0b111);
     EXPECT(std::abs(score[0][0].item<float>() - 0.75) < 1e-5);
 
-    // Padding of NaN takes part in nothing.
+    // Padding (here NaN) is ignored.
     at::Tensor padded = at::full({1, 1, 6, 9}, kNaN);
     padded.narrow(2, 0, 5).narrow(3, 0, 7).copy_(features);
     const at::Tensor valid = at::tensor({5, 7}, at::kLong).view({1, 2});

@@ -1,4 +1,4 @@
-"""The CUDA ops for CPU tensors: `make cpp-test` builds them, their kernels run thread by thread."""
+"""The CUDA ops for CPU tensors: `make cpp-test` builds them, and their kernels run thread by thread."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from tests.ops.op_cases import poisoned_memory
 
-# The CUDA sources whose ops these are, built by CMake; each is one library.
+# CMake builds each CUDA source with its op as one library here.
 BUILT = Path(os.environ.get("SP_FAST_ON_CPU", Path(__file__).parents[2] / "build" / "cpp"))
 
 _loaded: set[str] = set()
@@ -16,7 +16,7 @@ _loaded: set[str] = set()
 
 @pytest.fixture(autouse=True)
 def poisoned():
-    """New memory holds NaN or the largest integer, so that what an op leaves unwritten shows."""
+    """Fill new memory with NaN or the largest integer, so that elements an op leaves unwritten show."""
     with poisoned_memory():
         yield
 
@@ -28,7 +28,7 @@ def _define(name: str) -> None:
 
 @pytest.fixture(scope="session")
 def on_cpu():
-    """`on_cpu(source)` loads csrc/cuda/`source`.cu and returns its ops, `torch.ops.sp_fast_on_cpu`."""
+    """A function that loads csrc/cuda/`source`.cu and returns its ops, `torch.ops.sp_fast_on_cpu`."""
 
     def load(source: str):
         import sp_fast.ops  # noqa: F401  (the schemas)

@@ -10,12 +10,12 @@ LAYOUTS = ["contiguous", "channels_last", "scattered", "shifted", "channels_betw
 
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
-    """The same values [B, D, H, W], laid out in memory in one of many ways."""
+    """Lay out the values of x [B, D, H, W] in memory in one of several ways."""
     if layout == "channels_last":
         return x.contiguous(memory_format=torch.channels_last)
     if layout == "scattered":
         return scattered(x)
-    if layout == "shifted":  # channels last, at no multiple of 16 bytes
+    if layout == "shifted":  # channels last, at an address that is not a multiple of 16 bytes
         flat = x.new_full((x.numel() + 1,), torch.nan)
         flat[1:] = x.permute(0, 2, 3, 1).flatten()
         shape = (x.shape[0], x.shape[2], x.shape[3], x.shape[1])
@@ -32,7 +32,7 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
 
 @st.composite
 def drawn_maps(draw, whole: bool = False) -> tuple[Tensor, Tensor | None]:
-    """Features [B, D, H, W], of small whole numbers or normal, and the sizes of their valid parts.
+    """Features [B, D, H, W], small integers or normally distributed, and the sizes of their valid parts.
 
     The padding holds NaN and infinity.
     """

@@ -1,7 +1,7 @@
-// CUDA kernels on the CPU, for their tests on machines without a GPU. Included before a .cu file that is
+// Runs CUDA kernels on the CPU, to test them on machines without a GPU. Included before a .cu file that is
 // compiled as C++. Every thread of a block is a fibre that runs until it waits at a barrier or in a warp's
-// exchange; fibres take turns in an order drawn anew each time, so that a missing barrier shows. Shared
-// memory starts poisoned. A block whose threads wait for each other for ever ends the process.
+// exchange; fibres take turns in a new random order each time, so that a missing barrier shows. Shared memory
+// starts poisoned. A deadlock within a block aborts the process.
 //
 // Blocks run one after the other, in a random order; there are no clusters and no tensor cores.
 #pragma once
@@ -47,7 +47,7 @@ namespace on_cpu {
 
 constexpr int kWarp = 32;
 
-// A 16-byte copy to shared memory that is under way: it lands when its thread waits for its group.
+// An asynchronous 16-byte copy to shared memory, which completes when its thread waits for its group.
 struct Copy {
     void* to;
     const void* from;
@@ -65,8 +65,8 @@ struct Fibre {
     unsigned groups = 0;
 };
 
-// One exchange of values among the lanes of a mask. Values of the next exchange go to the other half, since
-// slow lanes may still read these.
+// Exchanges of values among the lanes of a mask. Two buffers alternate, since slow lanes may still read the
+// values of the previous exchange.
 struct Exchange {
     uint64_t values[2][kWarp] = {};
     unsigned arrived = 0;
@@ -110,7 +110,7 @@ inline void wait_for_copies(unsigned pending) {
 
 inline void let_others_run() { swapcontext(&block.running->context, &block.scheduler); }
 
-// Waits for all threads of the block that have not returned; gives the sum of their votes.
+// Waits for all threads of the block that have not returned; returns the sum of their votes.
 inline uint64_t wait_for_block(uint64_t vote) {
     const uint64_t mine = block.barrier;
     if (block.waiting == 0) block.votes[mine % 2] = 0;
@@ -132,10 +132,10 @@ inline unsigned lanes_of_warp() {
     return number == kWarp ? ~0u : (1u << number) - 1;
 }
 
-// Values of all lanes in the mask, once all are there.
+// Returns the values of all lanes in the mask, once all lanes have arrived.
 inline const uint64_t* exchange(unsigned mask, uint64_t value) {
     mask &= lanes_of_warp();
-    if (!(mask >> lane() & 1)) fail("a lane takes part in an exchange whose mask leaves it out");
+    if (!(mask >> lane() & 1)) fail("a lane takes part in an exchange whose mask excludes it");
     Exchange& at = block.exchanges[block.running->index / kWarp][mask];
     const uint64_t mine = at.generation;
     at.values[mine % 2][lane()] = value;
@@ -241,7 +241,7 @@ inline void run_block(dim3 threads, size_t shared) {
             block.running = &block.fibres[i];
             swapcontext(&block.scheduler, &block.running->context);
         }
-        if (block.events == before) fail("threads of a block wait for each other for ever");
+        if (block.events == before) fail("deadlock: the threads of a block wait for each other");
     }
 }
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels of mask NMS, run on the CPU, against the definition."""
+"""The CUDA kernels of mask NMS, run on the CPU, against the reference."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_all_are_kept(ops):
 
 @pytest.mark.parametrize("whole", [10, 23, 2900])
 def test_iou_at_the_threshold(ops, whole):
-    """IoUs p / q against the closest numbers: decided in fp64, as the definition has it."""
+    """IoUs p / q against the adjacent thresholds are decided in fp64, like in the reference."""
     for part in range(1, whole, max(whole // 12, 1)):
         cells = torch.arange(whole) < torch.tensor([whole, part])[None, :, None]
         masks, score = PackedMasks.pack(cells[:, :, None]), torch.tensor([[1.0, 0.5]])
@@ -86,7 +86,7 @@ def test_iou_at_the_threshold(ops, whole):
         assert check(ops, masks, score, below, 1, 2).tolist() == [[0, -1]]
 
 
-# Lists of one or several runs of the sort; what is past the end of the last run stays there.
+# One or several runs of the sort; missing keys past the end of the last run must stay there.
 @pytest.mark.parametrize("number", [1, 127, 128, 129, 257, 520])
 def test_order(ops, number):
     random = generator(number)
@@ -107,7 +107,7 @@ def test_many_masks_gone_at_once(ops, number):
     check(ops, PackedMasks.pack(masks), torch.linspace(1, 0, number)[None], max_masks=3)
 
 
-# More than fits in shared memory; with more words than masks; more masks than the kernel sorts.
+# More masks than fit in shared memory; more words than masks; more masks than the kernel sorts.
 @pytest.mark.parametrize(("number", "cells"), [(460, 4100), (100, 20000), (33, 57000), (8200, 20)])
 def test_large(ops, number, cells):
     masks, score = blobs(number, 1, number, 1, cells, 30)
@@ -115,7 +115,7 @@ def test_large(ops, number, cells):
     if number < 1000:
         check(ops, masks, score, max_masks=40)
         return
-    # Too many pairs for the definition: the op on the CPU.
+    # Too many pairs for the reference, so compare with the op on the CPU.
     got = ops.mask_nms(masks.words, score, 0.5, 2, 60)
     assert torch.equal(got, torch.ops.sp_fast.mask_nms(masks.words, score, 0.5, 2, 60))
 

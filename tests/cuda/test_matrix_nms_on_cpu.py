@@ -1,4 +1,4 @@
-"""The CUDA kernels of matrix NMS, run on the CPU, against the definition."""
+"""The CUDA kernels of matrix NMS, run on the CPU, against the reference."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def check(ops, masks, score, kernel="gaussian", sigma=2.0):
 
 
 def blobs(seed, batch, number, cells, kinds):
-    """Noisy copies and copies of `kinds` random masks, and scores with ties and NaN."""
+    """Noisy and exact copies of `kinds` random masks, and scores with ties and NaN."""
     random = generator(seed)
     centres = torch.rand(batch, kinds, 1, cells, generator=random) < 0.3
     which = torch.randint(kinds, (batch, number), generator=random)

@@ -1,4 +1,4 @@
-"""The CUDA kernels of packed masks, run on the CPU, against their definition."""
+"""The CUDA kernels of packed masks, run on the CPU, against the reference."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""RoI average pooling: the CUDA kernels, forward and backward, against the reference."""
+"""The CUDA kernels of RoI average pooling, run on the CPU, against the reference."""
 
 import pytest
 import torch
@@ -7,8 +7,8 @@ from sp_fast.ops import reference
 from tests.ops.op_cases import assert_near, generator, scattered
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
-# Batch, channels, height, width, boxes: of every number of columns a lane has, several tiles of columns,
-# several blocks and parts of a plane, odd and even rows, rows of whole and of broken 16 bytes.
+# Batch, channels, height, width, boxes: every number of columns per lane, several tiles of columns, several
+# blocks and parts of a plane, rows of odd and even length, rows that are and are not multiples of 16 bytes.
 SIZES = [
     (1, 1, 1, 1, 1),
     (2, 3, 1, 40, 5),
@@ -40,7 +40,7 @@ def backward(on_cpu):
 
 
 def some_boxes(batch, number, height, width, random):
-    """Of every kind: inside, outside, reversed, of one cell, of all cells, with NaN and infinity."""
+    """Boxes of every kind: inside, outside, reversed, of one cell, of all cells, with NaN and infinity."""
     boxes = (torch.rand(batch, number, 4, generator=random) * 1.4 - 0.2) * torch.tensor([width, height] * 2)
     forward = boxes[..., :2].minimum(boxes[..., 2:]), boxes[..., :2].maximum(boxes[..., 2:])
     ordered = torch.rand(batch, number, 1, generator=random) < 0.8
@@ -65,7 +65,7 @@ def case(size, dtype, layout, seed=0):
 
 
 def expected_gradient(features, boxes, count, grad):
-    """In fp64: the reference rounds the gradient of every box."""
+    """The reference gradient, in fp64 since the reference rounds the gradient of every box."""
     wide = features.double().requires_grad_()
     pooled = reference.roi_average_pool(wide, boxes, count)
     return torch.autograd.grad(pooled, wide, grad.double())[0].to(features.dtype)
@@ -184,7 +184,7 @@ def test_other_strides(forward, backward):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=["contiguous", "channels_last"])
 def test_boxes_in_few_rows_and_columns(forward, layout):
-    """Rows and columns between the boxes are left out; so is a NaN in them."""
+    """Rows and columns between the boxes are skipped, and so are NaNs in them."""
     features, _, _ = case((1, 4, 90, 200, 0), torch.bfloat16, layout)
     boxes = torch.tensor([[[50.0, 3, 61, 9], [55, 70, 57, 88], [58, 40, 60, 41], [50, 8, 51, 9]]])
     features[:, :, 20:40] = torch.nan

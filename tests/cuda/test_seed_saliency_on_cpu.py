@@ -1,4 +1,4 @@
-"""The CUDA kernels of seed saliency, run on the CPU, against the reference. The product is PyTorch's."""
+"""The CUDA kernels of seed saliency, run on the CPU, against the reference. PyTorch computes the product."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def saliency(on_cpu):
 
 
 def check(saliency, features, seeds, valid=None, similarity="dot", threshold=0.5):
-    """The reference's masks but for cells within rounding of the threshold, and its scores."""
+    """Check masks, except for cells within rounding of the threshold, and the scores of equal masks."""
     masks, score = saliency(features, seeds, valid, similarity, threshold)
     y, _ = reference.normalized_saliency(features, seeds, valid, similarity)
     expected, expected_score = reference.saliency_of_seeds(features, seeds, valid, similarity, threshold)
@@ -107,7 +107,7 @@ def test_many_seeds_and_channels_last_of_one_image(saliency):
 
 @pytest.mark.parametrize("threshold", [1e-30, 0.1, 1 / 3, 0.5, 0.9, 1 - 2**-24, 1.0])
 @pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-20, 1.0, 1e30, 1e38])
-def test_the_threshold_is_that_of_a_division(saliency, threshold, scale):
+def test_threshold_gives_the_same_bits_as_a_division(saliency, threshold, scale):
     # One channel and a seed of 1: the similarities are the features.
     features = torch.rand(1, 1, 20, 20, generator=generator(0)) * scale
     features[0, 0, 0, :3] = torch.tensor([0.0, 1.0, threshold]) * scale

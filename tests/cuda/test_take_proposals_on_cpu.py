@@ -1,4 +1,4 @@
-"""The CUDA kernel of take_proposals, run on the CPU, against its definition."""
+"""The CUDA kernel of take_proposals, run on the CPU, against the reference."""
 
 import torch
 from hypothesis import HealthCheck, given, settings

@@ -1,3 +1,3 @@
-"""Fixtures of the annotated folder."""
+"""Fixture of a folder of annotated images."""
 
 from tests.data.fixtures import scenes  # noqa: F401

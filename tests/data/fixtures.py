@@ -1,4 +1,4 @@
-"""A small annotated folder, and what it takes to read it through mmdet."""
+"""A small folder of annotated images with seeds."""
 
 import json
 
@@ -17,10 +17,10 @@ def encode(mask):
 
 @pytest.fixture
 def scenes(tmp_path):
-    """Three images 32 x 48 with 3, 0 and 2 objects, each of a grey value and a seed of its own.
+    """Three images of 32 x 48 with 3, 0 and 2 objects; each object has another grey value and seed.
 
     Annotation k covers a rectangle that is painted in grey 40 (k + 1), and its seed is [k, 40 (k + 1)].
-    The annotations are stored in another order than the seeds.
+    The annotations are stored in a different order from the seeds.
     """
     folder = tmp_path / "images"
     folder.mkdir()

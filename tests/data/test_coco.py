@@ -1,4 +1,4 @@
-"""Annotation files: whatever is wrong with one is told by file and entry."""
+"""Annotation files: errors name the file and the entry."""
 
 import json
 
@@ -74,11 +74,11 @@ BAD = {
     "no annotations": (pop("annotations"), "the key 'annotations' is missing"),
     "no categories": (pop("categories"), "the key 'categories' is missing"),
     "empty categories": (lambda coco: coco.update(categories=[], annotations=[]), "'categories' is empty"),
-    "no list": (lambda coco: coco.update(images={}), "'images' must be a list, got a dict"),
-    "no dict": (lambda coco: coco["images"].insert(0, 4), r"images\[0\] must be a dict, got a int"),
+    "images not a list": (lambda coco: coco.update(images={}), "'images' must be a list, got a dict"),
+    "image not a dict": (lambda coco: coco["images"].insert(0, 4), r"images\[0\] must be a dict, got a int"),
     "image without width": (drop("images", "width"), r"images\[0\] \(id 3\) lacks the key 'width'"),
     "annotation without mask": (drop("annotations", "segmentation"), "lacks the key 'segmentation'"),
-    "image of no height": (put("images", "height", 0), "image 3 has height 0 and width 8"),
+    "image of height 0": (put("images", "height", 0), "image 3 has height 0 and width 8"),
     "unknown category": (
         put("annotations", "category_id", 9),
         "annotation 1 has category_id 9, which is not",
@@ -90,21 +90,21 @@ BAD = {
     "unhashable image": (put("annotations", "image_id", [3]), r"annotation 1 has image_id \[3\]"),
     "duplicate annotation": (put("annotations", "id", 2), "the id 2 appears twice in 'annotations'"),
     "duplicate name": (put("categories", "name", "dog"), "the name 'dog' appears twice"),
-    "mask of another size": (put("images", "width", 9), r"size \[6, 8\], its image is \[6, 9\]"),
+    "mask of another size": (put("images", "width", 9), r"size \[6, 8\], but its image is \[6, 9\]"),
     "damaged text": (bad_counts("0zz~"), "annotation 1 has a bad segmentation: .* cannot be decoded"),
     "empty text": (bad_counts(""), "cannot be decoded"),
     "not ascii": (bad_counts("ä"), "cannot be decoded"),
-    "too short a text": (bad_counts("11"), "cover 2 pixels, expected 48"),
-    "too short runs": (bad_counts([4, 4]), "sum to 8, expected 48"),
-    "negative runs": (bad_counts([50, -2]), "whole numbers from 0"),
+    "short text": (bad_counts("11"), "cover 2 pixels, expected 48"),
+    "short runs": (bad_counts([4, 4]), "sum to 8, expected 48"),
+    "negative runs": (bad_counts([50, -2]), "non-negative integers"),
     "no counts": (bad_counts(None), "'counts' must be a string or a list"),
-    "odd polygon": (put("annotations", "segmentation", [[1, 2, 3]], 2), "annotation 5 .* even count"),
+    "odd polygon": (put("annotations", "segmentation", [[1, 2, 3]], 2), "annotation 5 .* even number"),
     "no mask at all": (put("annotations", "segmentation", "x"), "expected polygons or a dict"),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_file_is_named_with_its_fault(name, tmp_path):
+def test_bad_file_is_reported(name, tmp_path):
     change, message = BAD[name]
     coco = good()
     change(coco)
@@ -116,12 +116,12 @@ def test_bad_file_is_named_with_its_fault(name, tmp_path):
     ("text", "message"),
     [("{", "not a JSON file"), ("[]", "got a list"), ("\x00\xff", "not a JSON file")],
 )
-def test_what_is_no_coco_file_is_named(text, message, tmp_path):
+def test_file_of_another_format_is_reported(text, message, tmp_path):
     with pytest.raises(ValueError, match=rf"ann\.json: .*{message}"):
         load_coco(write(text, tmp_path))
 
 
-def test_missing_files_are_named(tmp_path):
+def test_missing_files_are_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such annotation file: .*none\.json"):
         load_coco(tmp_path / "none.json")
     path = write(good(), tmp_path)

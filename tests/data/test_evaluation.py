@@ -1,4 +1,4 @@
-"""COCO evaluation against pycocotools called directly, and by hand where the answer is plain."""
+"""COCO evaluation against direct calls of pycocotools, and against values computed by hand."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ NAMES = [
 
 
 def by_pycocotools(truth, detections, iou_type):
-    """The summary's 12 values, from copies of data that pycocotools takes as they are."""
+    """The 12 values of pycocotools' summary, from copies of the data."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = copy.deepcopy(truth)
@@ -45,7 +45,7 @@ def truth(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def detections(truth):
-    """Each object twice, moved by up to 3 pixels, some under another class, with a score of its own."""
+    """Each object twice, shifted by up to 3 pixels, some with a wrong class, with random scores."""
     generator = np.random.default_rng(0)
     found = []
     for one in truth["annotations"] * 2:
@@ -68,7 +68,7 @@ def only(detections, key):
 
 
 @pytest.mark.parametrize(("iou_type", "key"), [("segm", "segmentation"), ("bbox", "bbox")])
-def test_values_are_those_of_pycocotools(truth, detections, iou_type, key):
+def test_values_match_pycocotools(truth, detections, iou_type, key):
     wanted = by_pycocotools(truth, only(detections, key), iou_type)
     before = copy.deepcopy((truth, detections))
     got = evaluate_coco(truth, detections, iou_type)
@@ -100,14 +100,14 @@ def test_ids_of_any_kind_give_the_same_values(truth, detections, first, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_nothing_found_is_zero_where_there_are_objects(truth):
+def test_no_detections_give_zero_where_there_are_objects(truth):
     got = evaluate_coco(truth, [])
     assert {name for name, value in got.items() if math.isnan(value)} == {"mAP_l", "AR_l"}
     assert {value for value in got.values() if not math.isnan(value)} == {0.0}
     assert all(map(math.isnan, evaluate_coco(dict(truth, annotations=[]), []).values()))
 
 
-def test_class_agnostic_values_are_those_of_one_class(truth, detections):
+def test_class_agnostic_values_match_a_single_class(truth, detections):
     def one_class(entries):
         return [dict(one, category_id=1) for one in entries]
 
@@ -156,7 +156,7 @@ def test_best_iou_by_hand():
     assert best_ious([], [rows(0, 4)]).tolist() == []
 
 
-def test_what_does_not_fit_the_annotations_is_named(truth, detections):
+def test_detections_that_do_not_fit_the_annotations(truth, detections):
     with pytest.raises(ValueError, match="iou_type must be 'segm' or 'bbox', got 'mask'"):
         evaluate_coco(truth, detections, "mask")
     for key in ("image_id", "category_id"):
@@ -164,7 +164,7 @@ def test_what_does_not_fit_the_annotations_is_named(truth, detections):
             evaluate_coco(truth, [dict(detections[0], **{key: 99})])
 
 
-def test_run_lengths_are_pycocotools_own():
+def test_run_lengths_match_pycocotools():
     masks = np.random.default_rng(0).random((6, 13, 9)) < 0.5
     masks[1], masks[2] = False, True
     masks[3, :7] = True

@@ -1,4 +1,4 @@
-"""Images of every kind are read alike, and broken ones are told by name."""
+"""All kinds of images are read, and broken ones are reported by name."""
 
 import pickle
 from pathlib import Path
@@ -27,7 +27,7 @@ def test_rgb_png_is_read_exactly(pixels, tmp_path):
     assert image.dtype == np.uint8
     np.testing.assert_array_equal(image, pixels)
     assert image_size(tmp_path / "a.png") == (24, 40)
-    image[0, 0] = 0  # the array is the caller's own
+    image[0, 0] = 0  # the array is writable
 
 
 def test_grayscale_is_repeated_over_channels(pixels, tmp_path):
@@ -95,7 +95,7 @@ def broken(kind, pixels, path):
 @pytest.mark.parametrize(
     ("kind", "reason"), [("empty", "empty"), ("text", "not an image"), ("truncated", "truncated")]
 )
-def test_broken_image_is_named(pixels, tmp_path, kind, reason, suffix):
+def test_broken_image_is_reported(pixels, tmp_path, kind, reason, suffix):
     path = broken(kind, pixels, tmp_path / f"bad.{suffix}")
     with pytest.raises(BrokenImageError, match=rf"bad\.{suffix}: .*(?i:{reason})") as caught:
         read_image(path)
@@ -114,7 +114,7 @@ def test_missing_file_is_not_a_broken_image(tmp_path):
         read_image(tmp_path / "none.jpg")
 
 
-def test_list_images_is_sorted_recursive_and_skips_the_rest(tmp_path):
+def test_list_images_is_sorted_and_recursive_and_skips_other_files(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / ".cache").mkdir()
     for name in ["b.JPG", "a.png", "sub/c.jpeg", "notes.txt", "._a.png", ".cache/d.jpg"]:
@@ -126,7 +126,7 @@ def test_list_images_is_sorted_recursive_and_skips_the_rest(tmp_path):
     ]
 
 
-def test_list_images_says_what_is_wrong(tmp_path):
+def test_list_images_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         list_images(tmp_path / "nowhere")
     (tmp_path / "file.txt").write_text("x")

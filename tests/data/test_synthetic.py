@@ -1,4 +1,4 @@
-"""The synthetic set is what it says: the same for a seed, other for another, its masks on its objects."""
+"""The synthetic set: reproducible from its seed, with masks that fit the objects."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sp_fast.data import list_images, load_coco, read_image
 from sp_fast.data.synthetic import SHAPES, SPLITS, SetOptions, make_scene, make_set
 
 
-def test_scene_depends_on_its_seed_alone():
+def test_scene_depends_only_on_its_seed():
     first, again, other = (make_scene(96, (1, 0, k)) for k in (5, 5, 6))
     np.testing.assert_array_equal(first.image, again.image)
     np.testing.assert_array_equal(first.masks, again.masks)
@@ -47,7 +47,7 @@ def tree(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_set_is_written_whole_and_again_the_same(tmp_path):
+def test_set_is_complete_and_reproducible(tmp_path):
     options = SetOptions(size=64, unlabelled=3, labelled=2, validation=2, seed=4)
     seen = []
     folder = make_set(tmp_path / "a", options, lambda done, total: seen.append((done, total)))
@@ -62,12 +62,12 @@ def test_set_is_written_whole_and_again_the_same(tmp_path):
             coco_mask.decode(first).transpose(2, 0, 1), make_scene(64, (4, part, 0)).masks
         )
     assert tree(make_set(tmp_path / "b", options)) == tree(folder)
-    (folder / "unlabelled.truth.json").unlink()  # as in sets of earlier versions
+    (folder / "unlabelled.truth.json").unlink()  # like sets of earlier versions
     assert tree(make_set(folder, options)) == tree(tmp_path / "b")
-    make_set(folder, options, lambda *_: pytest.fail("made again although it is there"))
+    make_set(folder, options, lambda *_: pytest.fail("remade although it exists"))
 
 
-def test_other_options_make_the_set_anew(tmp_path):
+def test_other_options_remake_the_set(tmp_path):
     make_set(tmp_path, SetOptions(size=64, unlabelled=3, labelled=1, validation=1))
     first = read_image(tmp_path / "unlabelled" / "000000.png")
     make_set(tmp_path, SetOptions(size=64, unlabelled=2, labelled=1, validation=1, seed=1))

@@ -42,7 +42,7 @@ def test_each_row_has_a_line_of_its_own() -> None:
 
 
 def test_svg_draws_each_curve_in_its_colour_and_text_in_that_of_the_page(finished: Plan) -> None:
-    rows = ["none", "labels", "prompts"]
+    rows = {"none": "none", "labels": "labels", "prompts": "prompts"}
     drawn = [svg(panel, rows) for panel in panels(collect(finished))]
     assert drawn[0] == svg(panels(collect(finished))[0], rows)
     for text in drawn:

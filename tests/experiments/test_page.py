@@ -152,10 +152,11 @@ def test_the_report_is_four_files_and_the_table(finished: Plan) -> None:
 
 def test_the_command_goes_on_with_the_same_experiment(finished: Plan, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    source = Source(str(tmp_path / "my experiment.py"), {"data_root": "/data", "quick": True})
+    source = Source(str(tmp_path / "my experiment.py"), {"data_root": "/data", "quick": True, "size": 160})
     plan = Plan(finished.experiment, finished.out.relative_to(tmp_path), [0, 1])
     assert command_line(plan, source) == (
-        "sp-fast experiment run 'my experiment.py' --out out --seeds 0,1 --data-root /data --quick"
+        "sp-fast experiment run 'my experiment.py' --out out --seeds 0,1 "
+        "--data-root /data --quick --set size=160"
     )
 
 

@@ -66,9 +66,17 @@ def test_the_command_of_a_training(tmp_path):
     near = {"pretrain": tmp_path / "before"}
     arguments = train_arguments(dataclasses.asdict(training), tmp_path / "now", 3, near)
     assert arguments == [
-        *("knet_r50/finetune", "--work-dir", str(tmp_path / "now"), "--seed", "3", "--resume"),
+        *("knet_r50/finetune", "--work-dir", str(tmp_path / "now"), "--seed", "3"),
         *("--images", "a", "--annotations", "a.json", "--val-images", "b", "--val-annotations", "b.json"),
-        *("--steps", "7", "--load-from", str(tmp_path / "before" / "pretrained.pth"), "--cache", "ram"),
+        *(
+            "--steps",
+            "7",
+            "--load-from",
+            str(tmp_path / "before" / "pretrained.pth"),
+            "--resume",
+            "--cache",
+            "ram",
+        ),
     ]
 
 
@@ -104,7 +112,7 @@ def test_an_experiment_in_a_file(tmp_path):
     assert source.load().rows[0].finetune["x"] == Training("c", "photos", steps=1)
     with pytest.raises(ValueError, match=r"--data-root: the experiment .* needs it"):
         Source(str(path)).load()
-    with pytest.raises(ValueError, match="--data-root: the experiment demo does not take it"):
+    with pytest.raises(ValueError, match="--data-root: the experiment demo takes quick"):
         Source("demo", {"data_root": "photos"}).load()
     path.write_text("experiment = 3")
     with pytest.raises(ValueError, match="expected `experiment`"):

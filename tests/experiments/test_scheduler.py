@@ -101,16 +101,15 @@ def test_rows_alone_make_what_they_need_and_no_more(tmp_path):
     assert found["missing"]
 
 
-def test_time_left_is_played_through(tmp_path):
+def test_time_left_is_steps_left_at_the_measured_speed(tmp_path):
     plan = Plan(tiny(steps=10), tmp_path, [0])
-    runs = [one for one in plan.needed(["none", "labels"], [0]) if one.kind == "train"]
-    tasks = {one.label: Task(one) for one in runs}
-    assert seconds_left(list(tasks.values()), 2) is None  # nothing was measured yet
-    for task in tasks.values():
-        task.run.needs.pop("proposals", None)
-    running = tasks["pseudo labels: pre-train"]
-    running.state, running.step = "running", 5
-    running._first, running._moved = (time.monotonic() - 4.0, 1), time.monotonic()  # 1 second per step
-    left = seconds_left([running, *(one for one in tasks.values() if one is not running)], 2)
-    # 5 s of pre-training, then two fine-tunings of 10 s, beside two others of 10 s each.
-    assert left == pytest.approx(25.0, abs=1.0)
+    tasks = [Task(one) for one in plan.needed(["none", "labels"], [0]) if one.kind == "train"]
+    assert seconds_left(tasks, 2) is None  # nothing was measured yet
+    tasks[0].state, tasks[0].step = "running", 5
+    tasks[0]._first, tasks[0]._moved = (100.0, 1), 104.0  # 1 second per step
+    # 5 steps of this run, 10 of each other; two runs at once.
+    assert seconds_left(tasks, 2) == (5 + 10 * (len(tasks) - 1)) / 2
+    unknown = Task(next(one for one in plan.runs.values() if one.kind == "proposals"))
+    assert seconds_left([*tasks, unknown], 2) is None
+    unknown.state = "kept"
+    assert seconds_left([*tasks, unknown], 2) is not None

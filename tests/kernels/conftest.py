@@ -16,9 +16,9 @@ FOLDER = Path(__file__).resolve().parents[2] / "kernels"
 
 
 def interpreted_kernels(patch: pytest.MonkeyPatch):
-    """The package as Triton interprets it, whoever imported Triton or the package before.
+    """Load the package for Triton's interpreter, even if Triton or the package was imported before.
 
-    Triton decides when a function is decorated, and its own library is decorated when it is imported.
+    Triton chooses the interpreter when a function is decorated; its own library is decorated on import.
     """
     from triton import language as tl
     from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
@@ -44,7 +44,7 @@ def interpreted_kernels(patch: pytest.MonkeyPatch):
 
 @contextlib.contextmanager
 def triton_put_back():
-    """What the interpreter sets in Triton's language, and leaves set, is put back: kernels compile again."""
+    """Restore what the interpreter changes in Triton's language, so that kernels compile again."""
     from triton import language as tl
 
     places = (tl, tl.core, tl.math, tl.standard, tl.tensor, tl.dtype, tl.core.tensor_descriptor_base)
@@ -59,7 +59,7 @@ def triton_put_back():
 
 
 def rounded(builder, source, to):
-    """fp32 to bf16 as GPUs do it, to the nearest; the interpreter cuts bits off."""
+    """Round fp32 to the nearest bf16, like GPUs; the interpreter truncates."""
     from triton import language as tl
     from triton.runtime.interpreter import TensorHandle
 
@@ -70,7 +70,7 @@ def rounded(builder, source, to):
 
 
 def counted(out, number):
-    """A loop over a number known at run time, which old interpreters cannot do with new NumPy."""
+    """Loop over a number known at run time, which old interpreters cannot do with new NumPy."""
     from triton import language as tl
 
     for i in range(0, number):
@@ -78,7 +78,7 @@ def counted(out, number):
 
 
 def skip_where_the_interpreter_fails() -> None:
-    """It is Triton's own, and fails on any loop: Triton 3.6 with NumPy 2.4."""
+    """Skip if Triton's interpreter fails on any loop, as Triton 3.6 does with NumPy 2.4."""
     import numpy as np
     from triton.runtime.interpreter import InterpretedFunction
 
@@ -110,6 +110,6 @@ def kernels(device):
 
 @pytest.fixture(autouse=True)
 def poisoned():
-    """New memory holds NaN or the largest integer, so that what a kernel leaves unwritten shows."""
+    """Fill new memory with NaN or the largest integer, so that elements a kernel leaves unwritten show."""
     with poisoned_memory():
         yield

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-# Rounding of the result, and of sums in another order.
+# Tolerance: rounding of the result, and of sums in another order.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 DTYPES = tuple(TOLERANCE)
 
@@ -19,7 +19,7 @@ def integers(low: int, high: int, shape: tuple[int, ...], seed: int, device: str
 
 
 def scattered(x: Tensor) -> Tensor:
-    """The same values in memory that is contiguous along no dimension."""
+    """Copy x to memory that is not contiguous along any dimension."""
     wide = x.new_zeros(*reversed(x.shape), 2)
     view = wide[..., 1].permute(*reversed(range(x.dim())))
     view.copy_(x)
@@ -27,7 +27,7 @@ def scattered(x: Tensor) -> Tensor:
 
 
 def same_bits(first: Tensor, second: Tensor) -> bool:
-    """Equal to the last bit, NaN equal to NaN."""
+    """Whether two tensors are bit-equal, including NaN."""
     kinds = {8: torch.int64, 4: torch.int32, 2: torch.int16}
     kind = kinds[first.element_size()]
     return torch.equal(first.contiguous().view(kind), second.contiguous().view(kind))

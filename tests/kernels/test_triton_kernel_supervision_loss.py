@@ -103,7 +103,7 @@ def test_zero_vectors(kernels, device):
     )
     expected = reference.kernel_supervision_loss(updated, targets, index, reduction="sum")
     torch.testing.assert_close(loss, expected)
-    # The norm counts as 1e-8, so the gradient is the target's direction times 1e8.
+    # The norm is clamped to 1e-8, so the gradient is the direction of the target times 1e8.
     torch.testing.assert_close(of_kernels[0, 0, 0], -1e8 * reference._unit(targets[0, 1]))
 
 
@@ -111,7 +111,7 @@ def test_zero_vectors(kernels, device):
 @pytest.mark.parametrize(
     "size", [(3, 2, 5, 3, 4), (3, 2, 5, 0, 4), (0, 2, 5, 3, 4), (3, 0, 5, 3, 4), (3, 2, 0, 3, 4)]
 )
-def test_without_a_pair_it_is_zero_with_zero_gradients(kernels, device, size, mean):
+def test_without_pairs_loss_and_gradients_are_zero(kernels, device, size, mean):
     stages, batch, number, proposals, channels = size
     updated = torch.full((stages, batch, number, channels), torch.nan, device=device)
     targets = torch.full((batch, proposals, channels), torch.inf, device=device)

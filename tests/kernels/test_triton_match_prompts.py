@@ -31,7 +31,7 @@ def inputs(case, device):
 
 
 def assert_chosen(index, kernels, prompts, count=None):
-    """The index is of a real prompt whose cosine is the largest but for rounding."""
+    """Check that the index is that of a real prompt whose cosine is the largest up to rounding."""
     k, p = kernels.double(), prompts.double()
     cosine = reference._unit(k.expand(len(p), *k.shape[-2:])) @ reference._unit(p).transpose(1, 2)
     rows = torch.full((len(p),), p.shape[1], device=p.device) if count is None else count
@@ -55,7 +55,7 @@ def test_forward_equals_the_reference(kernels, device, case):
 
 
 def expected_of(kernels, prompts, index):
-    """Kernels plus the prompts of that index."""
+    """Add the prompts with this index to the kernels."""
     where = index.clamp(min=0)[..., None].expand(-1, -1, prompts.shape[2])
     return kernels + torch.where((index >= 0)[..., None], prompts.gather(1, where), 0)
 
@@ -72,17 +72,17 @@ def test_any_strides(kernels, device, dtype):
     assert same_bits(expanded[0], kernels.match_prompts(k[0], p, count)[0])
 
 
-def test_equal_prompts_go_to_the_lowest(kernels, device):
+def test_ties_go_to_the_lowest_index(kernels, device):
     for channels in (37, 256):
         one = normal(1, 1, channels, seed=0, device=device)
         prompts = normal(1, 45, channels, seed=1, device=device) * 0.1 - one
-        prompts[:, 6:43] = one  # over two blocks
+        prompts[:, 6:43] = one  # across two blocks
         _, index = kernels.match_prompts(one[0] + 0.1 * normal(11, channels, seed=2, device=device), prompts)
         assert set(index.flatten().tolist()) == {6}
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the interpreter
-def test_nan_never_wins_and_padding_is_not_seen(kernels, device):
+def test_nan_and_padding_are_never_chosen(kernels, device):
     nan = torch.nan
     prompts = torch.tensor([[[nan, 1.0], [-1.0, -1.0], [1.0, 1.0], [torch.inf, 1.0]]], device=device)
     k = torch.ones(2, 2, device=device)

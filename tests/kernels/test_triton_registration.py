@@ -1,4 +1,4 @@
-"""How the dispatcher reaches the Triton kernels."""
+"""Dispatch to the Triton kernels."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ assert [g.shape for g in grads] == [stages.shape, p.shape]
 """
 
 
-def test_without_triton_the_reference_serves_with_one_warning():
+def test_without_triton_the_reference_runs_with_one_warning():
     result = run(WITHOUT)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("RuntimeWarning: sp_fast.kernels is not usable") == 1
@@ -63,7 +63,7 @@ def test_an_old_gpu_gets_the_reference_with_one_warning(monkeypatch):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_autograd_and_shapes_on_a_gpu(shared):
-    """On tensors without memory, which need no GPU; PyTorch cannot run a backward pass on these."""
+    """Use fake tensors, which need no GPU; PyTorch cannot run a backward pass on these."""
     with FakeTensorMode():
         shape = (7, 16) if shared else (2, 7, 16)
         kernels = torch.empty(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True)

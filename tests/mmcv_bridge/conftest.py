@@ -1,3 +1,3 @@
-"""See tests/mmdet_scope.py."""
+"""mmdet's registry as the default one."""
 
 from tests.mmdet_scope import mmdet_scope  # noqa: F401

@@ -131,7 +131,7 @@ def test_sigmoid_focal_loss(gamma):
         )
 
 
-def test_sigmoid_focal_loss_is_finite_far_out():
+def test_sigmoid_focal_loss_of_large_logits():
     logits = torch.tensor([[-200.0, 200.0]], requires_grad=True)
     loss = mmcv_ops.sigmoid_focal_loss(logits, torch.tensor([0]), 2.0, 0.25, None, "sum")
     loss.backward()
@@ -139,7 +139,7 @@ def test_sigmoid_focal_loss_is_finite_far_out():
     torch.testing.assert_close(logits.grad, torch.tensor([[-0.25, 0.75]]))
 
 
-def test_other_ops_name_themselves():
+def test_unavailable_ops_give_their_name():
     with pytest.raises(NotImplementedError, match=r"'carafe_forward'.*full mmcv 2\.1\.0"):
         mmcv_ops.carafe(torch.rand(1, 4, 4, 4), torch.rand(1, 25, 8, 8), 5, 1, 2)
     with pytest.raises(NotImplementedError, match="'nms_rotated'"):
@@ -174,8 +174,8 @@ def test_install_is_idempotent():
     assert sys.meta_path == before
 
 
-def test_a_compiled_mmcv_is_used_untouched(tmp_path, monkeypatch):
-    """A module `_ext` on mmcv's own path stands for the compiled one."""
+def test_compiled_mmcv_takes_precedence(tmp_path, monkeypatch):
+    """A module `_ext` on mmcv's path stands in for the compiled one."""
     (tmp_path / "_ext.py").write_text("compiled = True")
     monkeypatch.delitem(sys.modules, "mmcv._ext")
     monkeypatch.setattr(mmcv, "__path__", [*mmcv.__path__, str(tmp_path)])
@@ -207,7 +207,7 @@ def instances():
 
 
 def slim(config):
-    """The configuration with a small network in its place: the parts are all there, none is trained."""
+    """Give the config of a model a small backbone without trained weights."""
     config.backbone = {
         "type": "ResNet",
         "depth": 18,

@@ -14,14 +14,14 @@ settings.load_profile("ops")
 
 @pytest.fixture(autouse=True)
 def poisoned():
-    """New memory holds NaN or the largest integer, so that what an op leaves unwritten shows."""
+    """Fill new memory with NaN or the largest integer, so that elements an op leaves unwritten show."""
     with poisoned_memory():
         yield
 
 
 @pytest.fixture
 def threads():
-    """Sets the number of threads, and puts it back."""
+    """A function that sets the number of threads, which is restored afterwards."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Inputs, calls and judges of the tests on a GPU."""
+"""Inputs, calls and expected results of the tests on a GPU."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from tests.ops.op_cases import generator, scattered
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LAYOUTS = ["contiguous", "channels_last", "scattered"]
 
-# Error allowed against the reference in fp64: two roundings of the result; for fp32, sums in another order.
+# Tolerance against the reference in fp64: two roundings of the result; for fp32, sums in another order.
 ON_GPU = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 @contextmanager
 def without_waiting():
-    """Whatever makes the host wait for the device is an error."""
+    """Make it an error if the host waits for the device."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -33,14 +33,14 @@ def without_waiting():
 
 
 def poison() -> None:
-    """Fill free blocks of the allocator with NaN, so that what an op takes and does not write shows."""
+    """Fill free blocks of the allocator with NaN, so that elements an op leaves unwritten show."""
     sizes = [2**k for k in range(9, 25)] + [3 * 2**k for k in range(9, 23)]
     blocks = [torch.full((size // 4,), torch.nan, device="cuda") for size in sizes for _ in range(3)]
     del blocks
 
 
 def in_layout(x: Tensor, layout: str) -> Tensor:
-    """The same values, laid out in memory as named; a map alone has channels last."""
+    """Lay out the values of x in memory as named; only maps can be channels-last."""
     if layout == "scattered":
         return scattered(x)
     return (
@@ -50,28 +50,28 @@ def in_layout(x: Tensor, layout: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Case:
-    """One op on inputs that suit it.
+    """One op and inputs for it.
 
     Attributes:
-        inputs: seed and dtype -> inputs on the CPU.
-        op: the inputs -> its results.
-        judge: the same by `sp_fast.ops.reference`.
-        wanted: how many of the inputs, the first ones, get gradients.
+        inputs: (seed, dtype) -> inputs on the CPU.
+        op: inputs -> results.
+        reference: the same function in `sp_fast.ops.reference`.
+        wanted: number of leading inputs that get gradients.
     """
 
     inputs: Callable[[int, torch.dtype], Sequence[Tensor]]
     op: Callable[..., Any]
-    judge: Callable[..., Any]
+    reference: Callable[..., Any]
     wanted: int = 0
 
 
 def results(function: Callable[..., Any], inputs: Sequence[Tensor], wanted: int = 0) -> list[Tensor]:
-    """Results, then the gradients of the first `wanted` inputs for a fixed gradient of the first result."""
+    """Results, and the gradients of the first `wanted` inputs for a fixed gradient of the first result."""
     leaves = [x.detach().requires_grad_() for x in inputs[:wanted]]
     found = function(*leaves, *inputs[wanted:])
     found = list(found) if isinstance(found, tuple) else [found]
     if wanted:
-        # A gradient that depends on its place and is exact in every dtype, without random numbers.
+        # A gradient that varies by element and is exact in every dtype, without random numbers.
         place = torch.arange(found[0].numel(), device=found[0].device).reshape(found[0].shape)
         gradient = ((place * 37 % 101).to(found[0].dtype) - 50) / 64
         found += torch.autograd.grad(found[0], leaves, gradient, materialize_grads=True)
@@ -79,26 +79,26 @@ def results(function: Callable[..., Any], inputs: Sequence[Tensor], wanted: int 
 
 
 def on_gpu(case: Case, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The op's results for inputs that are on the GPU, in poisoned memory and without waiting."""
+    """Run the op on inputs on the GPU, in poisoned memory and without synchronisation."""
     poison()
     with without_waiting():
         return results(case.op, inputs, case.wanted)
 
 
 def to_gpu(inputs: Sequence[Tensor], layout: str = "contiguous") -> list[Tensor]:
-    """The inputs on the GPU."""
+    """Copy the inputs to the GPU."""
     return [in_layout(x.cuda(), layout) for x in inputs]
 
 
-def judged(case: Case, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """What the reference gives on the CPU, differentiable ops in fp64."""
+def expected_results(case: Case, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Results of the reference on the CPU; differentiable ops run in fp64."""
     if case.wanted:
         inputs = [x.double() if x.is_floating_point() else x for x in inputs]
-    return results(case.judge, inputs, case.wanted)
+    return results(case.reference, inputs, case.wanted)
 
 
-def assert_judged(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    """Integers equal, floats within the tolerance of what the GPU gave."""
+def assert_expected(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Check that integers are equal, and floats within the tolerance of the dtype on the GPU."""
     for one, other in zip(got, expected, strict=True):
         assert one.is_cuda
         assert one.shape == other.shape
@@ -110,7 +110,7 @@ def assert_judged(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 
 def smooth_features(seed: int, batch: int, channels: int, height: int, width: int) -> Tensor:
-    """Features that are similar where they are near, fp32, as a backbone gives them."""
+    """Spatially smooth features, fp32, like those of a backbone."""
     random = generator(seed)
     coarse = torch.randn(batch, channels, -(-height // 6) + 1, -(-width // 6) + 1, generator=random)
     smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
@@ -118,7 +118,7 @@ def smooth_features(seed: int, batch: int, channels: int, height: int, width: in
 
 
 def blobs(seed: int, batch: int, number: int, height: int, width: int) -> tuple[PackedMasks, Tensor]:
-    """Masks that overlap, and their scores; some masks and scores are equal, one is empty, one score NaN."""
+    """Overlapping masks and scores: some masks and scores are equal, one mask is empty, one score NaN."""
     random = generator(seed)
     size = torch.tensor([height, width])
     centre = torch.rand(batch, number, 2, 1, 1, generator=random) * size[:, None, None]
@@ -134,7 +134,7 @@ def blobs(seed: int, batch: int, number: int, height: int, width: int) -> tuple[
 
 
 def boxes_of(seed: int, batch: int, number: int, height: int, width: int) -> Tensor:
-    """Boxes x0 y0 x1 y1 in cells: inside, partly and wholly outside, empty, turned round, not a number."""
+    """Boxes (xyxy, in cells): inside, partly or entirely outside, empty, reversed, or with NaN."""
     random = generator(seed)
     size = torch.tensor([width, height])
     low = (torch.rand(batch, number, 2, generator=random) * 1.2 - 0.1) * size

@@ -15,18 +15,18 @@ needs_extension = pytest.mark.skipif(not COMPILED, reason="sp_fast._C is not bui
 SEEDS = st.integers(0, 2**31 - 1)
 HALVES_AND_FLOAT = st.sampled_from([torch.float32, torch.float16, torch.bfloat16])
 
-# Error allowed against the reference: rounding of the result, and of sums in another order.
+# Tolerance against the reference: rounding of the result, and of sums in another order.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 def generator(seed: int) -> torch.Generator:
-    """A generator of its own for each example."""
+    """A separate random generator for each example."""
     return torch.Generator().manual_seed(seed)
 
 
 @contextmanager
 def poisoned_memory():
-    """New memory holds NaN or the largest integer, so that what an op leaves unwritten shows."""
+    """Fill new memory with NaN or the largest integer, so that elements an op leaves unwritten show."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -36,21 +36,21 @@ def poisoned_memory():
 
 
 def scattered(x: Tensor) -> Tensor:
-    """The same values in memory that is not contiguous."""
+    """Copy x to memory that is not contiguous."""
     wide = x.new_empty(*x.shape, 2)
     wide[..., 1] = x
     return wide[..., 1]
 
 
 def assert_near(got: Tensor, expected: Tensor) -> None:
-    """Same shape and dtype, and values within the tolerance of the dtype, NaN equal to NaN."""
+    """Check shape and dtype, and values within the tolerance of the dtype; NaN equals NaN."""
     tolerance = TOLERANCE[expected.dtype]
     torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 @st.composite
 def masks_and_scores(draw) -> tuple[PackedMasks, Tensor]:
-    """Few cells, few different masks and few different scores: ties and overlaps of every kind."""
+    """Masks of few cells with few different scores, which give ties and overlaps of every kind."""
     batch, number = draw(st.integers(0, 3)), draw(st.integers(0, 12))
     height, width = draw(st.integers(1, 6)), draw(st.integers(1, 13))
     random = generator(draw(SEEDS))
@@ -72,7 +72,7 @@ def masks_and_scores(draw) -> tuple[PackedMasks, Tensor]:
 
 @st.composite
 def taken_tables(draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Words, score, seeds and the rows chosen of them, for take_proposals."""
+    """Words, scores, seeds and the chosen rows, for take_proposals."""
     batch, number, most = draw(st.integers(0, 3)), draw(st.integers(0, 5)), draw(st.integers(0, 6))
     words, channels = draw(st.integers(0, 40)), draw(st.sampled_from([0, 1, 3, 8, 300]))
     random = generator(draw(SEEDS))
@@ -86,7 +86,7 @@ def taken_tables(draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def draw_maps(draw, depths, whole: bool) -> tuple[Tensor, Tensor | None, torch.Generator]:
-    """Features [B, D, H, W], of small whole numbers or normal, the sizes of their valid parts, a generator.
+    """Features [B, D, H, W] (small integers or normal), sizes of their valid parts, and the generator.
 
     The padding holds NaN and infinity.
     """

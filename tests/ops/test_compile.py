@@ -13,14 +13,14 @@ pytestmark = needs_extension
 
 
 def masks_of(features: Tensor) -> tuple[Tensor, ...]:
-    """PackedMasks made, indexed and read inside the graph."""
+    """Create, index and read PackedMasks inside the graph."""
     masks = PackedMasks.pack(features > 0)
     some = masks[:, 1:]
     return masks.words, masks.unpack(), some.area(), some.boxes(), PackedMasks(some.words, 6, 7)[0].area()
 
 
 def proposals(features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
-    """Every op that is not differentiated."""
+    """Run every op without gradients."""
     found = ops.seed_saliency(features, [(3, 3), (1, 2)], valid=valid, similarity="cosine")
     again = ops.seed_saliency(features, seeds=found.seeds)
     decayed = ops.matrix_nms(found.masks, found.score)
@@ -30,11 +30,11 @@ def proposals(features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
 
 
 def training(features: Tensor, kernels: Tensor, boxes: Tensor, count: Tensor) -> tuple[Tensor, ...]:
-    """Every op that is differentiated."""
+    """Run every op with gradients."""
     prompts = ops.roi_average_pool(features, boxes, count)
     decorated, index = ops.match_prompts(kernels, prompts, count)
-    own, _ = ops.match_prompts(decorated, prompts)
-    stages = torch.stack([decorated, own * 2 + 1])
+    again, _ = ops.match_prompts(decorated, prompts)
+    stages = torch.stack([decorated, again * 2 + 1])
     matched = index[None, :, : boxes.shape[1]].expand(2, -1, -1)
     loss = ops.kernel_supervision_loss(stages, prompts, matched)
     return loss + ops.kernel_supervision_loss(stages, prompts.sin(), matched, reduction="sum"), index
@@ -46,7 +46,7 @@ def normal(*shape: int) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """Graphs of an earlier build, whose ops may have had other arguments, are not read from disk."""
+    """Disable the cache on disk: graphs of an earlier build may call ops with other arguments."""
     import torch._inductor.config
 
     with torch._inductor.config.patch(force_disable_caches=True):

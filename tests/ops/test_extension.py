@@ -1,4 +1,4 @@
-"""The compiled extension: its bindings, and what runs without it."""
+"""The compiled extension: its bindings, and the fallback without it."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
 
 
 @needs_extension
-def test_bindings_give_what_the_ops_give():
+def test_bindings_equal_the_ops():
     from sp_fast import _C
 
     features = torch.randn(2, 4, 6, 7)
@@ -50,7 +50,7 @@ def test_bindings_give_what_the_ops_give():
 
 
 @needs_extension
-def test_bindings_check_what_they_are_given():
+def test_bindings_check_their_arguments():
     from sp_fast import _C
 
     with pytest.raises(ValueError, match="score: expected shape"):
@@ -62,7 +62,7 @@ def test_bindings_check_what_they_are_given():
 
 
 @needs_extension
-def test_build_info_says_what_was_built():
+def test_build_info_has_the_versions_of_the_build():
     from sp_fast import _C
 
     info = _C.build_info()
@@ -75,7 +75,7 @@ def test_build_info_says_what_was_built():
         assert info["cuda"]["compiled_runtime"] // 1000 == info["cuda"]["loaded_runtime"] // 1000
 
 
-# Hides the extension, as where it was never built.
+# Hides the extension, as if it had never been built.
 HIDE = "import sys; sys.modules['sp_fast._C'] = None; "
 USE = """
 import torch, warnings
@@ -96,7 +96,7 @@ assert not {"mmdet", "mmcv", "mmengine", "torchvision"} & set(sys.modules)
 """
 
 
-def test_without_extension_the_reference_serves_with_one_warning_and_needs_torch_alone():
+def test_without_the_extension_the_reference_runs_with_one_warning_and_only_needs_torch():
     result = run(HIDE + USE, SP_FAST_DISABLE_EXTENSION="")
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("RuntimeWarning: sp_fast._C is not usable") == 1

@@ -1,4 +1,4 @@
-"""The backward passes written out in PyTorch against its differentiation of the reference."""
+"""The backward passes in plain PyTorch against autograd through the reference."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_kernel_supervision_loss(reduction):
     kernels = torch.randn(3, 2, 6, 5, dtype=torch.float64, requires_grad=True)
     targets = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True)
     index = torch.randint(-1, 6, (3, 2, 4))
-    index[..., 3] = index[..., 0]  # two proposals with one kernel
+    index[..., 3] = index[..., 0]  # two proposals match one kernel
     index[0, 0] = -1
     loss = reference.kernel_supervision_loss(kernels, targets, index, reduction=reduction)
     grad = torch.tensor(1.5, dtype=torch.float64)

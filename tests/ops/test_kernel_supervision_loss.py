@@ -22,7 +22,7 @@ def cases(draw):
     index = torch.randint(-1, max(number, 0), (stages, batch, proposals), generator=random)
     index = index.to(draw(st.sampled_from([torch.int32, torch.int64])))
     if draw(st.booleans()):
-        # What no pair reaches may hold anything.
+        # Unmatched kernels and targets may hold any value.
         targets[(index < 0).all(0)] = torch.nan
         reached = torch.zeros(stages, batch, number + 1, dtype=torch.bool)
         reached.scatter_(2, index.long() % (number + 1), True)
@@ -41,7 +41,7 @@ def test_forward_and_backward_equal_the_reference(case, reduction):
     exact = torch.float64 if kernels.dtype == torch.float64 else torch.float32
     torch.testing.assert_close(got, expected, rtol=TOLERANCE[exact] * 4, atol=TOLERANCE[exact] * 4)
     mine, theirs = (torch.autograd.grad(loss, (kernels, targets)) for loss in (got, expected))
-    tolerance = TOLERANCE[kernels.dtype] * 16  # the reference adds up in the dtype given
+    tolerance = TOLERANCE[kernels.dtype] * 16  # the reference sums in the dtype of the inputs
     for a, b in zip(mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
@@ -63,7 +63,7 @@ def test_is_one_minus_cosine():
     ("shape", "proposals"),
     [((3, 2, 5, 4), 3), ((3, 2, 5, 4), 0), ((0, 2, 5, 4), 3), ((3, 0, 5, 4), 3), ((3, 2, 0, 4), 3)],
 )
-def test_without_a_pair_it_is_zero_with_zero_gradients(shape, proposals, reduction):
+def test_without_pairs_loss_and_gradients_are_zero(shape, proposals, reduction):
     kernels = torch.full(shape, torch.nan, requires_grad=True)
     targets = torch.full((shape[1], proposals, shape[3]), torch.inf, requires_grad=True)
     index = torch.full((*shape[:2], proposals), -1)
@@ -110,7 +110,7 @@ I = torch.zeros(2, 2, 3, dtype=torch.int64)  # noqa: E741
         (
             lambda: kernel_supervision_loss(K, T.half(), I),
             TypeError,
-            "targets: expected kernels's dtype float32",
+            "targets: expected the dtype of kernels, float32",
         ),
         (lambda: kernel_supervision_loss(K, T, I[:1]), ValueError, r"index: expected shape \[2, 2, 3\]"),
         (lambda: kernel_supervision_loss(K, T, I.float()), TypeError, "index: expected dtype int64 or int32"),

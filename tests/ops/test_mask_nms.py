@@ -23,7 +23,7 @@ def test_equals_the_reference(case, iou_threshold, min_area, max_masks):
 
 
 @given(masks_and_scores(), st.sampled_from([0.25, 0.5]))
-def test_what_is_kept_is_a_greedy_choice(case, iou_threshold):
+def test_kept_masks_are_a_greedy_choice(case, iou_threshold):
     masks, score = case
     kept = mask_nms(masks, score, iou_threshold=iou_threshold, min_area=1, max_masks=20)
     cells = masks.unpack().flatten(2)

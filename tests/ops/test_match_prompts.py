@@ -46,7 +46,7 @@ def test_forward_and_backward_equal_the_reference(case):
     got_grads, expected_grads = (
         torch.autograd.grad(y, (kernels, prompts), grad, allow_unused=True) for y in (got, expected)
     )
-    tolerance = TOLERANCE[kernels.dtype] * 16  # the reference adds up in the dtype given
+    tolerance = TOLERANCE[kernels.dtype] * 16  # the reference sums in the dtype of the inputs
     for mine, theirs, of in zip(got_grads, expected_grads, (kernels, prompts), strict=True):
         torch.testing.assert_close(
             mine, torch.zeros_like(of) if theirs is None else theirs, rtol=tolerance, atol=tolerance
@@ -61,13 +61,13 @@ def test_takes_the_largest_cosine():
     assert torch.equal(decorated, kernels + prompts.gather(1, index[..., None].expand(-1, -1, 16)))
 
 
-def test_equal_prompts_go_to_the_lowest():
+def test_ties_go_to_the_lowest_index():
     prompts = torch.randn(1, 1, 37).expand(1, 23, 37)
     _, index = match_prompts(torch.randn(11, 37), prompts)
     assert set(index.flatten().tolist()) == {0}
 
 
-def test_nan_never_wins_and_padding_is_not_seen():
+def test_nan_and_padding_are_never_chosen():
     prompts = torch.tensor([[[torch.nan, 1.0], [-1.0, -1.0], [1.0, 1.0]]])
     kernels = torch.ones(2, 2)
     assert match_prompts(kernels, prompts)[1].tolist() == [[2, 2]]
@@ -113,7 +113,7 @@ P = torch.randn(2, 4, 3)
         (
             lambda: match_prompts(K.half(), P),
             TypeError,
-            "kernels: expected prompts's dtype float32, got float16",
+            "kernels: expected the dtype of prompts, float32, got float16",
         ),
         (lambda: match_prompts(K, P, torch.tensor([5, 0])), ValueError, r"count: .*\[0, 4\], got 5"),
         (lambda: match_prompts(K, P, torch.tensor([[1], [2]])), ValueError, r"count: expected shape \[2\]"),

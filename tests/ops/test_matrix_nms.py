@@ -16,7 +16,7 @@ def test_equals_the_reference(case, kernel, sigma):
     assert_near(got, reference.matrix_nms(masks, score, kernel=kernel, sigma=sigma))
 
 
-def test_decays_by_the_better_masks_alone():
+def test_only_better_masks_decay_a_score():
     masks = torch.zeros(1, 3, 2, 4, dtype=torch.bool)
     masks[0, 0, 0] = True  # 4 cells
     masks[0, 1, 0, :3] = True  # 3 of those: IoU 0.75
@@ -29,7 +29,7 @@ def test_decays_by_the_better_masks_alone():
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "linear"])
-def test_duplicates_decay_as_the_first_of_them_does(kernel):
+def test_duplicates_add_no_decay(kernel):
     one = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(0)) < 0.5
     other = torch.rand(1, 1, 5, 5, generator=torch.Generator().manual_seed(1)) < 0.5
     few = PackedMasks.pack(torch.cat([one, other], 1))
@@ -38,7 +38,7 @@ def test_duplicates_decay_as_the_first_of_them_does(kernel):
     assert_near(got[:, -1], matrix_nms(few, torch.tensor([[0.9, 0.6]]), kernel=kernel)[:, -1])
 
 
-def test_nan_score_stays_and_decays_none():
+def test_nan_score_is_kept_and_decays_no_other():
     masks = PackedMasks.pack(torch.ones(1, 2, 3, 3, dtype=torch.bool))
     got = matrix_nms(masks, torch.tensor([[torch.nan, 0.5]]))
     assert got[0, 0].isnan()

@@ -1,4 +1,4 @@
-"""Every op on a GPU, judged by the reference on the CPU; always in poisoned memory and without waiting."""
+"""Every op on a GPU against the reference on the CPU, in poisoned memory and without synchronisation."""
 
 from contextlib import contextmanager
 
@@ -22,11 +22,11 @@ from tests.ops.gpu_cases import (
     LAYOUTS,
     ON_GPU,
     Case,
-    assert_judged,
+    assert_expected,
     blobs,
     boxes_of,
+    expected_results,
     in_layout,
-    judged,
     on_gpu,
     results,
     smooth_features,
@@ -37,11 +37,11 @@ from tests.ops.op_cases import generator, scattered
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
-# Cells may differ from the reference where the saliency is this near the threshold: products of fp32 are of
-# TF32, whose inputs have 10 bits; of halves they are exact, but seeds summed in another order round apart.
+# Cells may differ from the reference where the saliency is this near the threshold: fp32 products use TF32,
+# whose inputs have 10 bits; 16-bit products are exact, but seeds summed in another order round differently.
 NEAR_THRESHOLD = {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-# Largest share of masks with a cell that differs, at full size. Rounding these inputs to TF32 on the CPU
-# moves 1 to 4 cells, in 0.05 to 0.6 % of the masks.
+# Largest fraction of masks with a cell that differs, at full size. Rounding these inputs to TF32 on the CPU
+# changes 1 to 4 cells in 0.05 to 0.6 % of the masks.
 FLIPPED = {torch.float32: 0.01, torch.float16: 0.02, torch.bfloat16: 0.02}
 
 EXACT = [name for name in CASES if name != "seed_saliency"]
@@ -49,14 +49,14 @@ EXACT = [name for name in CASES if name != "seed_saliency"]
 
 @contextmanager
 def placed_without_waiting(x):
-    """A tensor on the GPU, put there before the host may not wait any more."""
+    """Copy a tensor to the GPU, then forbid synchronisation."""
     placed = x.cuda()
     with without_waiting():
         yield placed
 
 
 def assert_saliency(found, features, seeds, valid, similarity):
-    """Masks equal but near the threshold, and scores of equal masks; the share of masks that differ."""
+    """Check masks, except near the threshold, and scores of equal masks; return the fraction that differs."""
     features, seeds = features.cpu(), seeds.cpu()
     valid = None if valid is None else valid.cpu()
     masks, score = reference.saliency_of_seeds(features, seeds, valid, similarity, 0.5)
@@ -74,7 +74,7 @@ def assert_saliency(found, features, seeds, valid, similarity):
 @pytest.mark.parametrize("name", EXACT)
 def test_same_as_the_reference(name, dtype, layout):
     inputs = CASES[name].inputs(0, dtype)
-    assert_judged(on_gpu(CASES[name], to_gpu(inputs, layout)), judged(CASES[name], inputs))
+    assert_expected(on_gpu(CASES[name], to_gpu(inputs, layout)), expected_results(CASES[name], inputs))
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
@@ -172,13 +172,13 @@ def test_pooling(number, shape, dtype, layout):
     features = torch.randn(2, *shape, generator=generator(8)).to(dtype)
     inputs = (features, boxes_of(9, 2, number, *shape[1:]), torch.tensor([number, number // 2]))
     case = CASES["roi_average_pool"]
-    assert_judged(on_gpu(case, to_gpu(inputs, layout)), judged(case, inputs))
+    assert_expected(on_gpu(case, to_gpu(inputs, layout)), expected_results(case, inputs))
 
 
 def assert_matched_in_one_channel(got, inputs):
-    """The prompt chosen is one of the best, and the rest follows from it.
+    """Check that the chosen prompt is one of the best, and that the other results follow from it.
 
-    In one channel every cosine is 1 or -1, so that rounding decides which of many prompts is the best.
+    With one channel every cosine is 1 or -1, so rounding decides which of many prompts is best.
     """
     kernels, prompts, count = inputs
     index = got[1].cpu()
@@ -196,7 +196,7 @@ def assert_matched_in_one_channel(got, inputs):
         added = prompts.expand(-1, -1, 1).gather(1, chosen)
         return kernels + added * (index >= 0)[..., None], index
 
-    assert_judged(got, results(match, [kernels.double(), prompts.double()], 2))
+    assert_expected(got, results(match, [kernels.double(), prompts.double()], 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -210,13 +210,15 @@ def test_matching_and_supervision(number, prompts, channels, dtype):
     for shape in ((number, channels), (2, number, channels)):
         inputs = (torch.randn(shape, generator=random).to(dtype), prompt, count)
         if channels > 1:
-            assert_judged(on_gpu(case, to_gpu(inputs)), judged(case, inputs))
+            assert_expected(on_gpu(case, to_gpu(inputs)), expected_results(case, inputs))
         else:
             assert_matched_in_one_channel(on_gpu(case, to_gpu(inputs)), inputs)
     kernels = torch.randn(3, 2, number, channels, generator=random).to(dtype)
     index = torch.randint(-1, number, (3, 2, prompts), generator=random)
     case = CASES["kernel_supervision_loss"]
-    assert_judged(on_gpu(case, to_gpu((kernels, prompt, index))), judged(case, (kernels, prompt, index)))
+    assert_expected(
+        on_gpu(case, to_gpu((kernels, prompt, index))), expected_results(case, (kernels, prompt, index))
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -240,7 +242,7 @@ def test_graph_replayed_with_other_values(name, dtype):
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        # Beginning and ending a capture waits for the device, so the mode is set inside.
+        # Beginning and ending a capture synchronises, so the mode is set inside.
         torch.cuda.set_sync_debug_mode("error")
         try:
             captured = results(case.op, inputs, case.wanted)
@@ -286,7 +288,7 @@ def test_runs_on_the_device_of_its_inputs(name):
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
 def test_proposals_without_waiting(preset):
-    """Compared by overlap: a cell that TF32 moves may change which of two like masks suppresses the other."""
+    """Compare by overlap: a cell changed by TF32 may decide which of two similar masks is suppressed."""
     features = smooth_features(7, 3, 64, 25, 42)
     expected = SaliencyProposer(preset=preset).from_features(features)
     with placed_without_waiting(features) as placed:
@@ -332,7 +334,7 @@ def test_empty_tensors(shape):
 
 
 def every_op(features, boxes, kernels):
-    """A function that uses every op."""
+    """Run every op."""
     found = seed_saliency(features.detach(), (3, 4), similarity="cosine")
     kept = mask_nms(found.masks, found.score, max_masks=5)
     decayed = matrix_nms(found.masks, found.score)

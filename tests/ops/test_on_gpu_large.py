@@ -1,4 +1,4 @@
-"""Every op on a GPU where offsets do not fit in 32 bits, and where images outnumber a grid's rows."""
+"""Every op on a GPU with offsets that need more than 32 bits, and with more images than a grid has rows."""
 
 import gc
 
@@ -15,7 +15,7 @@ from sp_fast.ops import (
     roi_average_pool,
     seed_saliency,
 )
-from tests.ops.gpu_cases import assert_judged, results, without_waiting
+from tests.ops.gpu_cases import assert_expected, results, without_waiting
 
 # One process at a time: each takes tens of gigabytes.
 pytestmark = [
@@ -29,7 +29,7 @@ MORE_IMAGES_THAN_ROWS = 70_000
 
 @pytest.fixture(autouse=True)
 def clean():
-    """Memory goes back after each test; nothing is filled, which would take longer than the op."""
+    """Free memory after each test, and do not fill it, which would take longer than the op."""
     torch.utils.deterministic.fill_uninitialized_memory = False
     yield
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -48,7 +48,7 @@ def normal(*shape, dtype=BF16):
 
 
 def last(x):
-    """The last image alone, on the CPU; what is not of an image stays as it is."""
+    """Copy the last image to the CPU."""
     return x[-1:].cpu()
 
 
@@ -64,14 +64,14 @@ def test_pooling(shape, layout):
     boxes = box.expand(shape[0], 2, 4)
     with without_waiting():
         got = results(roi_average_pool, (features, boxes), 1)
-    # Channels do not mix: the last few tell as much as all.
+    # Channels are independent, so the last few are enough.
     few = features[-1:, -3:].cpu().double().requires_grad_()
     pooled = reference.roi_average_pool(few, boxes[-1:].cpu())
-    assert_judged([got[0][-1:, :, -3:]], [pooled.detach()])
+    assert_expected([got[0][-1:, :, -3:]], [pooled.detach()])
     place = torch.arange(got[0].numel(), device="cuda").reshape(got[0].shape)[-1:, :, -3:]
     gradient = ((place * 37 % 101).to(BF16) - 50) / 64
     (expected,) = torch.autograd.grad(pooled, few, gradient.cpu().double())
-    assert_judged([got[1][-1:, -3:]], [expected])
+    assert_expected([got[1][-1:, -3:]], [expected])
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_saliency(shape, seeds):
 def test_masks(images, side):
     needs(60)
     number, words = 16, (side * side + 31) // 32
-    # A few masks and their repetition: overlaps of every kind, which random bits would not have.
+    # Repeat a few masks, to get overlaps of every kind; random bits would not have these.
     pattern = torch.rand(5, number, side, side, device="cuda") < torch.rand(5, number, 1, 1, device="cuda")
     packed = PackedMasks.pack(pattern)
     masks = PackedMasks(packed.words.repeat(images // 5 + 1, 1, 1)[:images], side, side)
@@ -114,7 +114,7 @@ def test_masks(images, side):
         ends.area(),
         ends.boxes(),
     )
-    assert_judged([x[-1:] for x in got], expected)
+    assert_expected([x[-1:] for x in got], expected)
 
 
 def test_packing():
@@ -137,9 +137,9 @@ def test_matching(images, channels):
         got = torch.autograd.grad(decorated, leaves, decorated.detach())
     few = [last(x.detach()).double().requires_grad_() for x in leaves]
     expected, where = reference.match_prompts(*few)
-    assert_judged([decorated.detach()[-1:], index[-1:]], [expected.detach(), where])
+    assert_expected([decorated.detach()[-1:], index[-1:]], [expected.detach(), where])
     gradient = last(decorated.detach()).double()
-    assert_judged([x[-1:] for x in got], torch.autograd.grad(expected, few, gradient))
+    assert_expected([x[-1:] for x in got], torch.autograd.grad(expected, few, gradient))
 
 
 @pytest.mark.parametrize(("images", "channels"), [(28_000, 256), (MORE_IMAGES_THAN_ROWS, 3)], ids=str)
@@ -147,7 +147,7 @@ def test_supervision(images, channels):
     needs(45)
     kernels, targets = normal(3, images, 100, channels), normal(images, 7, channels)
     index = torch.randint(-1, 100, (3, images, 7), device="cuda")
-    index[:, :-1] = -1  # so that the sum is that of the last image
+    index[:, :-1] = -1  # so that only the last image contributes
     with without_waiting():
         leaves = [x.requires_grad_() for x in (kernels, targets)]
         loss = kernel_supervision_loss(*leaves, index, reduction="sum")
@@ -155,7 +155,7 @@ def test_supervision(images, channels):
     few = [kernels.detach()[:, -1:].cpu().double(), last(targets.detach()).double()]
     few = [x.requires_grad_() for x in few]
     expected = reference.kernel_supervision_loss(*few, index[:, -1:].cpu(), reduction="sum")
-    assert_judged([loss.detach()], [expected.detach()])
+    assert_expected([loss.detach()], [expected.detach()])
     gradients = torch.autograd.grad(expected, few)
-    assert_judged([got[0][:, -1:], got[1][-1:]], gradients)
+    assert_expected([got[0][:, -1:], got[1][-1:]], gradients)
     assert not got[0][:, :-1].any()

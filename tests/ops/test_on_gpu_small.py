@@ -1,4 +1,4 @@
-"""Every op forward and backward at small odd sizes, quick enough for compute-sanitizer. Also on the CPU."""
+"""Every op, forward and backward, at small odd sizes: fast enough for compute-sanitizer. Also on the CPU."""
 
 from functools import partial
 
@@ -16,26 +16,26 @@ pytestmark = [
     pytest.mark.parametrize("dtype", TOLERANCE, ids=str),
     pytest.mark.parametrize("channels", [24, 67]),
 ]
-# Fewer cells than a word of a mask, odd, rows of 16 bytes, many words.
+# Fewer cells than a word, an odd number, rows of a multiple of 16 bytes, many words.
 over_maps = pytest.mark.parametrize("size", [(1, 1), (3, 5), (13, 24), (25, 42)], ids=str)
 over_layouts = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 
 
 @pytest.fixture(autouse=True)
 def memory_as_allocated():
-    """Nothing is filled, which would hide from initcheck what an op leaves unwritten."""
+    """Do not fill new memory, which would hide unwritten elements from initcheck."""
     torch.utils.deterministic.fill_uninitialized_memory = False
     yield
     torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def normal(*shape, dtype=torch.float32):
-    """The same values for every device."""
+    """Normally distributed values, the same on every device."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape))).to(DEVICE, dtype)
 
 
 def assert_near(got, expected, dtype):
-    """Whole numbers equal, others within the rounding of the dtype."""
+    """Check that integers are equal, and floats within the rounding of the dtype."""
     for one, other in zip(got, expected, strict=True):
         if other.is_floating_point():
             one, other = one.cpu().double(), other.cpu().double()
@@ -45,7 +45,7 @@ def assert_near(got, expected, dtype):
 
 
 def with_gradients(function, leaves, *rest):
-    """Result, and the gradients of its sum."""
+    """Compute the result and the gradients of its sum."""
     leaves = [x.detach().requires_grad_() for x in leaves]
     result = function(*leaves, *rest)
     return [result.detach(), *torch.autograd.grad(result.sum(), leaves, materialize_grads=True)]
@@ -111,5 +111,5 @@ def test_prompts(channels, dtype, number, found):
     for reduction in ("mean", "sum"):
         options = {"reduction": reduction}
         got = with_gradients(partial(ops.kernel_supervision_loss, **options), [stages, prompts], index)
-        judge = partial(reference.kernel_supervision_loss, **options)
-        assert_near(got, with_gradients(judge, [stages.double(), prompts.double()], index), dtype)
+        expected = partial(reference.kernel_supervision_loss, **options)
+        assert_near(got, with_gradients(expected, [stages.double(), prompts.double()], index), dtype)

@@ -31,8 +31,8 @@ def test_autocast_changes_nothing(saliency, dtype, valid):
 def maps(draw, whole):
     """Features and the sizes of their valid parts.
 
-    whole: of small whole numbers, so that every similarity is exact. Else normal, of two channels or more,
-    so that no similarity is constant up to rounding, where the normalisation would blow the rounding up.
+    whole: small integers, so that every similarity is exact. Otherwise normally distributed with at least two
+    channels, so that no similarity is constant up to rounding, which the normalisation would amplify.
     """
     features, valid, random = draw_maps(draw, st.integers(1 if whole else 2, 8), whole)
     if draw(st.booleans()):
@@ -118,14 +118,14 @@ def test_constant_similarity_gives_an_empty_mask():
     assert got.score.tolist() == [[0] * 4]
 
 
-def test_threshold_belongs_to_the_mask():
+def test_a_cell_at_the_threshold_is_inside():
     features = torch.tensor([0.0, 1.0, 2.0]).view(1, 1, 1, 3)
     got = seed_saliency(features, seeds=torch.ones(1, 1, 1), threshold=0.5)
     assert got.masks.unpack().tolist() == [[[[False, True, True]]]]
     assert got.score.item() == 0.75
 
 
-def test_nothing_is_differentiated():
+def test_results_have_no_gradient():
     features = torch.randn(1, 3, 4, 4, requires_grad=True)
     got = seed_saliency(features, (2, 2))
     assert not got.seeds.requires_grad
@@ -159,7 +159,11 @@ S = torch.randn(2, 6, 3)
         (lambda: seed_saliency(X, (2, 0)), ValueError, "grid: expected .* at least 1"),
         (lambda: seed_saliency(X, [(2, 2), (2,)]), ValueError, "grid: expected"),
         (lambda: seed_saliency(X, seeds=S[:, :, :2]), ValueError, r"seeds: expected shape \[2, M, 3\]"),
-        (lambda: seed_saliency(X, seeds=S.half()), TypeError, "seeds: expected features's dtype float32"),
+        (
+            lambda: seed_saliency(X, seeds=S.half()),
+            TypeError,
+            "seeds: expected the dtype of features, float32",
+        ),
         (
             lambda: seed_saliency(X, seeds=S, valid=torch.ones(2, 3).int()),
             ValueError,

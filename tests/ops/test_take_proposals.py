@@ -1,4 +1,4 @@
-"""take_proposals against its definition."""
+"""take_proposals against the reference."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_same_as_the_reference(tables):
         assert torch.equal(got, expected)
 
 
-def test_what_is_not_chosen_is_empty():
+def test_rows_without_a_choice_are_empty():
     masks = PackedMasks.pack(torch.ones(1, 2, 3, 5, dtype=torch.bool))
     score, seeds = torch.tensor([[0.25, 0.5]]), torch.tensor([[[1.0], [2.0]]])
     taken = take_proposals(masks, score, seeds, torch.tensor([[1, -1]]))

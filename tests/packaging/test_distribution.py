@@ -12,7 +12,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-# Every call of a compiler fails.
+# Every compiler call fails.
 NO_COMPILER = {"CC": "false", "CXX": "false", "SP_FAST_CUDA": "0", "SP_FAST_EXTENSION": ""}
 SDIST = "from setuptools import build_meta; build_meta.build_sdist({out!r})"
 
@@ -64,7 +64,7 @@ def sdist(copied, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(sdist, tmp_path_factory) -> tuple[Path, str]:
-    """The wheel, and what its build said."""
+    """The wheel and the output of its build."""
     folder = tmp_path_factory.mktemp("wheel")
     options = ["--no-build-isolation", "--no-deps", "--no-index", "--no-cache-dir", "--wheel-dir", folder]
     result = run("-m", "pip", "wheel", "-v", *options, sdist, cwd=folder, **NO_COMPILER)
@@ -73,7 +73,7 @@ def wheel(sdist, tmp_path_factory) -> tuple[Path, str]:
     return built, result.stdout + result.stderr
 
 
-def test_sdist_has_all_that_the_build_and_its_tests_need(sdist, tracked):
+def test_sdist_has_everything_that_build_and_tests_need(sdist, tracked):
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     wanted = [name for name in tracked if name.split("/")[0] in ("csrc", "kernels", "sp_fast", "tests")]
@@ -82,7 +82,7 @@ def test_sdist_has_all_that_the_build_and_its_tests_need(sdist, tracked):
     assert not set(wanted) - packed
 
 
-def test_wheel_without_a_compiler_has_the_package_and_says_what_is_missing(wheel, tracked):
+def test_wheel_built_without_a_compiler_has_the_package_and_one_warning(wheel, tracked):
     built, said = wheel
     assert said.count("sp_fast: the extension did not build") == 1
     assert "Install a C++ compiler" in said
@@ -124,7 +124,7 @@ def test_installed_wheel_runs_the_ops_away_from_the_checkout(wheel, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_extension_on_demand_without_a_compiler_is_an_error(copied):
+def test_requested_extension_without_a_compiler_is_an_error(copied):
     settings = {**NO_COMPILER, "SP_FAST_EXTENSION": "1"}
     result = run("setup.py", "-q", "build_ext", cwd=copied, **settings)
     assert result.returncode != 0

@@ -29,7 +29,7 @@ def toolkit(folder: Path, version: str) -> str:
 
 @pytest.fixture
 def script(monkeypatch) -> SimpleNamespace:
-    """The names of setup.py, which builds nothing, in an environment that says nothing of CUDA."""
+    """The functions of setup.py, run without building anything, in an environment without CUDA settings."""
     for name in ("CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST"):
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("SP_FAST_CUDA", "0")
@@ -64,14 +64,14 @@ def test_architectures_that_the_kernels_do_not_compile_for_are_left_out(
         (None, "8.0", "nvcc was not found"),
     ],
 )
-def test_what_does_not_serve_means_the_cpu_alone_or_an_error(
+def test_an_unusable_toolkit_means_a_cpu_build_or_an_error(
     script, tmp_path, monkeypatch, capsys, version, architectures, obstacle
 ):
     monkeypatch.setenv("CUDA_HOME", toolkit(tmp_path / "cuda", version) if version else str(tmp_path))
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", architectures)
     assert script.set_up_cuda() is None
     said = capsys.readouterr().out
-    assert "building for the CPU alone" in said
+    assert "building for the CPU only" in said
     assert obstacle in said
     monkeypatch.setenv("SP_FAST_CUDA", "1")
     with pytest.raises(SystemExit, match=f"SP_FAST_CUDA=1, but .*{obstacle}"):
@@ -79,7 +79,7 @@ def test_what_does_not_serve_means_the_cpu_alone_or_an_error(
 
 
 def test_nvcc_of_pip_is_tried_after_those_of_the_system(script, tmp_path, monkeypatch):
-    """In a folder like that of the packages nvidia-*, beside a module that stands for PyTorch."""
+    """In a folder laid out like the nvidia-* packages, beside a module that stands in for PyTorch."""
     system = toolkit(tmp_path / "system", "12.0")
     home = toolkit(tmp_path / "nvidia" / "cu13", "13.0")
     monkeypatch.setenv("PATH", f"{system}/bin", prepend=os.pathsep)
@@ -94,7 +94,7 @@ def test_nvcc_of_pip_is_tried_after_those_of_the_system(script, tmp_path, monkey
     assert script.toolkit_of(found[-1]) == (home, 13)
 
 
-def test_where_only_the_cuda_sources_fail_the_rest_is_built(script, monkeypatch, capsys):
+def test_if_only_the_cuda_sources_fail_the_rest_is_built(script, monkeypatch, capsys):
     def build(command):
         if any(source.endswith(".cu") for source in command.extensions[0].sources):
             raise RuntimeError("no such header")
@@ -113,12 +113,12 @@ def test_where_only_the_cuda_sources_fail_the_rest_is_built(script, monkeypatch,
 
     module.sources += ["csrc/build_info.cu"]
     monkeypatch.setenv("SP_FAST_CUDA", "1")
-    with pytest.raises(SystemExit, match="SP_FAST_CUDA=0 builds for the CPU alone"):
+    with pytest.raises(SystemExit, match="SP_FAST_CUDA=0 builds for the CPU only"):
         command.build_extensions()
 
 
 @pytest.mark.parametrize("name", ["SP_FAST_CUDA", "SP_FAST_EXTENSION"])
-def test_a_wish_is_yes_or_no(script, monkeypatch, name):
+def test_switches_are_0_or_1(script, monkeypatch, name):
     monkeypatch.setenv(name, "yes")
     with pytest.raises(SystemExit, match=f"{name}: expected 0 or 1, got 'yes'"):
-        script.wish(name)
+        script.requested(name)

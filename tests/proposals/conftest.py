@@ -1,4 +1,4 @@
-"""Small images and folders of them."""
+"""A folder of small images."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Backbones: what they compute, and that padding takes no part in it."""
+"""Backbones: their features, which padding does not change."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def images(*sizes: tuple[int, int]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(("name", "channels"), [("resnet18", 512), ("resnet50", 2048)])
-def test_resnet_is_torchvisions(name: str, channels: int) -> None:
+def test_resnet_matches_torchvision(name: str, channels: int) -> None:
     backbone = build_backbone(name)
     assert (backbone.channels, backbone.stride) == (channels, 32)
     theirs = getattr(torchvision.models, name)(weights=None).eval()
@@ -60,7 +60,7 @@ def test_pytorch_style_normalisation() -> None:
     torch.testing.assert_close(build_backbone("resnet18").normalize(pixel).flatten(), expected)
 
 
-def test_random_backbone_is_seeded_and_leaves_the_generator_alone() -> None:
+def test_random_backbone_is_seeded_and_keeps_the_global_random_state() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     first, same, other = (build_backbone("random", seed=seed) for seed in (1, 1, 2))
@@ -78,7 +78,7 @@ def test_random_backbone_is_seeded_and_leaves_the_generator_alone() -> None:
     ("name", "style"),
     [("resnet18", "pytorch"), ("resnet50", "caffe"), ("mobilenet_v2", "pytorch"), ("random", "pytorch")],
 )
-def test_image_alone_and_padded_in_a_batch(name: str, style: str) -> None:
+def test_padding_does_not_change_features(name: str, style: str) -> None:
     backbone = build_backbone(name, style=style)
     pictures = images((65, 130), (97, 64), (40, 75))
     together = backbone.features(pictures)
@@ -91,7 +91,7 @@ def test_image_alone_and_padded_in_a_batch(name: str, style: str) -> None:
         torch.testing.assert_close(together.maps[k, :, :height, :width], alone, atol=1e-4 * scale, rtol=1e-4)
 
 
-def test_masks_of_an_image_alone_and_padded_in_a_batch() -> None:
+def test_padding_does_not_change_masks() -> None:
     pictures = images((100, 160), (120, 88))
     for preset in ("paper", "official"):
         proposer = SaliencyProposer(build_backbone("random"), preset=preset, min_score=None)
@@ -117,7 +117,7 @@ def test_masks_of_an_image_alone_and_padded_in_a_batch() -> None:
         nn.MaxPool2d(2, 3, padding=1, ceil_mode=True),
     ],
 )
-def test_output_size_is_the_layers(layer: nn.Module, size: tuple[int, int]) -> None:
+def test_output_size_matches_the_layer(layer: nn.Module, size: tuple[int, int]) -> None:
     assert output_size(layer, size) == tuple(layer(torch.rand(1, 3, *size)).shape[2:])
 
 
@@ -143,7 +143,7 @@ def test_bad_arguments(arguments: dict, message: str) -> None:
         build_backbone(**arguments)
 
 
-def test_images_of_another_shape() -> None:
+def test_images_of_wrong_shape() -> None:
     for name in ("resnet18", "random"):
         with pytest.raises(ValueError, match=r"images: expected \[..., 3, H, W\]"):
             build_backbone(name).normalize(torch.rand(32, 32, 3))

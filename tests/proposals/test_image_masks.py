@@ -13,7 +13,7 @@ def test_saliency_is_resized_then_thresholded() -> None:
     masks = image_masks(saliency, (33, 64), 0.6)
     expected = F.interpolate(saliency[None], size=(33, 64), mode="bilinear")[0] >= 0.6
     assert masks.shape == (3, 33, 64)
-    assert (masks != expected).float().mean() < 1e-3  # the order of the two axes rounds differently
+    assert (masks != expected).float().mean() < 1e-3  # transposed axes round differently
     assert image_masks(saliency[:0], (33, 64), 0.6).shape == (0, 33, 64)
 
 

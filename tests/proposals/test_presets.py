@@ -6,7 +6,7 @@ from sp_fast.proposals import PRESETS, SaliencyProposer
 from sp_fast.proposals.presets import OPTION_NAMES, resolve_options
 
 
-def test_official_preset_is_the_authors_code() -> None:
+def test_official_preset_matches_the_authors_code() -> None:
     official = PRESETS["official"]
     assert official.grid is None
     assert official.scales == (1.0, 0.5, 0.25)
@@ -16,7 +16,7 @@ def test_official_preset_is_the_authors_code() -> None:
     assert (official.min_center_height, official.max_box_width, official.min_score) == (0.2, 0.95, 0.7)
 
 
-def test_paper_preset_is_the_text() -> None:
+def test_paper_preset_matches_the_paper() -> None:
     paper = PRESETS["paper"]
     assert paper.scales is None
     assert paper.grid == ((10, 10),)
@@ -24,14 +24,14 @@ def test_paper_preset_is_the_text() -> None:
     assert (paper.min_center_height, paper.max_box_width, paper.min_score) == (None, None, None)
 
 
-def test_grid_replaces_scales_and_the_other_way_round() -> None:
+def test_grid_replaces_scales_and_vice_versa() -> None:
     assert resolve_options("official", grid=(5, 7)).scales is None
     assert resolve_options("official", grid=(5, 7)).grid == ((5, 7),)
     assert resolve_options("paper", scales=[0.5]).grid is None
     assert resolve_options("paper", grid=[(4, 4), [2, 2]]).grid == ((4, 4), (2, 2))
 
 
-def test_unknown_option_names_the_known_ones() -> None:
+def test_unknown_option_error_lists_known_ones() -> None:
     with pytest.raises(TypeError, match="unknown option tresh") as error:
         SaliencyProposer(tresh=0.5)
     for name in OPTION_NAMES:

@@ -1,4 +1,4 @@
-"""From features to proposals: the recorded official run, its steps, padding, edge cases."""
+"""Proposals from features: the recorded official run, its steps, padding, edge cases."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_official_preset_reproduces_the_recorded_run(data_dir) -> None:
     for recorded in torch.load(data_dir("official_golden.pt"), weights_only=True):
         masks, score, index, _ = one(proposer.from_features(recorded["features"][None]), 0)
         torch.testing.assert_close(score, recorded["score"], rtol=0, atol=1e-5)
-        assert len(recorded["score"].unique()) == len(recorded["score"]), "no equal scores: one order"
+        assert len(recorded["score"].unique()) == len(recorded["score"]), "no ties: only one order"
         assert index.tolist() == recorded["seed_index"].tolist()
         assert torch.equal(masks, recorded["masks"])
 
@@ -51,7 +51,7 @@ def test_seeds_are_bilinear_resizes_in_order_of_the_scales() -> None:
     assert index[0].tolist() == list(range(13 * 18 + 6 * 9 + 3 * 4))
 
 
-def test_resized_seeds_of_padded_maps_are_those_of_the_map_alone() -> None:
+def test_padding_does_not_change_resized_seeds() -> None:
     features = blobs(9, 11)[None]
     padded = F.pad(features, (0, 6, 0, 3))
     scales = (1.0, 0.75, 0.5, 0.25)
@@ -75,7 +75,7 @@ def test_matrix_nms_step_keeps_the_best_after_decay() -> None:
     torch.testing.assert_close(proposals.score[0], best.values[:5])
 
 
-def test_matrix_nms_is_of_the_masks_of_enough_area() -> None:
+def test_small_masks_take_no_part_in_matrix_nms() -> None:
     features = blobs(12, 15)[None]
     saliency = seed_saliency(features, (12, 15))
     bound = int(saliency.masks.area().float().median())
@@ -129,7 +129,7 @@ def test_box_width_filter() -> None:
     assert geometry_filter(masks, max_box_width=0.95).tolist() == [[False, False, True]]
 
 
-def test_geometry_is_that_of_the_valid_part() -> None:
+def test_geometry_is_relative_to_the_valid_part() -> None:
     masks = box_masks(40, 40, (0, 2, 10, 7))
     valid = torch.tensor([[20, 10]])
     assert geometry_filter(masks, min_center_height=0.15).tolist() == [[False]]
@@ -138,7 +138,7 @@ def test_geometry_is_that_of_the_valid_part() -> None:
     assert geometry_filter(masks, valid, max_box_width=0.95).tolist() == [[False]]
 
 
-def test_score_filter_compacts_what_is_left() -> None:
+def test_score_filter_compacts_the_kept_masks() -> None:
     features = blobs(12, 15)[None]
     everything = SaliencyProposer(grid=(6, 6), similarity="cosine", nms="matrix").from_features(features)
     n = int(everything.count[0])
@@ -157,8 +157,8 @@ def test_score_filter_compacts_what_is_left() -> None:
 
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
-def test_nothing_waits_for_the_device(preset: str) -> None:
-    # On fake tensors, whose values nobody knows, reading one back raises.
+def test_no_synchronisation_with_the_device(preset: str) -> None:
+    # Fake tensors have no values: reading one back raises.
     with FakeTensorMode():
         features = torch.empty(2, 16, 12, 15, device="cuda")
         valid = torch.empty(2, 2, dtype=torch.int64, device="cuda")
@@ -172,7 +172,7 @@ def test_nothing_waits_for_the_device(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
-def test_image_alone_and_padded_in_a_batch(preset: str) -> None:
+def test_padding_does_not_change_proposals(preset: str) -> None:
     sizes = [(14, 20), (20, 11), (9, 9)]
     maps = [blobs(*size, seed=k) for k, size in enumerate(sizes)]
     batch = torch.full((3, 16, 20, 20), 123.0)
@@ -192,7 +192,7 @@ def test_image_alone_and_padded_in_a_batch(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
-def test_constant_and_broken_features_have_no_proposals(preset: str) -> None:
+def test_constant_and_nan_features_have_no_proposals(preset: str) -> None:
     features = torch.stack(
         [torch.ones(8, 6, 6), torch.full((8, 6, 6), float("nan")), blobs(6, 6, channels=8)]
     )

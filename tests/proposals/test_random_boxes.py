@@ -1,4 +1,4 @@
-"""Random boxes: inside their images, the same again for a seed, and readable as any COCO file."""
+"""Random boxes: inside their images, reproducible from a seed, and readable like any COCO file."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_written_masks_are_the_boxes(folder, tmp_path):
         assert mask[y : y + h, x : x + w].all()
 
 
-def test_the_seed_decides(folder, tmp_path):
+def test_boxes_depend_on_the_seed(folder, tmp_path):
     texts = []
     for i, seed in enumerate((0, 0, 1)):
         write_random_boxes(folder, tmp_path / f"{i}.json", seed=seed)
@@ -52,7 +52,7 @@ def test_the_seed_decides(folder, tmp_path):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_a_broken_image_is_left_out_and_named(folder, tmp_path):
+def test_broken_image_is_skipped_and_reported(folder, tmp_path):
     for i in range(30):
         Image.new("RGB", (9, 9)).save(folder / f"good{i}.png")
     (folder / "bad.png").write_bytes(b"no image")
@@ -70,7 +70,7 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.json"
     arguments = ["random-boxes", str(folder), "--out", str(out), "--count", "3"]
     monkeypatch.setattr("sys.argv", ["sp-fast", *arguments])
-    for code, words in ((0, "3 images, 9 boxes"), (1, "is there already")):
+    for code, words in ((0, "3 images, 9 boxes"), (2, "already exists")):
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert (stop.value.code or 0) == code

@@ -1,4 +1,4 @@
-"""A folder of images to files: what is written, bad images, interruption and resuming."""
+"""Proposals for a folder: output files, bad images, interruption and resuming."""
 
 import io
 import json
@@ -71,7 +71,7 @@ def test_json_and_seeds(folder: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in out.parent.iterdir()) == ["masks.json", "masks.seeds.safetensors"]
 
 
-def test_masks_and_seeds_are_the_proposers(folder: Path, tmp_path: Path) -> None:
+def test_masks_and_seeds_match_the_proposer(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     run(folder, out, batch_size=4)
     coco, seeds = load(out), load_file(seeds_path(out))["seeds"]
@@ -94,7 +94,7 @@ def test_masks_and_seeds_are_the_proposers(folder: Path, tmp_path: Path) -> None
 
 
 def test_size(folder: Path, tmp_path: Path) -> None:
-    """Images are resized for the network, the masks are those of the image all the same."""
+    """Images are resized for the network, but masks keep the size of the image."""
     seen: list[tuple[int, int]] = []
     model = proposer()
     features = model.backbone.features
@@ -136,7 +136,7 @@ def append(self, records):
     appended += 1
     if appended < 3:
         return write(self, records)
-    # As a kill in the middle of a write would: seeds and half a line are on disk.
+    # Like a kill in the middle of a write: seeds and half a line are on disk.
     self._seeds.write(b"xyz")
     self._seeds.flush()
     self._records.write(b'[{"index":7,"counts":"' + b"0" * 100_000)
@@ -233,20 +233,20 @@ def test_finished_file_is_kept_unless_overwritten(folder: Path, tmp_path: Path) 
     out = tmp_path / "masks.json"
     run(folder, out)
     before = both_files(out)
-    with pytest.raises(FileExistsError, match="is there already; choose another, or pass --overwrite"):
+    with pytest.raises(FileExistsError, match="already exists; choose another file, or pass --overwrite"):
         run(folder, out)
     assert both_files(out) == before
     run(folder, out, proposer=proposer(threshold=0.5), overwrite=True)
     assert both_files(out) != before
 
 
-def test_two_runs_on_one_file(folder: Path, tmp_path: Path) -> None:
+def test_two_runs_with_the_same_output(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     interrupt(folder, out, 4)
     images = [(p.relative_to(folder).as_posix(), p.stat().st_size) for p in sorted(folder.rglob("*.png"))]
     options = json.loads((tmp_path / "masks.json.partial" / "manifest.json").read_text())["options"]
     store = ProposalStore(out, images, options, 64)
-    with pytest.raises(BlockingIOError, match="another process is making"):
+    with pytest.raises(BlockingIOError, match="another process is writing"):
         ProposalStore(out, images, options, 64)
     store.close()
     run(folder, out)
@@ -274,7 +274,7 @@ def break_image(source: Path, path: Path, keep: float) -> None:
     path.write_bytes(data.getvalue()[: int(len(data.getvalue()) * keep)])
 
 
-def test_broken_images_are_skipped_counted_and_named(folder: Path, tmp_path: Path) -> None:
+def test_broken_images_are_skipped_and_reported(folder: Path, tmp_path: Path) -> None:
     many(folder, 30)
     break_image(folder / "000.png", folder / "truncated.jpg", 0.5)
     (folder / "empty.jpg").touch()
@@ -301,7 +301,7 @@ def test_images_of_every_kind(folder: Path, tmp_path: Path) -> None:
     picture.convert("L").save(folder / "gray.jpg")
     picture.convert("CMYK").save(folder / "cmyk.jpg")
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     picture.save(folder / "turned.jpg", exif=exif)
     out = tmp_path / "masks.json"
     assert not len(run(folder, out).broken)

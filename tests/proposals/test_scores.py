@@ -1,4 +1,4 @@
-"""Scores of proposals against annotations, on masks whose IoU is known."""
+"""Scores of proposals against annotations, on masks of known IoU."""
 
 import math
 from pathlib import Path

@@ -204,7 +204,7 @@ def test_the_angle_that_kernels_turned_is_from_those_that_training_began_with(fi
     _, plan = finished
     run = plan.of("cosine", "pretrain", 0)
     near = {name: plan.runs[key].folder for name, key in run.needs.items()}
-    spec = worker._filled(dict(run.spec), {"data": str(near["data"])})
+    spec = worker.filled(dict(run.spec), {"data": str(near["data"])})
     arguments = train.parse_arguments(worker.train_arguments(spec, tmp_path, 0, near))
     arguments.cfg_options = spec["options"]
     runner = train.prepare(arguments)

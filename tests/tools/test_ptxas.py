@@ -1,4 +1,4 @@
-"""The CUDA sources as the compiler sees them: no warnings, no spills, wide accesses. No GPU is needed."""
+"""Output of the compiler for the CUDA sources: no warnings, no spills, wide accesses. Needs no GPU."""
 
 import re
 
@@ -6,8 +6,8 @@ import pytest
 
 from tools import ptxas
 
-# Kernels (a name, or a pattern of whole names) whose design counts on 16-byte accesses, and which: every
-# instance of them has some.
+# Kernels (a name, or a pattern of full names) whose design relies on 16-byte accesses, and the kinds of
+# access that every instance must have.
 WIDE = {
     "pack_aligned": {"loads"},
     "unpack_aligned": {"stores"},
@@ -88,7 +88,7 @@ def test_spills_and_wide_accesses_are_seen(kernels, tmp_path):
     assert all(k.spill > 0 and k.loads >= 24 and k.stores >= 24 for k in found)
 
 
-def test_output_of_ptxas_is_understood():
+def test_output_of_ptxas_is_parsed():
     text = """
 ptxas info    : Compiling entry function '_Z1aPf' for 'sm_80'
 ptxas info    : Function properties for _Z1aPf

@@ -1,4 +1,4 @@
-"""What the kernels take of a multiprocessor, from the compiler: no GPU is needed."""
+"""Resources of the Triton kernels, from the compiler. Needs no GPU."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ pytest.importorskip("triton.backends.nvidia")
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Of every kernel at the sizes of a training step, compiled anew."""
+    """Resources of every kernel at the sizes of a training step, compiled with an empty cache."""
     from tools import triton_resources
 
     with pytest.MonkeyPatch.context() as patch:
@@ -22,7 +22,7 @@ def test_nothing_spills(rows):
 
 
 def test_programs_of_a_kernel_run_at_once(rows):
-    """At most twice as many as 108 multiprocessors of 64 Ki registers and 2,048 threads hold together."""
+    """At most two waves on 108 multiprocessors with 64 Ki registers and 2,048 threads each."""
     for row in rows:
         threads = 32 * row.warps
         held = min(65536 // (row.registers * threads), 2048 // threads)

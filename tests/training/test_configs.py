@@ -177,6 +177,14 @@ def test_row_of_the_paper(name, pretrained):
     assert_pretrained("pretrain/knet_r50", *pretrained("pretrain/knet_r50", ROWS[name], given))
 
 
+def test_rows_start_from_the_same_weights(pretrained):
+    """With and without the layer of Eq. 9, whose weights are drawn too."""
+    without = pretrained("pretrain/knet_r50", ROWS["table4/without"], ("model.supervision=None",))[2]
+    whole = pretrained("pretrain/knet_r50")[2]
+    assert without.keys() < whole.keys()
+    assert all(torch.equal(value, whole[name]) for name, value in without.items())
+
+
 def assert_pretrained(config, folder, runner, before):
     """Heads have learned, and what was exported fits the plain model but for its class heads."""
     after = runner.model.state_dict()

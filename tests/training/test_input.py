@@ -72,7 +72,10 @@ def test_no_such_file(run, scenes):
 
 def test_no_such_config(capfd):
     assert main(["nowhere.py"]) == 2
-    assert "CONFIG: expected a config file, got nowhere.py" in capfd.readouterr().err
+    assert (
+        "CONFIG: expected a config's name (see `sp-fast train --list`) or file, got 'nowhere.py'"
+        in capfd.readouterr().err
+    )
 
 
 def test_missing_key(run, scenes, tmp_path):

@@ -19,7 +19,7 @@ Tensors = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def trunk() -> Tensors:
-    """A ResNet-18's tensors without its classifier, unlike any fresh one's."""
+    """Random tensors of a ResNet-18 without its classifier."""
     torch.manual_seed(1)
     tensors = torchvision.models.resnet18(weights=None).state_dict()
     return {
@@ -137,7 +137,7 @@ def test_missing_keys(trunk: Tensors, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({k: v for k, v in trunk.items() if not k.startswith("layer4.1.conv")}, path)
     with pytest.raises(
-        WeightsError, match=r"2 missing: layer4.1.conv1.weight, layer4.1.conv2.weight\. To mend"
+        WeightsError, match=r"2 missing: layer4.1.conv1.weight, layer4.1.conv2.weight\. To fix"
     ):
         build_backbone("resnet18", weights=path)
     backbone = build_backbone("resnet18", weights=path, allow_partial=True)
@@ -197,7 +197,7 @@ def test_file_that_is_not_a_checkpoint(content: bytes, message: str, tmp_path: P
 
 def test_checkpoint_without_tensors(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {}}, tmp_path / "weights.pth")
-    with pytest.raises(WeightsError, match="holds no tensors by name"):
+    with pytest.raises(WeightsError, match="has no named tensors"):
         build_backbone("resnet18", weights=tmp_path / "weights.pth")
 
 
@@ -255,7 +255,7 @@ def test_whole_model(tmp_path: Path, wrap: Any, prefix: str) -> None:
         assert torch.equal(value, state[key]), key
 
 
-def test_whole_model_refuses_what_differs(tmp_path: Path) -> None:
+def test_whole_model_refuses_differences(tmp_path: Path) -> None:
     state = detector(4).state_dict()
     del state["norm.num_batches_tracked"], state["norm.weight"]
     state["prompt.weight"] = torch.zeros(1)
@@ -284,5 +284,5 @@ def test_weights_of_another_model(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"8 missing: body\.bias.*1 unknown: stem\.weight"):
         load_state(detector(2), {"stem.weight": torch.zeros(3)}, "w.pth")
     torch.save({"state_dict": {"stem": 3}}, tmp_path / "w.pth")
-    with pytest.raises(WeightsError, match="holds no tensors by name"):
+    with pytest.raises(WeightsError, match="has no named tensors"):
         read_state(tmp_path / "w.pth")

@@ -1,4 +1,4 @@
-"""Foreign weights files: read without running them, and refused with a reason."""
+"""Foreign weights files: read without running code in them, or refused with a reason."""
 
 import argparse
 import collections
@@ -15,7 +15,7 @@ from sp_fast.weights.unpickle import Inert, load_foreign
 
 
 class Payload:
-    """Pickles as a call of `function` with `args`."""
+    """Unpickles as a call of `function` with `args`."""
 
     def __init__(self, function, *args):
         self.call = function, args
@@ -25,7 +25,7 @@ class Payload:
 
 
 class Config(dict):
-    """A class that no reader of weights knows."""
+    """A class that no reader of weights allows."""
 
 
 def checkpoint():
@@ -95,7 +95,7 @@ def test_runs_no_payload(tmp_path, zip_format):
     assert loaded["system"].origin.endswith(".system")
 
     pickle.loads(pickle.dumps(payloads["system"]))
-    assert marker.exists(), "the payload does run when a pickle is trusted"
+    assert marker.exists(), "the payload runs when the pickle is trusted"
 
 
 def write_pickle_as_zip(path, program):
@@ -112,13 +112,13 @@ def write_pickle_as_zip(path, program):
             b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00xK\x01sb.",
             "sets the state of function",
         ),
-        # The call of something that a call gave: torch.Size([])().
+        # A call of the result of a call: torch.Size([])().
         (b"\x80\x02ctorch\nSize\n)R)R.", "calls torch.Size"),
         # A numpy dtype of objects, whose buffer would be read as pointers.
         (b"\x80\x02cnumpy\ndtype\nX\x02\x00\x00\x00O8\x85R.", "dtype 'O8'"),
     ],
 )
-def test_refuses_what_is_not_data(tmp_path, program, complaint):
+def test_refuses_unsafe_pickles(tmp_path, program, complaint):
     path = tmp_path / "weights.pth"
     write_pickle_as_zip(path, program)
     with pytest.raises(ValueError, match=complaint.replace("(", r"\(")) as error:
@@ -140,7 +140,7 @@ def whole(tmp_path):
 
 
 def without_directory(tmp_path):
-    """The end of a zip archive, and not what it refers to."""
+    """The end of a zip archive without its contents."""
     return bytes(500) + whole(tmp_path)[-100:]
 
 
@@ -172,7 +172,7 @@ def script(tmp_path):
     ],
     ids=["empty", "text", "image", "lfs", "cut zip", "damaged zip", "cut legacy", "other pickle", "script"],
 )
-def test_says_what_a_file_is(tmp_path, content, what):
+def test_error_describes_the_file(tmp_path, content, what):
     path = tmp_path / "weights.pth"
     path.write_bytes(content(tmp_path))
     with pytest.raises(ValueError) as error:

@@ -1,5 +1,6 @@
-# Fine-tuning on 10 % of COCO as the paper's authors do it in their code: 48 epochs, steps at 36 and 44, backbone at a
-# quarter of the rate. Their random rotation is left out. Other shares and data sets: give their files on the command line.
+# Fine-tuning on 10 % of COCO as in the code of the paper's authors: 48 epochs, learning rate decay at 36 and 44, a
+# quarter of the learning rate for the backbone. Their random rotation is left out. For other data, give the files on
+# the command line.
 image_scale = (1333, 800)
 train_pipeline = [
     dict(type='ReadImage'),

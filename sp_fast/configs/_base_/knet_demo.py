@@ -8,8 +8,8 @@ model = dict(
         depth=18,
         base_channels=16,
         norm_cfg=dict(type='BN', requires_grad=True),
-        # From scratch, batch norm then only scales and shifts: no statistics of small batches, and none that
-        # differ between processes.
+        # In training from scratch, batch norm then only scales and shifts: no statistics of small batches or
+        # that differ between processes.
         norm_eval=True,
     ),
     neck=dict(in_channels=[16, 32, 64, 128], out_channels=64),

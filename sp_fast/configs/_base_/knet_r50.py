@@ -1,4 +1,4 @@
-# K-Net on ResNet-50, as its authors train it: 100 kernels of 256 channels, three update stages.
+# K-Net on ResNet-50, with the settings of its authors: 100 kernels of 256 channels, three update stages.
 custom_imports = dict(imports=['sp_fast.models'])
 
 num_classes = 80

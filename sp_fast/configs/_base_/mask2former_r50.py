@@ -1,10 +1,10 @@
-# mmdet's Mask2Former on ResNet-50, instances alone: 100 queries of 256 channels, nine decoder layers.
+# mmdet's Mask2Former on ResNet-50, for instances only: 100 queries of 256 channels, nine decoder layers.
 custom_imports = dict(imports=['sp_fast.models'])
 
-# Not an import statement: mmengine would take this file for one of its lazy configs.
+# Not an import statement: mmengine would treat this file as a lazy config.
 model = __import__('sp_fast.configs').configs.model_of_mmdet('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py')
 model['backbone'].pop('init_cfg')  # weights are given by --weights
-model['data_preprocessor'].pop('batch_augments')  # pad to the batch's largest image, not to a fixed size
+model['data_preprocessor'].pop('batch_augments')  # pad to the largest image of the batch, not to a fixed size
 
 # Learning rates and weight decay as in mmdet's config, for the training configs.
 embedding = dict(lr_mult=1.0, decay_mult=0.0)

@@ -1,4 +1,4 @@
-# As runtime.py, for train_cfg=dict(type='StepTrainLoop', max_iters=N), whose train_dataloader needs
+# Like runtime.py, for train_cfg=dict(type='StepTrainLoop', max_iters=N), whose train_dataloader needs
 # batch_sampler=dict(type='StepBatchSampler').
 _base_ = ['runtime.py']
 

@@ -1,4 +1,4 @@
-# What pre-training and fine-tuning of the demo share: 128-pixel scenes, one thread, batches of 8.
+# Shared by pre-training and fine-tuning of the demo: 128-pixel scenes, one thread, batches of 8.
 _base_ = ['../_base_/knet_demo.py', '../_base_/finetune.py', '../_base_/runtime_steps.py']
 
 train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline
@@ -16,7 +16,7 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-# Batch norm from scratch: the statistics have to be learned.
+# Training is from scratch: the statistics of batch norm have to be learned.
 model = dict(backbone=dict(norm_eval=False))
 optim_wrapper = dict(optimizer=dict(lr=5e-4), paramwise_cfg=None)
 log_processor = dict(window_size=20)

@@ -1,4 +1,4 @@
-# The demo's fine-tuning on a few labelled scenes; class-agnostic mask AP along the way.
+# The demo's fine-tuning on a few labelled scenes, with class-agnostic mask AP.
 _base_ = ['_demo.py']
 
 max_iters = 300

@@ -1,4 +1,4 @@
-# Fine-tunes what pretrain/knet_mobilenet_v2.py gave on a few labelled images; runs on a CPU.
+# Fine-tunes the result of pretrain/knet_mobilenet_v2.py on a few labelled images; runs on a CPU.
 _base_ = ['../_base_/knet_mobilenet_v2.py', '../_base_/finetune.py', '../_base_/runtime.py']
 
 train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline

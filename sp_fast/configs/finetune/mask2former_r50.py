@@ -1,5 +1,5 @@
 # Mask2Former on 10 % of COCO, as the paper's authors fine-tune it in their later code (UPLVP): 24 epochs,
-# steps at 18 and 22, no warm-up, 4 images per GPU, crops of 1024 pixels at 0.1 to 2 times the size.
+# learning rate decay at 18 and 22, no warm-up, 4 images per GPU, crops of 1024 pixels at 0.1 to 2 times the size.
 # Start: --load-from runs/mask2former_r50/pretrained.pth
 _base_ = ['../_base_/mask2former_r50.py', '../_base_/finetune.py', '../_base_/runtime.py']
 

@@ -1,5 +1,6 @@
 # QueryInst on 10 % of COCO, as the paper's authors fine-tune it in their later code (UPLVP): 48 epochs,
-# steps at 36 and 44, QueryInst's own optimiser. Start: --load-from runs/queryinst_r50/pretrained.pth
+# learning rate decay at 36 and 44, QueryInst's optimiser settings.
+# Start: --load-from runs/queryinst_r50/pretrained.pth
 _base_ = ['../_base_/queryinst_r50.py', '../_base_/finetune.py', '../_base_/runtime.py']
 
 optim_wrapper = dict(

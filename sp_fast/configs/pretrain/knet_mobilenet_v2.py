@@ -1,4 +1,4 @@
-# A small setting for one's own images: MobileNetV2, 320 pixels, 40 kernels of 128 channels; runs on a CPU.
+# A small setting for your own images: MobileNetV2, 320 pixels, 40 kernels of 128 channels; runs on a CPU.
 _base_ = ['../_base_/knet_mobilenet_v2.py', '../_base_/pretrain.py', '../_base_/runtime.py']
 
 detector = _base_.model

@@ -1,4 +1,4 @@
-# The proposals are made within the step, from the frozen backbone's features: no masks on disk.
+# Proposals are made in each training step from the features of the frozen backbone: no masks on disk.
 # To train the backbone too: --cfg-options model.source=teacher model.frozen_stages=1
 _base_ = ['knet_r50.py']
 

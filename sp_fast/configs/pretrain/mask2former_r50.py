@@ -1,5 +1,5 @@
-# The paper's setting for Mask2Former; gradient clipping and learning rates are Mask2Former's. Prompts come
-# from the pixel decoder's map of stride 32.
+# The paper's setting for Mask2Former; gradient clipping and learning rates are Mask2Former's. Prompts
+# come from the pixel decoder's map of stride 32.
 # Masks: sp-fast propose data/unlabeled2017 --weights densecl_r50.pth --out masks.json
 _base_ = ['../_base_/mask2former_r50.py', '../_base_/pretrain.py', '../_base_/runtime.py']
 
