@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,42 +55,33 @@ class ImageCache:
         rest: the transforms after it, which run each time.
 
     Args:
-        transforms: transforms of the pipeline.
-        load: gives the pipeline's input for image i.
-        sizes: height and width of each image's file.
-        masks: number of masks of each image.
-        seed_channels: channels of each mask's seed.
+        dataset: an `ImageDataset` whose annotations are read.
 
     Raises:
         CacheError: the pipeline does not begin with ReadImage, or too little memory is free.
     """
 
-    def __init__(
-        self,
-        transforms: Sequence[Any],
-        load: Callable[[int], dict],
-        sizes: Sequence[tuple[int, int]],
-        masks: Sequence[int],
-        seed_channels: int,
-    ) -> None:
+    def __init__(self, dataset: Any) -> None:
+        transforms = dataset.pipeline.transforms
         names = [type(one).__name__ for one in transforms]
         count = next((i for i, name in enumerate(names) if name not in FIXED), len(names))
         if names[:1] != ["ReadImage"]:
             raise CacheError(
                 f"cache='ram': expected a pipeline that begins with ReadImage, got {', '.join(names)}"
             )
-        self._fixed, self.rest = Compose(list(transforms[:count])), Compose(list(transforms[count:]))
+        self._fixed, self.rest = Compose(transforms[:count]), Compose(transforms[count:])
         self._annotations_read = "LoadAnnotations" not in names[count:]
-        self._load = load
-        self._kept: list[Any] = [_EMPTY] * len(sizes)
+        self._load = dataset.get_data_info
+        self._kept: list[Any] = [_EMPTY] * len(dataset)
         if is_main_process():
-            resized = [_resized(transforms[:count], *size) for size in sizes]
-            # Boxes, labels and the like are within the margin of a kilobyte.
-            need = sum(
-                1024 + 3 * height * width + number * (-(-height * width // 8) + 4 * seed_channels)
-                for (height, width), number in zip(resized, masks, strict=True)
-            )
-            what = f"{len(sizes)} decoded, resized images and their masks"
+            seeds, need = getattr(dataset, "seeds", None), 0
+            for i in range(len(dataset)):
+                info = dataset.info_without_seeds(i)
+                height, width = _resized(transforms[:count], info["height"], info["width"])
+                mask = -(-height * width // 8) + (4 * seeds.channels if seeds else 0)
+                # A kilobyte is more than enough for boxes, labels and the like.
+                need += 1024 + 3 * height * width + len(info["instances"]) * mask
+            what = f"{len(dataset)} decoded, resized images and their masks"
             check_fits(what, need, torch.device("cpu"), "resize to less, or leave --cache out")
 
     def fill(self) -> None:

@@ -56,14 +56,7 @@ class ImageDataset:
         """Reads the annotations; see mmengine."""
         super().full_init()  # type: ignore[misc]
         if self.cache and self.image_cache is None:
-            infos = [self._info(i) for i in range(len(self))]  # type: ignore[arg-type]
-            self.image_cache = ImageCache(
-                self.pipeline.transforms,
-                self.get_data_info,  # type: ignore[attr-defined]
-                self.sizes(),
-                [len(info["instances"]) for info in infos],
-                seed_channels=getattr(getattr(self, "seeds", None), "channels", 0),
-            )
+            self.image_cache = ImageCache(self)
 
     def fill_cache(self) -> None:
         """Reads all images that are not in the cache yet, if there is one."""
@@ -72,11 +65,11 @@ class ImageDataset:
 
     def sizes(self) -> Sequence[tuple[int, int]]:
         """Height and width of each image."""
-        infos = (self._info(i) for i in range(len(self)))  # type: ignore[arg-type]
+        infos = (self.info_without_seeds(i) for i in range(len(self)))  # type: ignore[arg-type]
         return [(info["height"], info["width"]) for info in infos]
 
-    def _info(self, index: int) -> dict:
-        """What is known of an image without its seeds."""
+    def info_without_seeds(self, index: int) -> dict:
+        """What is known of image `index` before reading its pixels and seeds."""
         return super().get_data_info(index)  # type: ignore[misc]
 
     def prepare_data(self, idx: int) -> Any:
@@ -281,10 +274,10 @@ class ImageFolderDataset(ImageDataset, BaseDetDataset):
 
     def get_data_info(self, idx: int) -> dict:
         """The path of image `idx` and its size in pixels, which samplers by aspect ratio ask for."""
-        return self._info(idx)
+        return self.info_without_seeds(idx)
 
-    def _info(self, index: int) -> dict:
-        info = super()._info(index)
+    def info_without_seeds(self, index: int) -> dict:
+        info = super().info_without_seeds(index)
         try:
             info["height"], info["width"] = image_size(info["img_path"])
         except BrokenImageError:

@@ -104,7 +104,7 @@ class StoredFeaturesHook(Hook):
                 for mirrored in (False, True):
                     pixels = [_pixels(dataset.image_cache(i), mirrored) for i in group]
                     images = model.data_preprocessor({"inputs": pixels}, training=False)["inputs"]
-                    keys = [(dataset._info(i)["img_id"], mirrored) for i in group]
+                    keys = [(dataset.info_without_seeds(i)["img_id"], mirrored) for i in group]
                     size = stored.store(keys, images)
                     if not done and not mirrored and is_main_process():
                         what = f"the backbone's maps of {total} images and their mirror images"

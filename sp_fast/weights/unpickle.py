@@ -44,16 +44,14 @@ class Inert:
         self.items.append((key, value))
 
     def append(self, item: Any) -> None:
-        """Keep an item of a list-like object."""
+        """Keep an item of a list or set."""
         self.items.append(item)
+
+    add = append
 
     def extend(self, items: list[Any]) -> None:
-        """Keep items of a list-like object."""
+        """Keep items of a list."""
         self.items.extend(items)
-
-    def add(self, item: Any) -> None:
-        """Keep an item of a set-like object."""
-        self.items.append(item)
 
     def __repr__(self) -> str:
         return f"Inert({self.origin})"
