@@ -19,5 +19,10 @@ train_dataloader = dict(
 # Training is from scratch: the statistics of batch norm have to be learned.
 model = dict(backbone=dict(norm_eval=False))
 optim_wrapper = dict(optimizer=dict(lr=5e-4), paramwise_cfg=None)
+max_iters = 300
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50, eta_min=2e-5),
+]
 log_processor = dict(window_size=20)
 default_hooks = dict(logger=dict(interval=10))

@@ -19,8 +19,6 @@ train_dataloader = dict(
 train_cfg = dict(_delete_=True, type='StepTrainLoop', max_iters=max_iters)
 val_cfg = val_dataloader = val_evaluator = None
 test_cfg = test_dataloader = test_evaluator = None
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50, eta_min=2e-5),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].update(end=max_iters, T_max=max_iters - 50)
 custom_hooks = [dict(type='StopOnNonFiniteLossHook'), dict(type='ExportPretrainedHook', interval=0)]

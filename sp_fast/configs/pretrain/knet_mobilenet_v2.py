@@ -11,8 +11,6 @@ train_pipeline = _base_.train_pipeline
 train_pipeline[2].scale = (320, 320)
 train_dataloader = dict(batch_size=4, num_workers=2, dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(optimizer=dict(lr=2e-4))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].update(start_factor=0.01, end=50)
 default_hooks = dict(logger=dict(interval=10))

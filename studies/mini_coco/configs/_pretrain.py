@@ -12,15 +12,7 @@ val_evaluator = [dict(type='ClassAgnosticCocoMetric', ann_file='val.json')]
 test_evaluator = val_evaluator
 train_cfg = dict(_delete_=True, type='StepTrainLoop', max_iters=max_iters)
 optim_wrapper = dict(clip_grad=dict(max_norm=1), paramwise_cfg=None)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=max_iters // 20),
-    dict(
-        type='MultiStepLR',
-        by_epoch=False,
-        begin=0,
-        end=max_iters,
-        milestones=[max_iters * 8 // 12, max_iters * 11 // 12],
-        gamma=0.1,
-    ),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].end = max_iters // 20
+param_scheduler[1].update(end=max_iters, milestones=[max_iters * 8 // 12, max_iters * 11 // 12])
 custom_hooks = [dict(type='StopOnNonFiniteLossHook'), dict(type='ExportPretrainedHook', interval=0)]
