@@ -1,4 +1,4 @@
-"""Checkpoints of mmengine's Runner: read without trusting a pickle, written whole or not at all."""
+"""Checkpoints of mmengine's Runner: read without running code in them, written atomically."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ _SAFE_LEAVES = (torch.Tensor, HistoryBuffer, torch.Size, torch.dtype, torch.devi
 
 
 def _plain(value: Any, place: str = "checkpoint") -> Any:
-    """`value` in plain containers, numbers and strings; TypeError, naming the place, where it cannot be."""
+    """`value` as plain containers, numbers and strings; a TypeError names the place where that fails."""
     if value is None or isinstance(value, _SAFE_LEAVES):
         return value
     if isinstance(value, (np.ndarray, np.generic)):
@@ -142,11 +142,10 @@ def _save_checkpoint(
     file_client_args: dict | None = None,
     backend_args: dict | None = None,
 ) -> None:
-    """What mmengine calls to save: plain values only, and local files atomically."""
+    """Replaces mmengine's `save_checkpoint`: plain values only, atomic for local files."""
     plain = _plain(checkpoint)
-    if file_client_args is None and isinstance(
-        get_file_backend(filename, backend_args=backend_args), LocalBackend
-    ):
+    backend = get_file_backend(filename, backend_args=backend_args)
+    if file_client_args is None and isinstance(backend, LocalBackend):
         with replacing(Path(filename)) as file:
             torch.save(plain, file)
     else:
@@ -157,7 +156,7 @@ _mmengine_save_checkpoint = mmengine.runner.checkpoint.save_checkpoint
 
 
 def _save_checkpoint_with_step(self: CheckpointHook, runner: Any, step: int, meta: dict[str, Any]) -> None:
-    """As in mmengine, but the oldest checkpoint goes after the new one is there, not before."""
+    """Like mmengine's, but removes the oldest checkpoint after the new one is written, not before."""
     outdated = None
     if self.max_keep_ckpts > 0 and not (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
         if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
