@@ -182,19 +182,22 @@ def experiment(
         for name, labels in LABELS.items()
     }
     rows = [
-        Row(name, one.label, proposals(one.proposals), pretrain(one), finetune)
-        for name, one in VARIANTS.items()
+        Row("none", "no pre-training", finetune=finetune),
+        *(
+            Row(name, one.label, proposals(one.proposals), pretrain(one), finetune)
+            for name, one in VARIANTS.items()
+        ),
     ]
-    whole = Experiment(
+    names = QUICK_ROWS if quick else ("none", *VARIANTS)
+    return Experiment(
         name="mini_coco",
         title=f"mini-COCO: {model.title}, {scale.size} pixels",
-        rows=[Row("none", "no pre-training", finetune=finetune), *rows],
+        rows=[row for row in rows if row.name in names],
         metrics=METRICS,
-        comparisons=COMPARISONS,
+        comparisons=[one for one in COMPARISONS if one.first in names and one.second in names],
         prepare=functools.partial(prepare, data_root=data_root, limit=scale.limit),
         notes=NOTES,
     )
-    return whole.chosen(QUICK_ROWS) if quick else whole
 
 
 def prepare(folder: Path, seed: int, *, data_root: str, limit: int | None) -> None:
