@@ -17,11 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-if (
-    __name__ == "__main__"
-    and sys.path
-    and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent
-):
+if __name__ == "__main__" and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
     # Run as a file, this folder is on the path and would shadow packages named `data` or `models`.
     sys.path.pop(0)
 

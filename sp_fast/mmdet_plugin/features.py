@@ -115,7 +115,7 @@ class StoredFeaturesHook(Hook):
                     progress(done, total)
         self._stored = stored
 
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+    def before_train_iter(self, runner: Any, data_batch: Any = None, **_: Any) -> None:
         """Chooses the maps of the step's images."""
         assert self._stored is not None
         self._stored.take(data_batch["data_samples"])

@@ -50,9 +50,7 @@ class StopOnNonFiniteLossHook(Hook):
 
     priority = "VERY_HIGH"
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, outputs: dict | None = None, **_: Any) -> None:
         """Reads the step's losses."""
         values = {
             name: torch.as_tensor(value).detach().item()
@@ -150,9 +148,7 @@ class TimedCheckpointHook(Hook):
         resumed = (Path(runner.work_dir) / CHECKPOINT_NAME).is_file() and runner.iter
         self._state = self._state_at(runner, runner.iter) if resumed else None
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, **_: Any) -> None:
         """Saves when it is time to, or when the run is to stop."""
         done = runner.iter + 1
         number = self._asked_anywhere()
@@ -166,9 +162,7 @@ class TimedCheckpointHook(Hook):
         if runner.iter:
             self._save(runner, runner.iter)
 
-    def after_val_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_val_iter(self, runner: Any, **_: Any) -> None:
         """Stops a validation; the processes of a distributed one may not have equally many batches."""
         if self.asked and get_world_size() == 1:
             raise StopRequestedError(self.asked, runner.iter)

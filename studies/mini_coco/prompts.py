@@ -237,8 +237,8 @@ def propose_on_val(plan: Plan, out: Path) -> tuple[Path, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints tables in markdown, means and standard deviations over seeds, of what is finished."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the experiment")
-    parser.add_argument("--seeds", help="random seeds, with commas; all by default")
+    parser.add_argument("out", type=Path, metavar="OUT", help="Folder of the experiment")
+    parser.add_argument("--seeds", help="Random seeds, separated by commas; all by default")
     given = parser.parse_args(arguments)
     MMLogger.get_current_instance().setLevel("WARNING")  # three lines per parameter otherwise
     source, seeds = recall(given.out)
