@@ -1,9 +1,8 @@
-"""The training command's options, put into a config; each that the config has no use for is an error."""
+"""Applies the training command's options to a config; one that the config has no use for is an error."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from sp_fast.proposals.store import seeds_path
 
 
 def apply_options(cfg: Any, args: argparse.Namespace) -> None:
-    """Changes `cfg` as the command line says, but for the length.
-
-    That is set before, by :func:`scale_epochs` and :func:`scale_steps`.
+    """Changes `cfg` as the command line says, except for the length: see `scale_length`.
 
     Raises:
         FileNotFoundError: a file or folder that is named does not exist.
@@ -34,54 +31,41 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         _merge_classes(cfg)
     _match_classes(cfg)
     _match_seeds(cfg)
-    _cache(cfg, args.cache)
-
-
-def _cache(cfg: Any, cache: str | None) -> None:
-    if cache is None:
-        return
-    _section(cfg, "train_dataloader", "--cache")
-    for name in ("train_dataloader", "val_dataloader"):
-        if cfg.get(name):
-            cfg[name].dataset.cache = "ram"
-    if cache == "features":
+    if args.cache:
+        _section(cfg, "train_dataloader", "--cache")
+        for dataset in _datasets(cfg, "train_dataloader", "val_dataloader"):
+            dataset.cache = "ram"
+    if args.cache == "features":
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="StoredFeaturesHook")]
 
 
-def scale_epochs(cfg: Any, epochs: int) -> None:
-    """Sets the number of epochs and moves the steps of the learning rate in proportion."""
-    loop = _section(cfg, "train_cfg", "--epochs")
-    if epochs < 1:
-        raise ValueError(f"--epochs: expected at least 1, got {epochs}")
-    if "max_epochs" not in loop:
-        raise ValueError("--epochs: this config counts steps; use --steps N")
-    factor = epochs / loop.max_epochs
-    loop.max_epochs = epochs
-    if "val_interval" in loop:
-        loop.val_interval = max(1, min(epochs, round(loop.val_interval * factor)))
-    for scheduler in cfg.get("param_scheduler") or []:
-        if scheduler.get("by_epoch", True) and "milestones" in scheduler:
-            scheduler.milestones = [max(1, round(step * factor)) for step in scheduler.milestones]
-            scheduler.end = epochs
+def scale_length(cfg: Any, unit: str, length: int) -> None:
+    """Sets how long training is, and scales the learning rate's schedule and the evaluation's in proportion.
 
+    Args:
+        cfg: the config, changed in place.
+        unit: "epochs" or "steps". Schedules that count in the other unit, such as a warm-up, stay.
+        length: number of epochs or steps, at least 1.
 
-def scale_steps(cfg: Any, steps: int) -> None:
-    """Sets the number of steps, and moves the learning rate's and the evaluation's in proportion."""
-    loop = _section(cfg, "train_cfg", "--steps")
-    if steps < 1:
-        raise ValueError(f"--steps: expected at least 1, got {steps}")
-    if "max_iters" not in loop:
-        raise ValueError("--steps: this config counts epochs; use --epochs N")
-    factor = steps / loop.max_iters
-    loop.max_iters = steps
+    Raises:
+        ValueError: `length` below 1, or the config counts in the other unit.
+    """
+    loop = _section(cfg, "train_cfg", f"--{unit}")
+    if length < 1:
+        raise ValueError(f"--{unit}: expected at least 1, got {length}")
+    key, other = ("max_epochs", "steps") if unit == "epochs" else ("max_iters", "epochs")
+    if key not in loop:
+        raise ValueError(f"--{unit}: this config counts {other}; use --{other} N")
+    factor = length / loop[key]
+    loop[key] = length
     if "val_interval" in loop:
-        loop.val_interval = max(1, min(steps, round(loop.val_interval * factor)))
+        loop.val_interval = max(1, min(length, round(loop.val_interval * factor)))
     for scheduler in cfg.get("param_scheduler") or []:
-        if scheduler.get("by_epoch", True):
+        if scheduler.get("by_epoch", True) != (unit == "epochs"):
             continue
         for name in {"begin", "end", "T_max"} & scheduler.keys():
             scheduler[name] = round(scheduler[name] * factor)
-        scheduler.end = max(scheduler.get("end", steps), scheduler.get("begin", 0) + 1)
+        scheduler.end = max(scheduler.get("end", length), scheduler.get("begin", 0) + 1)
         if "T_max" in scheduler:
             scheduler.T_max = max(1, scheduler.T_max)
         if "milestones" in scheduler:
@@ -102,9 +86,7 @@ def _training_data(cfg: Any, args: argparse.Namespace) -> None:
     source = cfg.model.get("source", "cached")
     if is_pretraining(cfg) and source in ("shared", "teacher"):
         if args.annotations:
-            raise ValueError(
-                f"--annotations: source='{source}' makes its proposals of the features; leave this out"
-            )
+            raise ValueError(f"--annotations: source='{source}' makes its own proposals; leave this out")
         return
     if args.annotations:
         dataset.ann_file = args.annotations
@@ -144,7 +126,7 @@ def _merge_classes(cfg: Any) -> None:
 
 
 def _match_classes(cfg: Any) -> None:
-    """Gives the model's class heads and the validation set the classes of the training annotations."""
+    """Sets the classes of the class heads and of the validation set to those of the training annotations."""
     if is_pretraining(cfg):
         return
     train = _section(cfg, "train_dataloader", "CONFIG").dataset
@@ -169,7 +151,7 @@ def _match_classes(cfg: Any) -> None:
 
 
 def _match_seeds(cfg: Any) -> None:
-    """Gives the layer of Eq. 9 the channels of the seeds: stored ones, or the model's own last stage."""
+    """Sets the input channels of Eq. 9's layer to those of the stored seeds, or of the last stage."""
     if not is_pretraining(cfg) or not cfg.model.get("supervision"):
         return
     if cfg.model.get("source", "cached") != "cached":
@@ -185,7 +167,7 @@ def _match_seeds(cfg: Any) -> None:
 
 
 def set_num_classes(model: Any, num_classes: int) -> None:
-    """Sets every `num_classes` in a model's config, and what Mask2Former has in its place."""
+    """Sets every `num_classes` in a model's config, and Mask2Former's counterparts of it."""
     if isinstance(model, dict):
         if "num_things_classes" in model:
             model["num_things_classes"], model["num_stuff_classes"] = num_classes, 0
@@ -207,10 +189,10 @@ def _class_names(ann_file: str) -> tuple[str, ...]:
     return tuple(category["name"] for category in categories)
 
 
-def _datasets(cfg: Any) -> Iterator[Any]:
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        if cfg.get(name):
-            yield cfg[name].dataset
+def _datasets(cfg: Any, *loaders: str) -> list[Any]:
+    """The data sets of the given loaders, by default of all."""
+    loaders = loaders or ("train_dataloader", "val_dataloader", "test_dataloader")
+    return [cfg[name].dataset for name in loaders if cfg.get(name)]
 
 
 def _section(cfg: Any, name: str, option: str) -> Any:
@@ -220,15 +202,10 @@ def _section(cfg: Any, name: str, option: str) -> Any:
 
 
 def _check_paths(args: argparse.Namespace) -> None:
-    for option in ("images", "val_images"):
-        folder = getattr(args, option)
-        if folder and not Path(folder).is_dir():
-            raise NotADirectoryError(
-                f"--{option.replace('_', '-')}: expected a folder of images, got {folder}"
-            )
-    for option in ("annotations", "val_annotations", "weights", "load_from"):
-        file = getattr(args, option)
-        if file and not Path(file).is_file():
-            raise FileNotFoundError(
-                f"--{option.replace('_', '-')}: expected a file, got {file}, which does not exist"
-            )
+    for name in ("images", "val_images", "annotations", "val_annotations", "weights", "load_from"):
+        given = getattr(args, name)
+        option = f"--{name.replace('_', '-')}"
+        if given and name.endswith("images") and not Path(given).is_dir():
+            raise NotADirectoryError(f"{option}: expected a folder of images, got {given}")
+        if given and not name.endswith("images") and not Path(given).is_file():
+            raise FileNotFoundError(f"{option}: expected a file, got {given}, which does not exist")

@@ -17,11 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-if (
-    __name__ == "__main__"
-    and sys.path
-    and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent
-):
+if __name__ == "__main__" and Path(sys.path[0] or ".").resolve() == Path(__file__).resolve().parent:
     # Run as a file, this folder is on the path and would shadow packages named `data` or `models`.
     sys.path.pop(0)
 
@@ -36,7 +32,7 @@ examples:
       --images train --annotations train.json \\
       --val-images val --val-annotations val.json \\
       --load-from runs/pretrain/pretrained.pth --work-dir runs/finetune
-  go on after an interruption:
+  resume after an interruption:
     sp-fast train CONFIG --work-dir runs/finetune --resume (and the same options)
 """
 
@@ -64,55 +60,31 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", help="name of a config, such as knet_r50/pretrain, or a config file")
-    parser.add_argument("--list", action=_ListConfigs, nargs=0, help="list the names of the configs and exit")
-    parser.add_argument(
-        "--work-dir", help="where logs, checkpoints and weights go (default: runs/CONFIG's name)"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint in the work folder"
-    )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate --load-from and stop")
-    data = parser.add_argument_group("data")
-    data.add_argument("--images", metavar="DIR", help="training images")
-    data.add_argument("--annotations", metavar="FILE", help="their annotations or proposals, COCO format")
-    data.add_argument("--val-images", metavar="DIR", help="validation images")
-    data.add_argument("--val-annotations", metavar="FILE", help="their annotations, COCO format")
-    data.add_argument(
-        "--class-agnostic", action="store_true", help="train and evaluate with all categories as one"
-    )
-    start = parser.add_argument_group("where to start from")
-    start.add_argument("--weights", metavar="FILE", help="published weights for the backbone")
-    start.add_argument(
-        "--allow-partial", action="store_true", help="accept --weights that lack some of the backbone"
-    )
-    start.add_argument(
-        "--load-from",
-        metavar="FILE",
-        help="weights of the whole model: pretrained.pth for a fine-tuning config",
-    )
-    run = parser.add_argument_group("run")
-    run.add_argument(
-        "--epochs", type=int, metavar="N", help="train for N epochs; the schedule is scaled to it"
-    )
-    run.add_argument(
-        "--steps", type=int, metavar="N", help="train for N steps, with a config that counts steps; likewise"
-    )
-    run.add_argument("--batch-size", type=int, metavar="N", help="images a process")
-    run.add_argument(
-        "--cache",
-        choices=("ram", "features"),
-        help="keep decoded, resized images and masks in memory; features: and a frozen backbone's maps",
-    )
-    run.add_argument("--seed", type=int, metavar="N", help="seed of weights, order and augmentation")
-    run.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=DictAction,
-        default={},
-        metavar="KEY=VALUE",
-        help="override any config entry",
-    )
+    add = parser.add_argument
+    add("config", help="Name of a config, such as knet_r50/pretrain, or a config file")
+    add("--list", action=_ListConfigs, nargs=0, help="List the names of the configs and exit")
+    add("--work-dir", help="Folder of logs, checkpoints and weights (default: runs/CONFIG's name)")
+    add("--resume", action="store_true", help="Resume from the newest checkpoint in the work folder")
+    add("--eval-only", action="store_true", help="Evaluate --load-from and stop")
+    add = parser.add_argument_group("data").add_argument
+    add("--images", metavar="DIR", help="Training images")
+    add("--annotations", metavar="FILE", help="Their annotations or proposals, in COCO format")
+    add("--val-images", metavar="DIR", help="Validation images")
+    add("--val-annotations", metavar="FILE", help="Their annotations, in COCO format")
+    add("--class-agnostic", action="store_true", help="Train and evaluate with all categories as one")
+    add = parser.add_argument_group("where to start from").add_argument
+    add("--weights", metavar="FILE", help="Published weights of the backbone")
+    add("--allow-partial", action="store_true", help="Accept --weights that lack some of the backbone")
+    add("--load-from", metavar="FILE", help="Weights of the whole model: pretrained.pth to fine-tune")
+    add = parser.add_argument_group("run").add_argument
+    add("--epochs", type=int, metavar="N", help="Train for N epochs; the schedule is scaled to them")
+    add("--steps", type=int, metavar="N", help="Train for N steps, where the config counts steps; likewise")
+    add("--batch-size", type=int, metavar="N", help="Images per process")
+    cached = "Keep decoded, resized images and masks in memory; features: a frozen backbone's maps too"
+    add("--cache", choices=("ram", "features"), help=cached)
+    add("--seed", type=int, metavar="N", help="Random seed of weights, order and augmentation")
+    overridden = "Override any config entry, as KEY=VALUE"
+    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="ENTRY", help=overridden)
     return parser.parse_args(arguments)
 
 
@@ -121,13 +93,12 @@ def load_config(args: argparse.Namespace) -> Any:
     from mmengine.config import Config
 
     from sp_fast.configs import find_config
-    from sp_fast.configuration import apply_options, scale_epochs, scale_steps
+    from sp_fast.configuration import apply_options, scale_length
 
     cfg = Config.fromfile(find_config(args.config))
-    if args.epochs is not None:
-        scale_epochs(cfg, args.epochs)
-    if args.steps is not None:
-        scale_steps(cfg, args.steps)
+    for unit in ("epochs", "steps"):
+        if getattr(args, unit) is not None:
+            scale_length(cfg, unit, getattr(args, unit))
     cfg.merge_from_dict(args.cfg_options)  # after the scaling: what is asked for by name is not scaled
     apply_options(cfg, args)
     return cfg
@@ -167,7 +138,7 @@ def prepare(args: argparse.Namespace) -> Any:
 
 @contextlib.contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
-    """Takes away a folder that was not there before, so that a run that cannot start leaves nothing."""
+    """Removes a new folder when its block fails, so that a run that cannot start leaves nothing."""
     existed = folder.exists()
     try:
         yield
@@ -183,35 +154,35 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Does what the options say; returns the exit status.
+    """Trains or evaluates; returns the exit status.
 
-    2 for bad input, 1 for a loss that is not finite, 128 plus the signal's number when it was stopped.
+    2 for bad input, 1 for a loss that is not finite, 128 plus the signal's number when a signal stopped it.
     """
     try:
         runner = prepare(args)
     except (OSError, ValueError) as error:
         if os.environ.get("SP_FAST_DEBUG"):
             raise
-        print(f"sp-fast train: {error}", file=sys.stderr)
-        return 2
-    from sp_fast.mmdet_plugin.hooks import NonFiniteLossError
-    from sp_fast.mmdet_plugin.memory import CacheError
-    from sp_fast.mmdet_plugin.stopping import StopRequestedError
+        return _failed(error, 2)
+    from sp_fast.mmdet_plugin.cache import CacheError
+    from sp_fast.mmdet_plugin.hooks import NonFiniteLossError, StopRequestedError
 
     try:
         runner.test() if args.eval_only else runner.train()
     except NonFiniteLossError as error:
-        print(f"sp-fast train: {error}", file=sys.stderr)
-        return 1
+        return _failed(error, 1)
     except CacheError as error:
-        print(f"sp-fast train: {error}", file=sys.stderr)
-        return 2
+        return _failed(error, 2)
     except StopRequestedError as stopped:
-        print(f"sp-fast train: {stopped}; the same command with --resume goes on", file=sys.stderr)
-        return 128 + stopped.signal
+        return _failed(f"{stopped}; the same command with --resume goes on", 128 + stopped.signal)
     finally:
         leave_processes()
     return 0
+
+
+def _failed(message: object, status: int) -> int:
+    print(f"sp-fast train: {message}", file=sys.stderr)
+    return status
 
 
 def leave_processes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,7 @@ FOLDER = Path(__file__).resolve().parent
 
 def config_names() -> list[str]:
     """Names of all configs: `<model>/<stage>[_<variant>]`, or `<folder>/<file>`."""
-    paths = FOLDER.glob("[a-z]*/[a-z]*.py")
-    return sorted(_name(path.relative_to(FOLDER).with_suffix("")) for path in paths)
+    return sorted(_files())
 
 
 def find_config(name: str) -> Path:
@@ -21,27 +21,25 @@ def find_config(name: str) -> Path:
     Raises:
         FileNotFoundError: no such config; the message suggests the closest name.
     """
-    if Path(name).is_file():
-        return Path(name)
-    for path in FOLDER.glob("[a-z]*/[a-z]*.py"):
-        place = path.relative_to(FOLDER).with_suffix("")
-        if name.removesuffix(".py") in (_name(place), place.as_posix()):
+    files = _files()
+    for path in (Path(name), FOLDER / name, FOLDER / f"{name}.py", files.get(name.removesuffix(".py"), FOLDER)):
+        if path.is_file():
             return path
-    near = difflib.get_close_matches(name, config_names(), n=1)
+    near = difflib.get_close_matches(name, files, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise FileNotFoundError(
         f"CONFIG: expected a config's name (see `sp-fast train --list`) or file, got {name!r}{hint}"
     )
 
 
-def _name(place: Path) -> str:
-    folder, stem = place.parts
-    if folder not in ("pretrain", "finetune"):
-        return f"{folder}/{stem}"
-    for variant in ("official", "shared"):
-        if stem.endswith(f"_{variant}"):
-            return f"{stem.removesuffix(f'_{variant}')}/{folder}_{variant}"
-    return f"{stem}/{folder}"
+def _files() -> dict[str, Path]:
+    """The file of each config by name."""
+    files = {}
+    for path in FOLDER.glob("[a-z]*/[a-z]*.py"):
+        stage, (model, *variant) = path.parent.name, re.split("_(?=official|shared)", path.stem)
+        trains = stage in ("pretrain", "finetune")
+        files[f"{model}/{'_'.join([stage, *variant])}" if trains else f"{stage}/{path.stem}"] = path
+    return files
 
 
 def model_of_mmdet(name: str) -> dict[str, Any]:

@@ -16,19 +16,16 @@ from sp_fast.proposals.networks import MOBILENET_ENDS, layers, parameter_shapes,
 class TorchvisionMobileNetV2(BaseModule):
     """torchvision's MobileNetV2 without its classifier; mmdet's own has other parameter names.
 
-    Takes RGB images in 0..1 less ImageNet's mean, divided by its standard deviation. Gives C2 to C5, of 24,
+    Takes RGB images in 0..1 minus ImageNet's mean, divided by its standard deviation. Gives C2 to C5, of 24,
     32, 96 and 320 channels; the 1 x 1 convolution to 1280 channels belongs to the classifier and is left out.
 
-    Attributes:
-        name: of the architecture.
-        complete_keys: the parameter names, with those of the convolution that is left out.
-
     Args:
-        frozen_stages: stages, from the stem on, that are not trained: 0 to 4.
-        norm_eval: batch norm keeps its running statistics while training.
-        init_cfg: config of the initialisation.
+        frozen_stages: number of stages, from the stem on, that are not trained: 0 to 4.
+        norm_eval: keep batch norm's running statistics in training.
+        init_cfg: mmengine's config of the initialisation.
     """
 
+    # With `complete_keys`, all published names: how `load_backbone_weights` recognises files.
     name = "mobilenet_v2"
 
     def __init__(self, frozen_stages: int = 0, norm_eval: bool = True, init_cfg: dict | None = None) -> None:
@@ -71,15 +68,11 @@ class TorchvisionMobileNetV2(BaseModule):
 class CaffeResNet50(ResNet):
     """mmdet's ResNet-50 changed to Caffe's, for published weights that may stop before the last stage.
 
-    Takes BGR images in 0..255 less the mean.
-
-    Attributes:
-        name: of the architecture.
-        complete_keys: parameter names of all four stages, so that a file's later stages are known.
+    Takes BGR images in 0..255 minus the mean.
 
     Args:
-        num_stages: stages that are built, 1 to 4.
-        frozen_stages: stages, from the stem on, that are not trained.
+        num_stages: number of stages that are built, 1 to 4.
+        frozen_stages: number of stages, from the stem on, that are not trained.
     """
 
     name = "resnet50"

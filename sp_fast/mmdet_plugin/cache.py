@@ -1,12 +1,13 @@
-"""Images in memory as they are before the first random transform: decoded and resized once."""
+"""Keeps images in memory as they are before the first random transform: decoded and resized once."""
 
 from __future__ import annotations
 
 import copy
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import mmcv
@@ -18,18 +19,22 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.dist import is_main_process
 
 from sp_fast.data.images import BrokenImageError
-from sp_fast.mmdet_plugin.memory import CacheError, check_fits
 from sp_fast.progress import RunProgress
 
 # Transforms that give the same result each time.
 FIXED = ("ReadImage", "LoadAnnotations", "Resize", "FixShapeResize", "FilterAnnotations")
 THREADS = 8
 
+MEMORY_SHARE = 0.5  # a cache may take this much of the free memory
 _EMPTY = object()
 
 
+class CacheError(ValueError):
+    """A cache that does not fit in memory, or that this config cannot have."""
+
+
 class _Bits(NamedTuple):
-    """Masks with 8 pixels a byte."""
+    """Masks with 8 pixels per byte."""
 
     packed: np.ndarray
     shape: tuple[int, ...]
@@ -50,46 +55,37 @@ class ImageCache:
         rest: the transforms after it, which run each time.
 
     Args:
-        transforms: of the pipeline.
-        load: what the annotations say about image i, the pipeline's input.
-        sizes: height and width of each image's file.
-        masks: masks of each image.
-        seed_channels: of each mask's seed.
+        dataset: an `ImageDataset` whose annotations are read.
 
     Raises:
         CacheError: the pipeline does not begin with ReadImage, or too little memory is free.
     """
 
-    def __init__(
-        self,
-        transforms: Sequence[Any],
-        load: Callable[[int], dict],
-        sizes: Sequence[tuple[int, int]],
-        masks: Sequence[int],
-        seed_channels: int,
-    ) -> None:
+    def __init__(self, dataset: Any) -> None:
+        transforms = dataset.pipeline.transforms
         names = [type(one).__name__ for one in transforms]
         count = next((i for i, name in enumerate(names) if name not in FIXED), len(names))
         if names[:1] != ["ReadImage"]:
             raise CacheError(
                 f"cache='ram': expected a pipeline that begins with ReadImage, got {', '.join(names)}"
             )
-        self._fixed, self.rest = Compose(list(transforms[:count])), Compose(list(transforms[count:]))
+        self._fixed, self.rest = Compose(transforms[:count]), Compose(transforms[count:])
         self._annotations_read = "LoadAnnotations" not in names[count:]
-        self._load = load
-        self._kept: list[Any] = [_EMPTY] * len(sizes)
+        self._load = dataset.get_data_info
+        self._kept: list[Any] = [_EMPTY] * len(dataset)
         if is_main_process():
-            resized = [_resized(transforms[:count], *size) for size in sizes]
-            # Boxes, labels and the like are within the margin of a kilobyte.
-            need = sum(
-                1024 + 3 * height * width + number * (-(-height * width // 8) + 4 * seed_channels)
-                for (height, width), number in zip(resized, masks, strict=True)
-            )
-            what = f"{len(sizes)} decoded, resized images and their masks"
+            seeds, need = getattr(dataset, "seeds", None), 0
+            for i in range(len(dataset)):
+                info = dataset.info_without_seeds(i)
+                height, width = _resized(transforms[:count], info["height"], info["width"])
+                mask = -(-height * width // 8) + (4 * seeds.channels if seeds else 0)
+                # A kilobyte is more than enough for boxes, labels and the like.
+                need += 1024 + 3 * height * width + len(info["instances"]) * mask
+            what = f"{len(dataset)} decoded, resized images and their masks"
             check_fits(what, need, torch.device("cpu"), "resize to less, or leave --cache out")
 
     def fill(self) -> None:
-        """Makes all that is not there yet, with threads."""
+        """Reads all images that are not there yet, with threads."""
         left = [i for i, one in enumerate(self._kept) if one is _EMPTY]
         workers = min(THREADS, os.cpu_count() or 1)
         with RunProgress("images") as progress, ThreadPoolExecutor(workers) as pool:
@@ -150,3 +146,33 @@ def _resized(transforms: Sequence[Any], height: int, width: int) -> tuple[int, i
                 scale = int(width * factor[0] + 0.5), int(height * factor[1] + 0.5)
             width, height = mmcv.rescale_size((width, height), scale) if one.keep_ratio else scale
     return height, width
+
+
+def check_fits(what: str, need: int, device: torch.device, way_out: str) -> None:
+    """Prints how much memory a cache will take.
+
+    Raises:
+        CacheError: that is more than half of what is free.
+    """
+    free = _free_memory(device)
+    where = "memory" if device.type == "cpu" else f"memory of {device}"
+    if need > MEMORY_SHARE * free:
+        raise CacheError(
+            f"--cache: {what} would take {_size(need)}, expected at most half of the {_size(free)} that are "
+            f"free in the {where}; {way_out}"
+        )
+    print(f"{what}: {_size(need)} of the {_size(free)} free in the {where}", flush=True)
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -25,8 +25,8 @@ OBJECT = "object"
 class ImageDataset:
     """What both data sets do with images: cache them, seed their augmentation, and leave out broken ones.
 
-    A broken image is named once in training by each process that reads, and mmengine draws another in its
-    place; more than 5 % of such are an error. In evaluation, where every image counts, one is an error.
+    In training, each reading process names a broken image once, and mmengine draws another in its place; more
+    than 5 % broken images are an error. In evaluation, a single one is an error.
 
     Attributes:
         image_cache: with `cache="ram"`, what the beginning of the pipeline gave.
@@ -34,11 +34,11 @@ class ImageDataset:
     Args:
         cache: "ram" keeps images and masks in memory as they are before the first random transform; None
             reads them each time.
-        args, options: of mmdet's data set.
+        args, options: arguments of mmdet's data set.
 
     Raises:
         ValueError: another `cache`.
-        CacheError: see :class:`ImageCache`.
+        CacheError: see `ImageCache`.
     """
 
     test_mode: bool
@@ -56,14 +56,7 @@ class ImageDataset:
         """Reads the annotations; see mmengine."""
         super().full_init()  # type: ignore[misc]
         if self.cache and self.image_cache is None:
-            infos = [self._info(i) for i in range(len(self))]  # type: ignore[arg-type]
-            self.image_cache = ImageCache(
-                self.pipeline.transforms,
-                self.get_data_info,  # type: ignore[attr-defined]
-                self.sizes(),
-                [len(info["instances"]) for info in infos],
-                seed_channels=getattr(getattr(self, "seeds", None), "channels", 0),
-            )
+            self.image_cache = ImageCache(self)
 
     def fill_cache(self) -> None:
         """Reads all images that are not in the cache yet, if there is one."""
@@ -72,17 +65,17 @@ class ImageDataset:
 
     def sizes(self) -> Sequence[tuple[int, int]]:
         """Height and width of each image."""
-        infos = (self._info(i) for i in range(len(self)))  # type: ignore[arg-type]
+        infos = (self.info_without_seeds(i) for i in range(len(self)))  # type: ignore[arg-type]
         return [(info["height"], info["width"]) for info in infos]
 
-    def _info(self, index: int) -> dict:
-        """What is known of an image without its seeds."""
+    def info_without_seeds(self, index: int) -> dict:
+        """What is known of image `index` before reading its pixels and seeds."""
         return super().get_data_info(index)  # type: ignore[misc]
 
     def prepare_data(self, idx: int) -> Any:
         """The pipeline's result for image `idx`; None when it is broken, and mmengine draws another.
 
-        A :class:`SeededIndex` seeds this process first, and so the draw of another image too.
+        A `SeededIndex` seeds this process first, and so the draw of another image too.
         """
         if isinstance(idx, SeededIndex):
             seed_everything(idx.seed)
@@ -103,8 +96,6 @@ class ImageDataset:
 class SeedStore:
     """Rows of the tensor `seeds` [A, D] of a safetensors file, read when they are asked for.
 
-    The file is opened by each process for itself, so that a data set can be sent to worker processes.
-
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: not a safetensors file, or without a matrix named "seeds".
@@ -122,20 +113,15 @@ class SeedStore:
         if len(shape) != 2:
             raise ValueError(f"{self.path}: 'seeds' must be [annotations, channels], got {shape}")
         self.rows, self.channels = shape
-        self._open: tuple[int, Any] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": None}
 
     def __call__(self, rows: list[int]) -> np.ndarray:
         """The given rows as float32 [len(rows), D]."""
         if not rows:
             return np.zeros((0, self.channels), dtype=np.float32)
-        if self._open is None or self._open[0] != os.getpid():
-            self._open = os.getpid(), safe_open(self.path, framework="pt").get_slice("seeds")
         first = min(rows)
         # The seeds of an image lie together: one read.
-        part = self._open[1][first : max(rows) + 1].to(torch.float32)
+        with safe_open(self.path, framework="pt") as store:
+            part = store.get_slice("seeds")[first : max(rows) + 1].to(torch.float32)
         return part[[row - first for row in rows]].numpy()
 
 
@@ -155,7 +141,7 @@ class InstanceDataset(ImageDataset, CocoDataset):
             come with boxes that are loose, or in other conventions.
         seeds: the safetensors file that `sp-fast propose` writes beside its masks. Every instance then gets
             its row of it: results["gt_seeds"] float32 [n, D], in line with the masks.
-        cache: "ram" or None; see :class:`ImageDataset`.
+        cache: "ram" or None; see `ImageDataset`.
         metainfo, pipeline, test_mode, indices, filter_cfg, ...: as mmdet's CocoDataset.
 
     Raises:
@@ -174,7 +160,6 @@ class InstanceDataset(ImageDataset, CocoDataset):
         tight_boxes: bool = False,
         **options: Any,
     ) -> None:
-        self.images = images
         self.class_agnostic = class_agnostic
         self.tight_boxes = tight_boxes
         self.seed_file = seeds
@@ -185,9 +170,7 @@ class InstanceDataset(ImageDataset, CocoDataset):
         """One dict per image of the annotation file, in the file's order."""
         coco = load_coco(self.ann_file, images=self.data_prefix["img"], tight_boxes=self.tight_boxes)
         if not coco["images"]:
-            raise ValueError(
-                f"{self.ann_file}: 'images' is empty, so there is nothing to train or evaluate on"
-            )
+            raise ValueError(f"{self.ann_file}: 'images' is empty, expected at least one image")
         self._set_classes(coco["categories"])
         if self.seed_file is not None:
             self.seeds = SeedStore(self.seed_file)
@@ -217,10 +200,10 @@ class InstanceDataset(ImageDataset, CocoDataset):
         instances = []
         for annotation in annotations:
             x, y, w, h = annotation["bbox"]
+            width = min(x + w, image["width"]) - max(x, 0)
+            height = min(y + h, image["height"]) - max(y, 0)
             # No pixel of the image inside: nothing to learn from, and a degenerate box breaks transforms.
-            if annotation["area"] <= 0 or min(x + w, image["width"]) <= max(x, 0):
-                continue
-            if min(y + h, image["height"]) <= max(y, 0):
+            if min(annotation["area"], width, height) <= 0:
                 continue
             instance = {
                 "bbox": [x, y, x + w, y + h],
@@ -275,7 +258,7 @@ class ImageFolderDataset(ImageDataset, BaseDetDataset):
 
     Args:
         images: the folder.
-        cache: "ram" or None; see :class:`ImageDataset`.
+        cache: "ram" or None; see `ImageDataset`.
         pipeline, indices, ...: as mmdet's BaseDetDataset.
     """
 
@@ -291,10 +274,10 @@ class ImageFolderDataset(ImageDataset, BaseDetDataset):
 
     def get_data_info(self, idx: int) -> dict:
         """The path of image `idx` and its size in pixels, which samplers by aspect ratio ask for."""
-        return self._info(idx)
+        return self.info_without_seeds(idx)
 
-    def _info(self, index: int) -> dict:
-        info = super()._info(index)
+    def info_without_seeds(self, index: int) -> dict:
+        info = super().info_without_seeds(index)
         try:
             info["height"], info["width"] = image_size(info["img_path"])
         except BrokenImageError:

@@ -1,4 +1,4 @@
-"""A frozen backbone runs once for each image and its mirror image; its maps then come out of memory."""
+"""Runs a frozen backbone once per image and mirror image; training steps then take its maps from memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from mmengine.registry import HOOKS
 from torch import Tensor, nn
 
 from sp_fast.data.images import BrokenImageError
-from sp_fast.mmdet_plugin.cache import ImageCache
+from sp_fast.mmdet_plugin.cache import CacheError, ImageCache, check_fits
 from sp_fast.mmdet_plugin.hooks import unwrapped
-from sp_fast.mmdet_plugin.memory import CacheError, check_fits
 from sp_fast.progress import RunProgress
 
 BATCH_SIZE = 16
@@ -23,13 +22,13 @@ _NEEDS_RUNS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 
 class StoredFeatures:
-    """The maps of a frozen backbone, which it gives in training steps instead of running.
+    """The maps of a frozen backbone, which it returns in training steps instead of running.
 
-    They are those of each image on its own smallest canvas, as in its evaluation: in a larger batch the
-    padding would reach into them.
+    Each image's maps are made on its smallest canvas, as in evaluation: in a larger batch, the padding would
+    reach into them.
 
     Args:
-        backbone: in the mode in which it is trained with.
+        backbone: the backbone, in the mode that it has in training.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
@@ -39,33 +38,30 @@ class StoredFeatures:
         backbone.forward = self._forward
 
     def store(self, keys: Sequence[tuple[Any, bool]], images: Tensor) -> int:
-        """Runs the backbone on images of one canvas; gives the bytes of all maps.
+        """Runs the backbone on normalised images `[B, 3, H, W]`; returns the size of all maps in bytes.
 
         Args:
             keys: id of each image, and whether it is mirrored.
-            images: `[B, 3, H, W]`, as the backbone takes them.
+            images: images of one canvas.
         """
         maps = self._run(images)
         for i, key in enumerate(keys):
             self._maps[key] = [one[i].clone() for one in maps]
         return sum(one.numel() * one.element_size() for one in maps)
 
-    def take(self, data_samples: Sequence[Any] | None) -> None:
-        """Chooses whose maps the backbone gives next; None for it to run."""
-        self._next = None
-        if data_samples is not None:
-            self._next = [(one.img_id, bool(one.get("flip", False))) for one in data_samples]
+    def take(self, data_samples: Sequence[Any]) -> None:
+        """Chooses the images whose maps the backbone returns in its next call, instead of running."""
+        self._next = [(one.img_id, bool(one.get("flip", False))) for one in data_samples]
 
     def _forward(self, images: Tensor) -> tuple[Tensor, ...]:
         keys, self._next = self._next, None
         if keys is None:
             return self._run(images)
-        own = [self._maps[key] for key in keys]
-        # All stages, each image's in the upper left corner of the batch's canvas; 0 beyond.
-        return tuple(_padded(stage) for stage in zip(*own, strict=True))
+        return tuple(_padded(stage) for stage in zip(*(self._maps[key] for key in keys), strict=True))
 
 
 def _padded(maps: Sequence[Tensor]) -> Tensor:
+    """One map of each image, in the upper left corner of the batch's canvas; 0 beyond."""
     rows, columns = (max(one.shape[axis] for one in maps) for axis in (1, 2))
     padded = maps[0].new_zeros(len(maps), len(maps[0]), rows, columns)
     for whole, one in zip(padded, maps, strict=True):
@@ -93,7 +89,7 @@ class StoredFeaturesHook(Hook):
 
     @torch.no_grad()
     def before_train(self, runner: Any) -> None:
-        """Runs the backbone over all images, both ways, unless no step is left."""
+        """Runs the backbone on all images and their mirror images, unless no step is left."""
         if runner.iter >= runner.max_iters:
             return
         model, dataset = unwrapped(runner.model), runner.train_dataloader.dataset
@@ -108,7 +104,7 @@ class StoredFeaturesHook(Hook):
                 for mirrored in (False, True):
                     pixels = [_pixels(dataset.image_cache(i), mirrored) for i in group]
                     images = model.data_preprocessor({"inputs": pixels}, training=False)["inputs"]
-                    keys = [(dataset._info(i)["img_id"], mirrored) for i in group]
+                    keys = [(dataset.info_without_seeds(i)["img_id"], mirrored) for i in group]
                     size = stored.store(keys, images)
                     if not done and not mirrored and is_main_process():
                         what = f"the backbone's maps of {total} images and their mirror images"
@@ -119,17 +115,10 @@ class StoredFeaturesHook(Hook):
                     progress(done, total)
         self._stored = stored
 
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Says whose maps are wanted."""
+    def before_train_iter(self, runner: Any, data_batch: Any = None, **_: Any) -> None:
+        """Chooses the maps of the step's images."""
         assert self._stored is not None
         self._stored.take(data_batch["data_samples"])
-
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        """From here on the backbone runs, as in evaluation."""
-        assert self._stored is not None
-        self._stored.take(None)
 
 
 def _backbone(model: nn.Module) -> nn.Module:
@@ -137,22 +126,15 @@ def _backbone(model: nn.Module) -> nn.Module:
 
 
 def check_same_each_step(backbone: nn.Module, dataset: Any, data_preprocessor: Any) -> None:
-    """Raises CacheError unless an image has the same maps at each step, but for being mirrored.
-
-    Args:
-        backbone: in the mode in which it is trained with.
-        dataset: of the training images.
-        data_preprocessor: of the model.
-    """
+    """Raises CacheError unless an image has the same maps in each step, except for being mirrored."""
     trained = [name for name, one in backbone.named_parameters() if one.requires_grad]
     if trained:
         raise CacheError(
             f"--cache features: expected a frozen backbone, got one that trains {trained[0]} and "
             f"{len(trained) - 1} other parameters; set frozen_stages to all its stages, or use --cache ram"
         )
-    changing = [
-        name for name, one in backbone.named_modules() if isinstance(one, _NEEDS_RUNS) and one.training
-    ]
+    modules = backbone.named_modules()
+    changing = [name for name, one in modules if isinstance(one, _NEEDS_RUNS) and one.training]
     if changing:
         raise CacheError(
             f"--cache features: expected a backbone in eval mode, got {changing[0]} in training mode; set "

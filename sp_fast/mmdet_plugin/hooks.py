@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,6 @@ from mmengine.registry import HOOKS
 
 from sp_fast.files import replacing
 from sp_fast.mmdet_plugin.loops import EVALUATED
-from sp_fast.mmdet_plugin.stopping import StopRequest, StopRequestedError
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 
 EXPORTED_NAME = "pretrained.pth"
@@ -24,6 +27,18 @@ CHECKPOINT_NAME = "latest.pth"
 
 class NonFiniteLossError(RuntimeError):
     """A loss became infinite or NaN."""
+
+
+class StopRequestedError(Exception):
+    """A signal asked the run to stop, and the checkpoint is written.
+
+    Attributes:
+        signal: number of the signal.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}")
+        self.signal = number
 
 
 @HOOKS.register_module()
@@ -35,9 +50,7 @@ class StopOnNonFiniteLossHook(Hook):
 
     priority = "VERY_HIGH"
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, outputs: dict | None = None, **_: Any) -> None:
         """Reads the step's losses."""
         values = {
             name: torch.as_tensor(value).detach().item()
@@ -59,40 +72,27 @@ class StopOnNonFiniteLossHook(Hook):
 class ExportPretrainedHook(Hook):
     """Writes `pretrained.pth` in the work folder: weights that load into the plain base model.
 
-    Written every `interval` and at the end, beside first and then renamed.
-
     Args:
-        interval: epochs (or steps, with `by_epoch=False`) between two exports; 0 for the end alone.
-        by_epoch: the unit of `interval`.
+        interval: epochs between two exports; 0 exports only at the end.
     """
 
     priority = "LOW"
 
-    def __init__(self, interval: int = 1, *, by_epoch: bool = True) -> None:
+    def __init__(self, interval: int = 1) -> None:
         self.interval = interval
-        self.by_epoch = by_epoch
 
     def after_train_epoch(self, runner: Any) -> None:
         """Exports every `interval` epochs."""
-        if self.by_epoch and self.interval and self.every_n_epochs(runner, self.interval):
-            self._export(runner)
-
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
-        """Exports every `interval` steps."""
-        if not self.by_epoch and self.interval and self.every_n_train_iters(runner, self.interval):
-            self._export(runner)
+        if self.every_n_epochs(runner, self.interval):
+            self.after_train(runner)
 
     def after_train(self, runner: Any) -> None:
-        """Exports the final weights."""
-        self._export(runner)
-
-    def _export(self, runner: Any) -> None:
+        """Exports the weights."""
         model = unwrapped(runner.model)
         if is_main_process() and isinstance(model, SaliencyPromptPretrainer):
-            path = Path(runner.work_dir) / EXPORTED_NAME
-            write_weights(model.export(), path, epoch=runner.epoch, iter=runner.iter)
+            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            with replacing(Path(runner.work_dir) / EXPORTED_NAME) as file:
+                torch.save({"state_dict": model.export(), "meta": meta}, file)
 
 
 @HOOKS.register_module()
@@ -103,22 +103,44 @@ class TimedCheckpointHook(Hook):
     signal asked the run to stop.
 
     Attributes:
-        stop: the request to stop, which the runner watches for.
+        asked: number of the signal that asked this process to stop, or 0.
 
     Args:
-        seconds: between two checkpoints; at most so much training is lost when the process is killed.
+        seconds: time between two checkpoints; a killed process loses at most this much training.
 
     Raises:
-        StopRequestedError: from within the step, or the validation, after which the run stops.
+        StopRequestedError: after the step or validation batch in which the signal came.
     """
 
     priority = "VERY_LOW"
 
     def __init__(self, seconds: float = 60.0) -> None:
         self.seconds = seconds
-        self.stop = StopRequest()
+        self.asked = 0
         self._time = 0.0
         self._state: tuple[int, int] | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Within its block, the first SIGTERM or SIGINT asks the run to stop; a second acts as before."""
+        in_main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
+        signals = (signal.SIGTERM, signal.SIGINT) if in_main else ()
+        before = {one: signal.getsignal(one) for one in signals}
+
+        def restore() -> None:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+
+        def note(number: int, _: object) -> None:
+            self.asked = number
+            restore()
+
+        for one in signals:
+            signal.signal(one, note)
+        try:
+            yield
+        finally:
+            restore()
 
     def before_train(self, runner: Any) -> None:
         """Starts the clock; a state that was just loaded need not be saved again."""
@@ -126,12 +148,10 @@ class TimedCheckpointHook(Hook):
         resumed = (Path(runner.work_dir) / CHECKPOINT_NAME).is_file() and runner.iter
         self._state = self._state_at(runner, runner.iter) if resumed else None
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, **_: Any) -> None:
         """Saves when it is time to, or when the run is to stop."""
         done = runner.iter + 1
-        number = self._asked()
+        number = self._asked_anywhere()
         if number or time.monotonic() - self._time >= self.seconds:
             self._save(runner, done)
         if number:
@@ -142,23 +162,20 @@ class TimedCheckpointHook(Hook):
         if runner.iter:
             self._save(runner, runner.iter)
 
-    def after_val_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_val_iter(self, runner: Any, **_: Any) -> None:
         """Stops a validation; the processes of a distributed one may not have equally many batches."""
-        if self.stop.signal and get_world_size() == 1:
-            raise StopRequestedError(self.stop.signal, runner.iter)
+        if self.asked and get_world_size() == 1:
+            raise StopRequestedError(self.asked, runner.iter)
 
     def after_train(self, runner: Any) -> None:
         """Saves the last state."""
         self._save(runner, runner.iter)
 
-    def _asked(self) -> int:
+    def _asked_anywhere(self) -> int:
         """The signal that asked any of the processes to stop, or 0."""
-        number = self.stop.signal or 0
         if get_world_size() == 1:
-            return number
-        asked = torch.tensor(number, device="cuda" if torch.cuda.is_available() else "cpu")
+            return self.asked
+        asked = torch.tensor(self.asked, device="cuda" if torch.cuda.is_available() else "cpu")
         all_reduce(asked, op="max")
         return int(asked)
 
@@ -176,9 +193,3 @@ class TimedCheckpointHook(Hook):
 def unwrapped(model: Any) -> Any:
     """The model inside a data-parallel wrapper."""
     return model.module if is_model_wrapper(model) else model
-
-
-def write_weights(state_dict: dict[str, torch.Tensor], path: Path, **meta: Any) -> None:
-    """Saves `{"state_dict": ..., "meta": ...}` to `path`, beside first and then renamed."""
-    with replacing(path) as file:
-        torch.save({"state_dict": state_dict, "meta": meta}, file)

@@ -1,4 +1,4 @@
-"""Training counted in steps, which goes on after an interruption as if there had been none."""
+"""Training counted in steps, which resumes as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class StepTrainLoop(BaseLoop):
     """Trains for a number of steps; a resumed run equals one that never stopped, to the bit.
 
     Every random number of a step follows from the seed, the step and the rank; the data are not replayed,
-    :class:`StepBatchSampler` begins at the step. Validates every `val_interval` steps and at the end. A
-    validation that was due and not finished is made on resuming.
+    `StepBatchSampler` begins at the step. Validates every `val_interval` steps and at the end, and resumes an
+    unfinished validation from its start.
 
     Args:
         runner: mmengine's.
         dataloader: with `batch_sampler=dict(type='StepBatchSampler')`.
         max_iters: steps in all.
-        val_interval: steps between two validations; None for the end alone.
+        val_interval: steps between two validations; None validates only at the end.
         val_first: validate before the first step too.
 
     Raises:
@@ -66,7 +66,7 @@ class StepTrainLoop(BaseLoop):
         return self._iter
 
     def run(self) -> nn.Module:
-        """Trains and validates what is left; gives the model."""
+        """Trains and validates what is left; returns the model."""
         hub = self.runner.message_hub
         # A checkpoint brings its own: the order goes on, whatever seed is given now.
         self._sampler.seed = hub.get_info(_SEED, self._sampler.seed)

@@ -18,17 +18,17 @@ from sp_fast.data.rle import run_lengths
 
 @METRICS.register_module()
 class InstanceMetric(BaseMetric):
-    """COCO AP and AR of a detector's instances, see `sp_fast.data.evaluation.evaluate_coco`.
+    """COCO AP and AR of a detector's instances, see `evaluate_coco`.
 
     Classes are matched by name, whatever their order; a model that predicts nothing has AP 0.
 
     Args:
-        ann_file: the annotation file of the data set that is evaluated on, checked by `load_coco`.
+        ann_file: annotation file of the evaluated data set, checked by `load_coco`.
         metric: "segm" for masks, "bbox" for boxes, or a list of them.
-        class_agnostic: all objects and all predictions, whatever their class, are one class "object".
-        outfile_prefix: the predictions are written to `<outfile_prefix>.segm.json` (and `.bbox.json`) in
-            COCO's results format; nothing is written by default.
-        options: `prefix`, `collect_device` and `collect_dir` of mmengine's BaseMetric.
+        class_agnostic: treat all objects and predictions as one class.
+        outfile_prefix: write the predictions to `<outfile_prefix>.segm.json` (and `.bbox.json`) in COCO's
+            results format.
+        options: options of mmengine's BaseMetric.
 
     Raises:
         FileNotFoundError, ValueError: see `load_coco`; another `metric`.
@@ -70,9 +70,7 @@ class InstanceMetric(BaseMetric):
         truth = self.truth if self.class_agnostic else _only(self.truth, ids)
         values: dict[str, float] = {}
         for metric in self.metrics:
-            detections = [
-                one for image_id, found in results for one in _detections(image_id, found, ids, metric)
-            ]
+            detections = [one for result in results for one in _detections(*result, ids, metric)]
             if self.outfile_prefix is not None:
                 save_coco(detections, f"{self.outfile_prefix}.{metric}.json")
             scores = evaluate_coco(truth, detections, metric, class_agnostic=self.class_agnostic)
@@ -111,7 +109,7 @@ def _detections(image_id: Any, found: dict[str, list], ids: list, metric: str) -
 
 @METRICS.register_module()
 class ClassAgnosticCocoMetric(InstanceMetric):
-    """InstanceMetric with `class_agnostic=True`, with a prefix of its own so that both can be measured."""
+    """InstanceMetric with `class_agnostic=True`; another prefix, so that both can be measured."""
 
     default_prefix = "class_agnostic"
 

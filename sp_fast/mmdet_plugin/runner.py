@@ -40,7 +40,7 @@ class Runner(mmengine_runner.Runner):
 
         Args:
             weights: published weights for the backbone, in any layout that
-                :func:`sp_fast.weights.load_backbone_weights` reads.
+                `load_backbone_weights` reads.
             allow_partial: keep the initial value of what `weights` lacks, and say what that is.
             load_from: a checkpoint of the model, or of its pre-training; class heads may differ.
 
@@ -72,9 +72,9 @@ class Runner(mmengine_runner.Runner):
             self.logger.info(f"weights from {load_from}: {report}")
 
     def train(self) -> nn.Module:
-        """See mmengine; with a :class:`TimedCheckpointHook`, signals stop the run after a step."""
+        """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
         hook = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
-        with hook.stop if hook else contextlib.nullcontext():
+        with hook.watching() if hook else contextlib.nullcontext():
             return super().train()
 
     def load_or_resume(self) -> None:
@@ -100,7 +100,7 @@ class Runner(mmengine_runner.Runner):
 
 
 class _WithoutRepetition(logging.Filter):
-    """Leaves out the three lines a parameter, and mmengine's warnings about itself."""
+    """Leaves out the three lines per parameter, and mmengine's warnings about itself."""
 
     prefixes = ("paramwise_options", '"FileClient" will be', '"HardDiskBackend" is')
 

@@ -1,4 +1,4 @@
-"""Checkpoints of mmengine's Runner: read without trusting a pickle, written whole or not at all."""
+"""Checkpoints of mmengine's Runner: read without running code in them, written atomically."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mmengine.runner import CheckpointLoader
 from sp_fast.files import replacing
 from sp_fast.weights.unpickle import Inert, load_foreign
 
-__all__ = ["install_safe_resume", "load_checkpoint_file"]
-
 _LAST_CHECKPOINT = "last_checkpoint"
 _HISTORY_BUFFER = f"{HistoryBuffer.__module__}.{HistoryBuffer.__name__}"
 
 
-def load_checkpoint_file(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The checkpoint in `path`, on the CPU: this package's, plain mmengine's or another's.
+def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = None) -> dict[str, Any]:
+    """The checkpoint in `path`: this package's, plain mmengine's or another's; mmengine loads with it too.
 
-    No code in the file runs (see :mod:`sp_fast.weights.unpickle`). The log buffers of mmengine's checkpoints
-    are restored; objects of other classes come as `Inert`.
+    No code in the file runs (see `load_foreign`). The log buffers of mmengine's checkpoints are restored;
+    objects of other classes come as `Inert`. The tensors stay on the CPU, whatever `map_location` says:
+    `load_state_dict` copies them to the model's device, and Adam's step counts on a GPU would cost a
+    synchronisation per parameter and step.
 
     Raises:
         FileNotFoundError: no such file; in a work folder, names the other checkpoints there.
@@ -63,27 +63,23 @@ def _others_beside(path: Path) -> str:
     """Which other checkpoints the work folder that holds `path` has, newest first."""
     if not (path.parent / _LAST_CHECKPOINT).is_file():
         return ""
-    others = [other for other in path.parent.glob("*.pth") if other != path]
-    others.sort(key=lambda other: other.stat().st_mtime, reverse=True)
-    if not others:
-        return ""
-    return (
-        f" Other checkpoints beside it, newest first: {', '.join(other.name for other in others)}. To go on "
-        f"from one of them, write its path into {path.parent / _LAST_CHECKPOINT}, and resume."
+    others = sorted(path.parent.glob("*.pth"), key=lambda other: other.stat().st_mtime, reverse=True)
+    names = ", ".join(other.name for other in others if other != path)
+    return names and (
+        f" Other checkpoints beside it, newest first: {names}. To resume from one of them, write its path "
+        f"into {path.parent / _LAST_CHECKPOINT}, and resume."
     )
 
 
 def install_safe_resume() -> None:
     """Make mmengine's Runner save, load and resume checkpoints that load with `weights_only=True`.
 
-    Local files are written beside and renamed, so an interrupted write leaves the last checkpoint and
-    `last_checkpoint` as they were; with `max_keep_ckpts` an older checkpoint goes only once the new one is
-    there.
-    Files are read by :func:`load_checkpoint_file`. Calling this again does nothing.
+    Writes of local files are atomic; with `max_keep_ckpts`, an older checkpoint is removed only once the new
+    one is complete. Files are read by `load_checkpoint_file`. A second call does nothing.
     """
     _allow_history_buffers()
-    CheckpointLoader.register_scheme(prefixes="", loader=load_from_local, force=True)
-    mmengine.runner.checkpoint.load_from_local = load_from_local
+    CheckpointLoader.register_scheme(prefixes="", loader=load_checkpoint_file, force=True)
+    mmengine.runner.checkpoint.load_from_local = load_checkpoint_file
     for module in (mmengine.runner, mmengine.runner.checkpoint, mmengine.runner.runner):
         module.save_checkpoint = _save_checkpoint
     CheckpointHook._save_checkpoint_with_step = _save_checkpoint_with_step
@@ -111,20 +107,11 @@ def _set_history_state(self: HistoryBuffer, state: dict[str, Any]) -> None:
     )
 
 
-def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """The loader of local files that mmengine calls, by `load_checkpoint_file`.
-
-    The tensors stay on the CPU: `load_state_dict` copies them to where the model is, and Adam's step counts
-    on a GPU would cost a synchronisation for every parameter and step.
-    """
-    return load_checkpoint_file(filename)
-
-
 _SAFE_LEAVES = (torch.Tensor, HistoryBuffer, torch.Size, torch.dtype, torch.device, bytes)
 
 
 def _plain(value: Any, place: str = "checkpoint") -> Any:
-    """`value` in plain containers, numbers and strings; TypeError, naming the place, where it cannot be."""
+    """`value` as plain containers, numbers and strings; a TypeError names the place where that fails."""
     if value is None or isinstance(value, _SAFE_LEAVES):
         return value
     if isinstance(value, (np.ndarray, np.generic)):
@@ -155,11 +142,10 @@ def _save_checkpoint(
     file_client_args: dict | None = None,
     backend_args: dict | None = None,
 ) -> None:
-    """What mmengine calls to save: plain values only, and local files atomically."""
+    """Replaces mmengine's `save_checkpoint`: plain values only, atomic for local files."""
     plain = _plain(checkpoint)
-    if file_client_args is None and isinstance(
-        get_file_backend(filename, backend_args=backend_args), LocalBackend
-    ):
+    backend = get_file_backend(filename, backend_args=backend_args)
+    if file_client_args is None and isinstance(backend, LocalBackend):
         with replacing(Path(filename)) as file:
             torch.save(plain, file)
     else:
@@ -170,7 +156,7 @@ _mmengine_save_checkpoint = mmengine.runner.checkpoint.save_checkpoint
 
 
 def _save_checkpoint_with_step(self: CheckpointHook, runner: Any, step: int, meta: dict[str, Any]) -> None:
-    """As in mmengine, but the oldest checkpoint goes after the new one is there, not before."""
+    """Like mmengine's, but removes the oldest checkpoint after the new one is written, not before."""
     outdated = None
     if self.max_keep_ckpts > 0 and not (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
         if len(self.keep_ckpt_ids) == self.max_keep_ckpts:

@@ -1,4 +1,4 @@
-"""Which images a training step sees, and the random seeds of step and images: all follow from its number."""
+"""The images of a training step and the random seeds of both, all derived from the number of the step."""
 
 from __future__ import annotations
 
@@ -34,11 +34,7 @@ def _mixed(*numbers: int) -> int:
 
 
 class SeededIndex(int):
-    """An image's number, with the random seed of its augmentation.
-
-    Attributes:
-        seed: 32-bit number.
-    """
+    """An image's number, with the 32-bit random seed of its augmentation."""
 
     seed: int
 
@@ -54,20 +50,19 @@ class SeededIndex(int):
 
 @DATA_SAMPLERS.register_module()
 class StepBatchSampler(Sampler[list[SeededIndex]]):
-    """Endless batches of shuffled images; the batch of a step follows from the seed and the step alone.
+    """Endless batches of shuffled images; the batch of a step depends only on the seed and the step.
 
-    All images come up equally often, shuffled anew each round. The processes of a distributed run share
-    each round. For :class:`sp_fast.mmdet_plugin.loops.StepTrainLoop`.
+    All images come up equally often, shuffled again each round. The processes of a distributed run share
+    each round. For `StepTrainLoop`.
 
     Attributes:
-        start: the step that iterating begins with.
-        seed: of the order and of the augmentations.
+        start: first step of an iteration.
+        seed: random seed of the order and of the augmentations.
 
     Args:
-        sampler: mmengine's DefaultSampler or InfiniteSampler, of which the data set, the seed, the rank and
-            the world size are used and not the order.
-        batch_size: images of each process in a step.
-        one_orientation: batches hold wide or square images alone, or tall ones alone, to pad little.
+        sampler: mmengine's DefaultSampler or InfiniteSampler: its data set, seed, rank and world size.
+        batch_size: images per process and step.
+        one_orientation: put tall images into batches without others, for less padding.
     """
 
     def __init__(self, sampler: Any, batch_size: int, one_orientation: bool = True) -> None:

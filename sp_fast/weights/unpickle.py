@@ -17,7 +17,6 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -44,16 +43,14 @@ class Inert:
         self.items.append((key, value))
 
     def append(self, item: Any) -> None:
-        """Keep an item of a list-like object."""
+        """Keep an item of a list or set."""
         self.items.append(item)
+
+    add = append
 
     def extend(self, items: list[Any]) -> None:
-        """Keep items of a list-like object."""
+        """Keep items of a list."""
         self.items.extend(items)
-
-    def add(self, item: Any) -> None:
-        """Keep an item of a set-like object."""
-        self.items.append(item)
 
     def __repr__(self) -> str:
         return f"Inert({self.origin})"
@@ -185,16 +182,14 @@ def _set_byte_order(dtype: Any, state: Any) -> None:
     dtype.__setstate__((version, order, None, None, None, *sizes))
 
 
-def _load(file: Any, **options: Any) -> Any:
-    return _InertUnpickler(file, **options).load()
-
-
-def _pickle_module() -> ModuleType:
+class _InertPickle:
     """A `pickle_module` for `torch.load`."""
-    module = ModuleType("sp_fast_inert_pickle")
-    module.Unpickler = _InertUnpickler  # type: ignore[attr-defined]
-    module.load = _load  # type: ignore[attr-defined]
-    return module
+
+    Unpickler = _InertUnpickler
+
+    @staticmethod
+    def load(file: Any, **options: Any) -> Any:
+        return _InertUnpickler(file, **options).load()
 
 
 def load_foreign(path: str | os.PathLike[str]) -> Any:
@@ -222,21 +217,20 @@ def load_foreign(path: str | os.PathLike[str]) -> Any:
             return load_file(path)
         except SafetensorError as error:
             raise _not_weights(path, f"a safetensors file that is damaged ({error})") from error
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (MemoryError, OSError):
-        raise
-    except Exception:  # damaged files raise almost anything; the second attempt finds the reason
-        pass
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_pickle_module())
-    except (MemoryError, OSError):
-        raise
-    except Exception as error:
-        raise _not_weights(path, f"{_looks_like(path)} ({type(error).__name__}: {error})") from error
-    if isinstance(loaded, Inert):
-        raise _not_weights(path, f"an object of {loaded.origin}: save its state_dict() instead")
-    return loaded
+    failure: Exception | None = None
+    for inert in (None, _InertPickle):
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=not inert, pickle_module=inert)
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # damaged files raise almost anything; the second attempt finds the reason
+            failure = error
+            continue
+        if isinstance(loaded, Inert):
+            raise _not_weights(path, f"an object of {loaded.origin}: save its state_dict() instead")
+        return loaded
+    reason = f"{_looks_like(path)} ({type(failure).__name__}: {failure})"
+    raise _not_weights(path, reason) from failure
 
 
 def _not_weights(path: Path, what: str) -> ValueError:

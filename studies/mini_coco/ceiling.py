@@ -1,4 +1,4 @@
-"""How far masks of K-Net's resolution can get: the annotated masks of val through its grid, at several sizes.
+"""Best scores that masks of K-Net's resolution can reach on val, at several image sizes.
 
 python studies/mini_coco/ceiling.py DATA --sizes 160,384
 """
@@ -31,7 +31,7 @@ COLUMNS = {"mAP": "AP", "AR@100": "AR", "AR_l": "AR large", "best_iou": "best Io
 
 
 def ceiling(data: Path, size: int) -> dict[str, float]:
-    """`evaluate_coco` of the best masks that the grid has for objects, at a longer side of `size` pixels."""
+    """`evaluate_coco` of the annotated masks at K-Net's resolution, for a longer side of `size` pixels."""
     annotations = data / "coco_mini/annotations/instances_val.json"
     init_default_scope("mmdet")
     dataset = InstanceDataset(
@@ -63,8 +63,8 @@ def ceiling(data: Path, size: int) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a table in markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, metavar="DATA", help="folder with coco_mini/")
-    parser.add_argument("--sizes", default="160,384", help="longer sides in pixels, with commas")
+    parser.add_argument("data", type=Path, metavar="DATA", help="Folder with coco_mini/")
+    parser.add_argument("--sizes", default="160,384", help="Longer sides in pixels, separated by commas")
     given = parser.parse_args(arguments)
     print(f"| size | {' | '.join(COLUMNS.values())} |\n|---:|{'---:|' * len(COLUMNS)}")
     for size in map(int, given.sizes.split(",")):

@@ -7,12 +7,11 @@ README.md says what DATA holds and what the rows are.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from sp_fast.data.coco import load_coco, save_coco
 from sp_fast.data.images import list_images
@@ -28,51 +27,28 @@ LABELS = {"10 %": "{data}/labels_10.json", "100 %": "{data}/labels_100.json"}
 BOXES = 20
 
 
-@dataclass(frozen=True)
-class Scale:
-    """How large a study is.
+class Scale(NamedTuple):
+    """How large a study is."""
 
-    Attributes:
-        size: longer side of the training images in pixels, a multiple of 32.
-        images: images that pre-training sees, each as often as it comes up.
-        finetune_steps: steps of each fine-tuning.
-        proposal_size: longer side in pixels of the images that the proposals are made from.
-        limit: images of each split, or None for all.
-    """
-
-    size: int
-    images: int
+    size: int  # longer side of the training images in pixels, a multiple of 32
+    images: int  # images that pre-training sees, with repetitions
     finetune_steps: int
-    proposal_size: int = 640
-    limit: int | None = None
+    proposal_size: int = 640  # longer side in pixels of the images that the proposals are made from
+    limit: int | None = None  # images of each split, or None for all
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """A backbone with weights from ImageNet; its configs are `configs/<name>_*.py`.
+class Backbone(NamedTuple):
+    """A backbone with weights from ImageNet; its configs are `configs/<name>_*.py`."""
 
-    Attributes:
-        title: of the model.
-        scale: of the study.
-        batch_size: images per step of pre-training, as its config says.
-        features: what makes the proposals: arguments of `build_backbone`, with `weights` within the data.
-        finetune_cache: what fine-tuning keeps in memory; `features` where the backbone is frozen there too.
-    """
-
-    title: str
+    title: str  # title of the model
     scale: Scale
-    batch_size: int
-    features: Mapping[str, Any]
-    finetune_cache: str = "ram"
+    batch_size: int  # images per step of pre-training, as its config says
+    features: dict[str, Any]  # arguments of `build_backbone` for the proposals; `weights` within the data
+    finetune_cache: str = "ram"  # `features` where fine-tuning freezes the backbone too
 
 
 MOBILENET = {"name": "mobilenet_v2", "stage": 4, "weights": "weights/mobilenet_v2_imagenet.pth"}
-CAFFE = {
-    "name": "resnet50",
-    "style": "caffe",
-    "stage": 3,
-    "weights": "weights/resnet50_caffe_to_layer3.pth",
-}
+CAFFE = {"name": "resnet50", "style": "caffe", "stage": 3, "weights": "weights/resnet50_caffe_to_layer3.pth"}
 LARGE = Scale(size=384, images=50_000, finetune_steps=600)
 QUICK = Scale(size=128, images=1920, finetune_steps=60, proposal_size=320, limit=80)
 QUICK_ROWS = ("none", "labels", "cosine")
@@ -89,38 +65,30 @@ BACKBONES = {
 }
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One way of pre-training, as it differs from the row `cosine`.
+class Variant(NamedTuple):
+    """One way of pre-training, as it differs from the row `cosine`."""
 
-    Attributes:
-        label: what it is, for tables.
-        proposals: preset of the saliency masks, or `boxes` for random boxes.
-        prompts: options of the prompts.
-        kernel_loss: options of the kernel loss, or None to leave it out.
-    """
-
-    label: str
-    proposals: str = "paper"
-    prompts: Mapping[str, Any] = field(default_factory=dict)
-    kernel_loss: Mapping[str, Any] | None = field(default_factory=dict)
+    label: str  # in tables
+    options: Mapping[str, Any] = MappingProxyType({})  # options of the pre-trainer
+    proposals: str = "paper"  # preset of the saliency masks, or `boxes` for random boxes
 
 
-NO_PROMPTS = {"strategy": "none"}
+NO_KERNEL_LOSS = {"supervision": None}
+LABELS_ALONE = {"prompts.strategy": "none", **NO_KERNEL_LOSS}
+BOX_LABELS = {"source": "import"}  # they come without seeds
+OFFICIAL = {"prompts.detach": True, "prompts.drop_rate": 0.1, "prompts.inject": "proposal"}
 VARIANTS = {
-    "labels": Variant("pseudo labels, no prompts", prompts=NO_PROMPTS, kernel_loss=None),
-    "random": Variant("prompts at random", prompts={"strategy": "random"}),
-    "sequential": Variant("prompts in sequence", prompts={"strategy": "sequential"}),
+    "labels": Variant("pseudo labels, no prompts", LABELS_ALONE),
+    "random": Variant("prompts at random", {"prompts.strategy": "random"}),
+    "sequential": Variant("prompts in sequence", {"prompts.strategy": "sequential"}),
     "cosine": Variant("prompts by cosine"),
-    "cosine-no-kernel-loss": Variant("cosine, no kernel loss", kernel_loss=None),
-    "cosine-centered": Variant("cosine, centered loss", kernel_loss={"center": True}),
-    "cosine-after-head": Variant("cosine after first head", prompts={"inject": "proposal"}),
-    "cosine-p2": Variant("cosine, prompts from P2", prompts={"levels": ["P2"]}),
-    "boxes": Variant("random boxes, no prompts", "boxes", NO_PROMPTS, None),
-    "boxes-cosine": Variant("random boxes, cosine", "boxes"),
-    "official": Variant(
-        "the official preset", "official", {"detach": True, "drop_rate": 0.1, "inject": "proposal"}
-    ),
+    "cosine-no-kernel-loss": Variant("cosine, no kernel loss", NO_KERNEL_LOSS),
+    "cosine-centered": Variant("cosine, centered loss", {"supervision.center": True}),
+    "cosine-after-head": Variant("cosine after first head", {"prompts.inject": "proposal"}),
+    "cosine-p2": Variant("cosine, prompts from P2", {"prompts.levels": ["P2"]}),
+    "boxes": Variant("random boxes, no prompts", {**LABELS_ALONE, **BOX_LABELS}, "boxes"),
+    "boxes-cosine": Variant("random boxes, cosine", BOX_LABELS, "boxes"),
+    "official": Variant("the official preset", OFFICIAL, "official"),
 }
 COMPARISONS = [
     Comparison("cosine", "none", "pre-training beats none"),
@@ -178,91 +146,57 @@ def experiment(
         raise ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, got {backbone!r}")
     scale = QUICK if quick else BACKBONES[backbone].scale
     given = {"size": size, "images": images, "finetune_steps": finetune_steps}
-    scale = dataclasses.replace(scale, **{name: one for name, one in given.items() if one is not None})
-    finetune = {name: _finetune(data_root, backbone, scale, labels) for name, labels in LABELS.items()}
-    whole = Experiment(
+    scale = scale._replace(**{name: one for name, one in given.items() if one is not None})
+    model = BACKBONES[backbone]
+    features = {**model.features, "weights": f"{data_root}/{model.features['weights']}"}
+
+    def proposals(preset: str) -> Proposals:
+        truth = "{data}/truth.json"
+        if preset == "boxes":
+            return Proposals(IMAGES, kind="random_boxes", options={"count": BOXES}, truth=truth)
+        options = {"preset": preset}
+        return Proposals(IMAGES, backbone=features, size=scale.proposal_size, options=options, truth=truth)
+
+    def training(stage: str, options: dict[str, Any], cache: str, **rest: Any) -> Training:
+        sizes = {
+            "train_dataloader.dataset.pipeline.2.scale": scale.size,
+            "val_dataloader.dataset.pipeline.1.scale": scale.size,
+        }
+        return Training(
+            str(CONFIGS / f"{backbone}_{stage}.py"),
+            val_images=f"{data_root}/{VAL}",
+            val_annotations="{data}/val.json",
+            options={**sizes, **options},
+            arguments=["--weights", features["weights"], "--cache", cache],
+            **rest,
+        )
+
+    def pretrain(variant: Variant) -> Training:
+        options = {f"model.{name}": value for name, value in variant.options.items()}
+        steps = max(1, scale.images // model.batch_size)
+        return training("pretrain", options, "features", images=IMAGES, steps=steps)
+
+    labelled = dict(images=f"{data_root}/{TRAIN}", steps=scale.finetune_steps)
+    finetune = {
+        name: training("finetune", {}, model.finetune_cache, annotations=labels, **labelled)
+        for name, labels in LABELS.items()
+    }
+    rows = [
+        Row("none", "no pre-training", finetune=finetune),
+        *(
+            Row(name, one.label, proposals(one.proposals), pretrain(one), finetune)
+            for name, one in VARIANTS.items()
+        ),
+    ]
+    names = QUICK_ROWS if quick else ("none", *VARIANTS)
+    return Experiment(
         name="mini_coco",
-        title=f"mini-COCO: {BACKBONES[backbone].title}, {scale.size} pixels",
-        rows=[
-            Row("none", "no pre-training", finetune=finetune),
-            *(
-                Row(
-                    name,
-                    variant.label,
-                    _proposals(data_root, backbone, scale, variant.proposals),
-                    _pretrain(data_root, backbone, scale, variant),
-                    finetune,
-                )
-                for name, variant in VARIANTS.items()
-            ),
-        ],
+        title=f"mini-COCO: {model.title}, {scale.size} pixels",
+        rows=[row for row in rows if row.name in names],
         metrics=METRICS,
-        comparisons=COMPARISONS,
+        comparisons=[one for one in COMPARISONS if one.first in names and one.second in names],
         prepare=functools.partial(prepare, data_root=data_root, limit=scale.limit),
         notes=NOTES,
-    )
-    return whole.chosen(QUICK_ROWS) if quick else whole
-
-
-def _proposals(root: str, backbone: str, scale: Scale, preset: str) -> Proposals:
-    truth = "{data}/truth.json"
-    if preset == "boxes":
-        return Proposals(IMAGES, kind="random_boxes", options={"count": BOXES}, truth=truth)
-    features = BACKBONES[backbone].features
-    features = {**features, "weights": f"{root}/{features['weights']}"}
-    return Proposals(
-        IMAGES, backbone=features, size=scale.proposal_size, options={"preset": preset}, truth=truth
-    )
-
-
-def _pretrain(root: str, backbone: str, scale: Scale, variant: Variant) -> Training:
-    options = {f"model.prompts.{name}": value for name, value in variant.prompts.items()}
-    if variant.proposals == "boxes":
-        options["model.source"] = "import"  # boxes come without seeds
-    if variant.kernel_loss is None:
-        options["model.supervision"] = None
-    else:
-        options.update({f"model.supervision.{name}": one for name, one in variant.kernel_loss.items()})
-    steps = max(1, scale.images // BACKBONES[backbone].batch_size)
-    return _training(
-        root, backbone, "pretrain", scale, images=IMAGES, steps=steps, options=options, cache="features"
-    )
-
-
-def _finetune(root: str, backbone: str, scale: Scale, labels: str) -> Training:
-    return _training(
-        root,
-        backbone,
-        "finetune",
-        scale,
-        images=f"{root}/{TRAIN}",
-        annotations=labels,
-        steps=scale.finetune_steps,
-        cache=BACKBONES[backbone].finetune_cache,
-    )
-
-
-def _training(
-    root: str,
-    backbone: str,
-    stage: str,
-    scale: Scale,
-    *,
-    cache: str,
-    options: Mapping[str, Any] | None = None,
-    **rest: Any,
-) -> Training:
-    sizes = {
-        "train_dataloader.dataset.pipeline.2.scale": scale.size,
-        "val_dataloader.dataset.pipeline.1.scale": scale.size,
-    }
-    return Training(
-        str(CONFIGS / f"{backbone}_{stage}.py"),
-        val_images=f"{root}/{VAL}",
-        val_annotations="{data}/val.json",
-        options={**sizes, **(options or {})},
-        arguments=["--weights", f"{root}/{BACKBONES[backbone].features['weights']}", "--cache", cache],
-        **rest,
     )
 
 
@@ -273,8 +207,8 @@ def prepare(folder: Path, seed: int, *, data_root: str, limit: int | None) -> No
     `unlabelled/` that have annotations.
 
     Args:
-        folder: of the data.
-        seed: has no influence.
+        folder: where to put them.
+        seed: random seed of the run, unused.
         data_root: folder of the original data.
         limit: images of each split, or None for all.
 

@@ -1,4 +1,4 @@
-"""What prompts and the kernel loss do in the models that the experiment has pre-trained, on val.
+"""Measures what prompts and the kernel loss do in the experiment's pre-trained models, on val.
 
 python studies/mini_coco/prompts.py runs/mini_coco --seeds 0,1,2
 """
@@ -47,10 +47,10 @@ PROMPTS = {
     "taken": "prompts taken",
     "explained": "variance the kernel explains",
 }
+GIVEN = {"none": "none", "own": "own", "other": "another's", "mean": "the mean"}
+SCORES = {"AR@100": "AR", "best_iou": "best IoU"}
 NEEDED = {
-    f"{metric}_{whose}": f"{title}: {name}"
-    for metric, title in (("ar", "AR"), ("iou", "best IoU"))
-    for whose, name in (("none", "none"), ("own", "own"), ("other", "another's"), ("mean", "the mean"))
+    f"{score}_{one}": f"{title}: {name}" for score, title in SCORES.items() for one, name in GIVEN.items()
 }
 KERNELS = {
     "loss": "kernel loss at the end",
@@ -61,12 +61,12 @@ KERNELS = {
 
 
 class View(NamedTuple):
-    """What a pre-trained model makes of one image."""
+    """One image as a pre-trained model sees it."""
 
     sample: Any  # mmdet's
     padded: tuple[int, int]  # height and width of the model's input
     pyramid: tuple[Tensor, ...]
-    prompts: Tensor  # [1, L, C], of the image's proposals
+    prompts: Tensor  # [1, L, C], one per proposal of the image
 
 
 class Pretrained:
@@ -94,7 +94,7 @@ class Pretrained:
         return self.model.detector.rpn_head.init_kernels.weight.detach().flatten(1).clone()
 
     def views(self) -> Iterator[View]:
-        """Image by image."""
+        """The view of each image."""
         for i in range(len(self.dataset)):
             if Path(self.dataset.get_data_info(i)["img_path"]).name not in self.ids:
                 continue
@@ -116,7 +116,7 @@ class Pretrained:
 
     @torch.no_grad()
     def prompts(self) -> dict[str, float | None]:
-        """How large prompts are, how alike, how many are taken, how alike those of a kernel."""
+        """How large and how similar prompts are, how many are taken, how similar those of one kernel are."""
         torch.manual_seed(self.run.seed)
         of_kernel, taken, every, after = [], [], [], []
         for view in self.views():
@@ -143,21 +143,17 @@ class Pretrained:
         own = [view.prompts for view in self.views()]
         mean = torch.cat([one[0] for one in own]).mean(0).expand(1, 1, -1)
         torch.manual_seed(self.run.seed)
-        found: dict[str, list[dict[str, Any]]] = {"none": [], "own": [], "other": [], "mean": []}
+        found: dict[str, list[dict[str, Any]]] = {one: [] for one in GIVEN}
         for i, view in enumerate(self.views()):
-            none = own[i][:, :0]
-            given = {"none": none, "own": own[i], "other": own[(i + 1) % len(own)], "mean": mean}
-            for whose, prompts in given.items():
-                found[whose] += self._detections(view, self.stages(view, prompts)[-1].mask_logits[0])
-        scores = {whose: evaluate_coco(self.truth, one, class_agnostic=True) for whose, one in found.items()}
-        return {
-            f"{metric}_{whose}": 100 * one[name]
-            for metric, name in (("ar", "AR@100"), ("iou", "best_iou"))
-            for whose, one in scores.items()
-        }
+            for one, prompts in zip(
+                GIVEN, (own[i][:, :0], own[i], own[(i + 1) % len(own)], mean), strict=True
+            ):
+                found[one] += self._detections(view, self.stages(view, prompts)[-1].mask_logits[0])
+        values = {one: evaluate_coco(self.truth, masks, class_agnostic=True) for one, masks in found.items()}
+        return {f"{score}_{one}": 100 * values[one][score] for score in SCORES for one in GIVEN}
 
     def _detections(self, view: View, mask_logits: Tensor) -> list[dict[str, Any]]:
-        """All kernels' masks. The class heads are not kept, so they have one score."""
+        """The masks of all kernels, with equal scores: the class heads are not kept."""
         sample = view.sample
         masks = masks_at_image_size(mask_logits, view.padded, sample.img_shape, sample.ori_shape)
         inside = (masks > self.model.detector.mask_thr).numpy()
@@ -166,7 +162,7 @@ class Pretrained:
 
     @torch.no_grad()
     def kernel_loss(self) -> dict[str, float | None]:
-        """The kernel loss, and how alike the kernels are that it is made of."""
+        """The kernel loss, and how similar the kernels are that it is computed from."""
         torch.manual_seed(self.run.seed)
         of_image = [[stage.kernels[0] for stage in self.stages(view, view.prompts)] for view in self.views()]
         by_stage = [alike(torch.cat(stage)) for stage in zip(*of_image, strict=True)]
@@ -180,7 +176,7 @@ class Pretrained:
 
 
 def initial_model(config: Config, seed: int) -> Any:
-    """The pre-trainer as the runner begins with it, but for the backbone's weights."""
+    """The pre-trainer as at the start of training, without the backbone's published weights."""
     model = MODELS.build(config.model)
     set_random_seed(seed)
     model.init_weights()
@@ -197,7 +193,7 @@ def degrees_between(first: Tensor, second: Tensor) -> float:
 
 
 def alike(rows: Tensor, *, unit: bool = True) -> float:
-    """The mean dot product of two of the vectors, beside that of each with itself."""
+    """The mean dot product of two of the vectors, relative to that of a vector with itself."""
     rows = F.normalize(rows, dim=1) if unit else rows
     own = rows.square().sum(1).mean().clamp(min=torch.finfo(rows.dtype).tiny)
     return (rows.mean(0).square().sum() / own).item()
@@ -206,7 +202,7 @@ def alike(rows: Tensor, *, unit: bool = True) -> float:
 def explained(of_kernel: Tensor) -> float | None:
     """Share of the variance of `[images, N, C]`, the prompt of each kernel, that the kernel explains.
 
-    Less what chance would; None where there is no variance, or one image.
+    Corrected for chance; None without variance, or for a single image.
     """
     images, kernels = of_kernel.shape[:2]
     total = (of_kernel - of_kernel.mean((0, 1))).square().sum().item()
@@ -228,10 +224,8 @@ TABLES: tuple[tuple[dict[str, str], Callable[[Pretrained], dict], tuple[str, ...
 
 def propose_on_val(plan: Plan, out: Path) -> tuple[Path, dict[str, Any]]:
     """The paper's proposals of the validation images, made once, and the images' annotations."""
-    row = next(row for row in plan.experiment.rows if row.name == "cosine")
+    row: Any = next(row for row in plan.experiment.rows if row.name == "cosine")
     proposals, pretrain = row.proposals, row.pretrain
-    assert proposals is not None
-    assert pretrain is not None
     masks = out / VAL_MASKS
     if not masks.is_file():
         proposer = SaliencyProposer(build_backbone(**proposals.backbone), **proposals.options)
@@ -243,8 +237,8 @@ def propose_on_val(plan: Plan, out: Path) -> tuple[Path, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints tables in markdown, means and standard deviations over seeds, of what is finished."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the experiment")
-    parser.add_argument("--seeds", help="random seeds, with commas; all by default")
+    parser.add_argument("out", type=Path, metavar="OUT", help="Folder of the experiment")
+    parser.add_argument("--seeds", help="Random seeds, separated by commas; all by default")
     given = parser.parse_args(arguments)
     MMLogger.get_current_instance().setLevel("WARNING")  # three lines per parameter otherwise
     source, seeds = recall(given.out)

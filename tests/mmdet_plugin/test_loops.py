@@ -12,7 +12,7 @@ pytest.importorskip("mmdet")
 
 from mmengine.runner import ValLoop
 
-from sp_fast.mmdet_plugin.stopping import StopRequest
+from sp_fast.mmdet_plugin.hooks import TimedCheckpointHook
 from tests.mmdet_plugin.step_runs import STEPS, assert_same, interrupted, run
 from tests.training.runs import write_scenes
 
@@ -132,9 +132,10 @@ def test_a_second_signal_acts_as_without_a_request():
     came = []
     before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     try:
-        with StopRequest() as stop:
+        hook = TimedCheckpointHook()
+        with hook.watching():
             os.kill(os.getpid(), signal.SIGINT)
-            assert (stop.signal, came) == (signal.SIGINT, [])
+            assert (hook.asked, came) == (signal.SIGINT, [])
             os.kill(os.getpid(), signal.SIGINT)
             assert came == [signal.SIGINT]
     finally:

@@ -2,14 +2,11 @@
 _base_ = ['_demo.py']
 
 max_iters = 800
-detector = _base_.model
 model = dict(
     _delete_=True,
     type='SaliencyPromptPretrainer',
-    detector=detector,
-    source='cached',
-    # P3: the coarsest map has only 4 x 4 cells at 128 pixels.
-    prompts=dict(levels=(1,), strategy='cosine', inject='init'),
+    detector=_base_.model,
+    prompts=dict(levels=(1,)),  # P3: the coarsest map has only 4 x 4 cells at 128 pixels
     supervision=dict(seed_channels=64),
 )
 train_dataloader = dict(
@@ -19,16 +16,9 @@ train_dataloader = dict(
         seeds='runs/demo/proposals.seeds.safetensors',
     ),
 )
-train_cfg = dict(type='StepTrainLoop', max_iters=max_iters)
-val_cfg = None
-test_cfg = None
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05, fused=True),
-    clip_grad=dict(max_norm=4, norm_type=2),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=max_iters, T_max=max_iters - 50, eta_min=2e-5),
-]
+train_cfg = dict(_delete_=True, type='StepTrainLoop', max_iters=max_iters)
+val_cfg = val_dataloader = val_evaluator = None
+test_cfg = test_dataloader = test_evaluator = None
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].update(end=max_iters, T_max=max_iters - 50)
 custom_hooks = [dict(type='StopOnNonFiniteLossHook'), dict(type='ExportPretrainedHook', interval=0)]

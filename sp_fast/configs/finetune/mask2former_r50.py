@@ -3,10 +3,11 @@
 # Start: --load-from runs/mask2former_r50/pretrained.pth
 _base_ = ['../_base_/mask2former_r50.py', '../_base_/finetune.py', '../_base_/runtime.py']
 
+read, annotate, resize, flip, pack = _base_.train_pipeline
 train_pipeline = [
-    dict(type='ReadImage'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=True),
-    dict(type='RandomFlip', prob=0.5),
+    read,
+    annotate,
+    flip,
     dict(
         type='RandomResize', scale=(1024, 1024), ratio_range=(0.1, 2.0), resize_type='Resize', keep_ratio=True
     ),
@@ -18,20 +19,9 @@ train_pipeline = [
         allow_negative_crop=True,
     ),
     dict(type='FilterAnnotations', min_gt_bbox_wh=(1e-5, 1e-5), by_mask=True),
-    dict(type='PackInstances'),
+    pack,
 ]
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 train_cfg = dict(max_epochs=24)
-embedding = dict(lr_mult=1.0, decay_mult=0.0)
-optim_wrapper = dict(
-    clip_grad=dict(max_norm=0.01),
-    paramwise_cfg=dict(
-        custom_keys=dict(
-            backbone=dict(lr_mult=0.1), query_embed=embedding, query_feat=embedding, level_embed=embedding
-        ),
-        norm_decay_mult=0.0,
-    ),
-)
-param_scheduler = [
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=24, milestones=[18, 22], gamma=0.1),
-]
+optim_wrapper = dict(clip_grad=dict(max_norm=0.01), paramwise_cfg=_base_.paramwise_cfg)
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, begin=0, end=24, milestones=[18, 22], gamma=0.1)]

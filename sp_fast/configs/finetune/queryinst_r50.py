@@ -8,7 +8,5 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=0.1),
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),
 )
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=48, milestones=[36, 44], gamma=0.1),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].end = 1000

@@ -2,30 +2,15 @@
 _base_ = ['../_base_/knet_mobilenet_v2.py', '../_base_/pretrain.py', '../_base_/runtime.py']
 
 detector = _base_.model
-detector.rpn_head.num_classes = 1
-detector.roi_head.mask_head.num_classes = 1
-
+detector.rpn_head.num_classes = detector.roi_head.mask_head.num_classes = 1
 model = dict(
-    _delete_=True,
-    type='SaliencyPromptPretrainer',
-    detector=detector,
-    source='cached',
-    prompts=dict(levels=(-1,), strategy='cosine', inject='init'),
-    supervision=dict(seed_channels=320),
+    _delete_=True, type='SaliencyPromptPretrainer', detector=detector, supervision=dict(seed_channels=320)
 )
 
-image_scale = (320, 320)
-train_pipeline = [
-    dict(type='ReadImage'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=True),
-    dict(type='Resize', scale=image_scale, keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackInstances'),
-]
+train_pipeline = _base_.train_pipeline
+train_pipeline[2].scale = (320, 320)
 train_dataloader = dict(batch_size=4, num_workers=2, dataset=dict(pipeline=train_pipeline))
 optim_wrapper = dict(optimizer=dict(lr=2e-4))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
-]
+param_scheduler = _base_.param_scheduler
+param_scheduler[0].update(start_factor=0.01, end=50)
 default_hooks = dict(logger=dict(interval=10))

@@ -2,4 +2,4 @@
 # the first head; a tenth of them dropped. Masks: sp-fast propose ... --preset official
 _base_ = ['knet_r50.py']
 
-model = dict(preset='official', prompts=dict(_delete_=True))
+model = dict(preset='official')

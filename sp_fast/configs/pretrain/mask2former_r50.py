@@ -4,26 +4,9 @@
 _base_ = ['../_base_/mask2former_r50.py', '../_base_/pretrain.py', '../_base_/runtime.py']
 
 detector = _base_.model
-detector.panoptic_head.num_things_classes = 1
+detector.panoptic_head.num_things_classes = detector.panoptic_fusion_head.num_things_classes = 1
 detector.panoptic_head.loss_cls.class_weight = [1.0, 0.1]
-detector.panoptic_fusion_head.num_things_classes = 1
-
 model = dict(
-    _delete_=True,
-    type='SaliencyPromptPretrainer',
-    detector=detector,
-    preset='paper',
-    source='cached',
-    prompts=dict(levels='P5', strategy='cosine', inject='init'),
-    supervision=dict(seed_channels=2048),
+    _delete_=True, type='SaliencyPromptPretrainer', detector=detector, supervision=dict(seed_channels=2048)
 )
-embedding = dict(lr_mult=1.0, decay_mult=0.0)
-optim_wrapper = dict(
-    clip_grad=dict(max_norm=0.01),
-    paramwise_cfg=dict(
-        custom_keys=dict(
-            backbone=dict(lr_mult=0.1), query_embed=embedding, query_feat=embedding, level_embed=embedding
-        ),
-        norm_decay_mult=0.0,
-    ),
-)
+optim_wrapper = dict(clip_grad=dict(max_norm=0.01), paramwise_cfg=_base_.paramwise_cfg)

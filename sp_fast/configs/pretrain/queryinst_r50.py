@@ -3,17 +3,9 @@
 _base_ = ['../_base_/queryinst_r50.py', '../_base_/pretrain.py', '../_base_/runtime.py']
 
 detector = _base_.model
-detector.roi_head.bbox_head.num_classes = 1
-detector.roi_head.mask_head.num_classes = 1
-
+detector.roi_head.bbox_head.num_classes = detector.roi_head.mask_head.num_classes = 1
 model = dict(
-    _delete_=True,
-    type='SaliencyPromptPretrainer',
-    detector=detector,
-    preset='paper',
-    source='cached',
-    prompts=dict(levels='P5', strategy='cosine', inject='init'),
-    supervision=dict(seed_channels=2048),
+    _delete_=True, type='SaliencyPromptPretrainer', detector=detector, supervision=dict(seed_channels=2048)
 )
 optim_wrapper = dict(
     clip_grad=dict(max_norm=0.1),

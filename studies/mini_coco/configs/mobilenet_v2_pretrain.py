@@ -1,14 +1,9 @@
 _base_ = ['../../../sp_fast/configs/_base_/knet_mobilenet_v2.py', '_pretrain.py']
 
 detector = _base_.model
-detector.rpn_head.num_classes = 1
-detector.roi_head.mask_head.num_classes = 1
+detector.backbone.frozen_stages = 4
+detector.rpn_head.num_classes = detector.roi_head.mask_head.num_classes = 1
 model = dict(
-    _delete_=True,
-    type='SaliencyPromptPretrainer',
-    detector=detector,
-    frozen_stages=4,
-    prompts=dict(levels=(-1,), detach=False, strategy='cosine', drop_rate=0.0, inject='init'),
-    supervision=dict(seed_channels=320),
+    _delete_=True, type='SaliencyPromptPretrainer', detector=detector, supervision=dict(seed_channels=320)
 )
 train_dataloader = dict(batch_size=32)
