@@ -37,22 +37,14 @@ examples:
 """
 
 
-class _ListConfigs(argparse.Action):
-    """Prints the names of the shipped configs."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from sp_fast.configs import config_names
-
-        print("\n".join(config_names()))
-        parser.exit()
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Reads the command line."""
     try:
         from mmengine.config import DictAction
     except ImportError:
         raise SystemExit("sp-fast train needs mmdet and mmengine: pip install 'sp_fast[mmdet]'") from None
+    from sp_fast.configs import config_names
+
     parser = argparse.ArgumentParser(
         prog="sp-fast train",
         description="Pre-train, fine-tune or evaluate from a config.\n"
@@ -62,7 +54,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("config", help="Name of a config, such as knet_r50/pretrain, or a config file")
-    add("--list", action=_ListConfigs, nargs=0, help="List the names of the configs and exit")
+    names = "\n".join(config_names())
+    add("--list", action="version", version=names, help="List the names of the configs and exit")
     add("--work-dir", help="Folder of logs, checkpoints and weights (default: runs/CONFIG's name)")
     add("--resume", action="store_true", help="Resume from the newest checkpoint in the work folder")
     add("--eval-only", action="store_true", help="Evaluate --load-from and stop")

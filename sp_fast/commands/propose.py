@@ -92,8 +92,7 @@ def propose(
         Literal["paper", "official"], typer.Option(help="Defaults of the options below.")
     ] = "paper",
     grid: Annotated[
-        Any,
-        typer.Option(parser=_grid, metavar="GRID", help="Grid of seeds, such as 10x10 or 10x10,5x5."),
+        Any, typer.Option(parser=_grid, metavar="GRID", help="Grid of seeds, such as 10x10 or 10x10,5x5.")
     ] = None,
     scales: Annotated[
         Any,

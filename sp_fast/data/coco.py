@@ -22,10 +22,7 @@ _KEYS = {
 
 
 def load_coco(
-    path: str | os.PathLike[str],
-    images: str | os.PathLike[str] | None = None,
-    *,
-    tight_boxes: bool = False,
+    path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, *, tight_boxes: bool = False
 ) -> dict[str, Any]:
     """Load and check a COCO-format file of instance masks.
 

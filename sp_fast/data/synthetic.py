@@ -24,11 +24,7 @@ Level = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 SHAPES = ("disc", "box", "triangle", "star", "cross", "ring", "crescent", "blob")
 # Each split and its annotation file.
-SPLITS = {
-    "unlabelled": "unlabelled.truth.json",
-    "labelled": "labelled.json",
-    "validation": "validation.json",
-}
+SPLITS = {"unlabelled": "unlabelled.truth.json", "labelled": "labelled.json", "validation": "validation.json"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import platform
 import sys
 import time
@@ -206,5 +205,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")
     sys.exit(main(Path(sys.argv[1])))

@@ -272,14 +272,13 @@ class ImageFolderDataset(ImageDataset, BaseDetDataset):
         paths = list_images(self.data_prefix["img"])
         return [{"img_path": str(path), "img_id": k, "instances": []} for k, path in enumerate(paths)]
 
-    def get_data_info(self, idx: int) -> dict:
-        """The path of image `idx` and its size in pixels, which samplers by aspect ratio ask for."""
-        return self.info_without_seeds(idx)
-
     def info_without_seeds(self, index: int) -> dict:
+        """The path of an image and its size in pixels, which samplers by aspect ratio ask for."""
         info = super().info_without_seeds(index)
         try:
             info["height"], info["width"] = image_size(info["img_path"])
         except BrokenImageError:
             info["height"] = info["width"] = 1  # reading its pixels will tell
         return info
+
+    get_data_info = info_without_seeds

@@ -12,12 +12,7 @@ from sp_fast.ops.reference import COSINE_EPS, accumulate, cells_in_boxes, matche
 
 
 def roi_average_pool_backward(
-    grad: Tensor,
-    boxes: Tensor,
-    count: Tensor | None,
-    height: int,
-    width: int,
-    channels_last: bool = False,
+    grad: Tensor, boxes: Tensor, count: Tensor | None, height: int, width: int, channels_last: bool = False
 ) -> Tensor:
     """Gradient of the features [B, C, H, W], contiguous or channels-last, from `grad` [B, L, C]."""
     share = accumulate(grad)

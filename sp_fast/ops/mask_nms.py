@@ -17,11 +17,7 @@ def _fake(words: Tensor, score: Tensor, iou_threshold: float, min_area: int, max
 
 def _reference(words: Tensor, score: Tensor, iou_threshold: float, min_area: int, max_masks: int) -> Tensor:
     return reference.mask_nms(
-        reference.row_masks(words),
-        score,
-        iou_threshold=iou_threshold,
-        min_area=min_area,
-        max_masks=max_masks,
+        reference.row_masks(words), score, iou_threshold=iou_threshold, min_area=min_area, max_masks=max_masks
     )
 
 
@@ -29,12 +25,7 @@ _op = register("mask_nms", _fake, _reference)
 
 
 def mask_nms(
-    masks: PackedMasks,
-    score: Tensor,
-    *,
-    iou_threshold: float = 0.5,
-    min_area: int = 2,
-    max_masks: int = 20,
+    masks: PackedMasks, score: Tensor, *, iou_threshold: float = 0.5, min_area: int = 2, max_masks: int = 20
 ) -> Tensor:
     """Find the masks that greedy non-maximum suppression keeps.
 

@@ -154,12 +154,7 @@ def _best_first(score: Tensor) -> Tensor:
 
 
 def mask_nms(
-    masks: PackedMasks,
-    score: Tensor,
-    *,
-    iou_threshold: float = 0.5,
-    min_area: int = 2,
-    max_masks: int = 20,
+    masks: PackedMasks, score: Tensor, *, iou_threshold: float = 0.5, min_area: int = 2, max_masks: int = 20
 ) -> Tensor:
     """Greedy non-maximum suppression of masks: indices of the kept ones, int64 [B, max_masks]."""
     batch, count = score.shape
