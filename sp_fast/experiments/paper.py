@@ -63,12 +63,7 @@ def _row(
     saliency = Proposals(unlabelled, backbone={"name": "resnet50", "weights": weights})
     annotations, arguments = labels.get("annotations"), ["--weights", weights]
     pretrain = Training("knet_r50/pretrain", unlabelled, annotations, options=options, arguments=arguments)
-    finetune = Training(
-        "knet_r50/finetune",
-        images=f"{data_root}/train2017",
-        annotations=f"{data_root}/annotations/instances_train2017.10.json",
-        val_images=f"{data_root}/val2017",
-        val_annotations=f"{data_root}/annotations/instances_val2017.json",
-    )
+    train, val = (f"{data_root}/annotations/instances_{name}.json" for name in ("train2017.10", "val2017"))
+    finetune = Training("knet_r50/finetune", f"{data_root}/train2017", train, f"{data_root}/val2017", val)
     proposals = labels.get("proposals", saliency)
     return Row(name, label, proposals, pretrain, {LABELS: finetune}, {LABELS: expected})

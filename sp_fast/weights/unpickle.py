@@ -22,8 +22,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-__all__ = ["Inert", "load_foreign"]
-
 
 class Inert:
     """Placeholder for an object that is neither a tensor nor a plain container; it does nothing.
