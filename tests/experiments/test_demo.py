@@ -6,6 +6,9 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
+
+from sp_fast.cli import app
 
 pytest.importorskip("mmdet")
 
@@ -68,7 +71,9 @@ def test_the_same_command_makes_nothing_again(demo):
     out, _ = demo
     before = (out / "results.json").read_text()
     times = {path: (path / "result.json").stat().st_mtime_ns for path in folders(out).values()}
-    command("demo", "--quick", "--seed", "3", "--out", str(out))
+    again = CliRunner().invoke(app, ["demo", "--quick", "--seed", "3", "--out", str(out)])
+    assert again.exit_code == 0, again.output
     assert (out / "results.json").read_text() == before
     assert times == {path: (path / "result.json").stat().st_mtime_ns for path in folders(out).values()}
-    assert "7 runs: 7 done, 0 running, 0 missing" in command("experiment", "status", str(out))
+    status = CliRunner().invoke(app, ["experiment", "status", str(out)])
+    assert "7 runs: 7 done, 0 running, 0 missing" in status.output
