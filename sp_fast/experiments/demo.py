@@ -14,8 +14,8 @@ from sp_fast.progress import RunProgress
 METRIC = "class_agnostic/segm_mAP"
 NOTES = (
     "Another seed changes each number by a point or more. Over three seeds, prompts end about 2.5 AP below "
-    "pseudo labels alone here: fine-tuning starts without the prompts that the kernels were trained with. What "
-    "they give on real images takes a longer schedule to tell."
+    "pseudo labels alone here: fine-tuning starts without the prompts that the kernels were trained with. "
+    "What they give on real images takes a longer schedule to tell."
 )
 
 
