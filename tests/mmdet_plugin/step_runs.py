@@ -130,7 +130,7 @@ def run(scenes: Path, folder: Path, model: str, kind: str, *options: str, argume
     """The command on a narrow model: kind `finetune` or `pretrain`, with --cfg-options.
 
     Args:
-        scenes: of :func:`tests.training.runs.write_scenes`.
+        scenes: of `tests.training.runs.write_scenes`.
         folder: config and work folder.
         model: name of a config of a model.
         kind: `finetune` or `pretrain`.
