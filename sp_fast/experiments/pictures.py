@@ -19,7 +19,7 @@ from sp_fast.data.coco import load_coco
 from sp_fast.data.images import read_image
 from sp_fast.data.rle import to_rle
 from sp_fast.experiments.plan import Plan, Run
-from sp_fast.experiments.worker import PREDICTIONS, filled
+from sp_fast.experiments.worker import MASKS, PREDICTIONS, filled
 
 # Okabe and Ito's colours, which differ from each other on any image.
 _PALETTE = np.array(
@@ -36,7 +36,6 @@ _PALETTE = np.array(
 _WHITE = np.array((255, 255, 255))
 _SIDE = 360
 BEST = 8
-MASKS = "masks.json"
 PREDICTED = f"{PREDICTIONS}.segm.json"
 
 

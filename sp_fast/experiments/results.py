@@ -22,11 +22,12 @@ def collect(plan: Plan) -> dict[str, Any]:
     Values are in percent; spread is the standard deviation over seeds.
     """
     experiment = plan.experiment
+    results = {key: run.result() for key, run in plan.runs.items() if run.finished}
     rows: dict[str, Any] = {}
     for row in experiment.rows:
         trainings = {}
         for name in row.trainings:
-            finished = _finished(plan, row.name, name)
+            finished = _of_row(plan, results, row.name, name)
             curves = {seed: _curve(experiment, result) for seed, result in finished.items()}
             trainings[name] = {
                 "expected": row.expected.get(name),
@@ -34,11 +35,9 @@ def collect(plan: Plan) -> dict[str, Any]:
                 "losses": {seed: result["losses"] for seed, result in finished.items()},
                 "summary": _summary(experiment, curves),
             }
-        proposals = _finished(plan, row.name, PROPOSALS)
+        proposals = _of_row(plan, results, row.name, PROPOSALS)
         scores = {seed: result["scores"] for seed, result in proposals.items() if "scores" in result}
         rows[row.name] = {"label": row.label, "trainings": trainings, "proposals": scores}
-    runs = list(plan.runs.values())
-    results = {run.key: run.result() for run in runs if run.finished}
     return {
         "name": experiment.name,
         "title": experiment.title,
@@ -48,8 +47,8 @@ def collect(plan: Plan) -> dict[str, Any]:
         "comparisons": _comparisons(experiment, rows),
         "data": {key: result["data"] for key, result in results.items() if "data" in result},
         "finished": len(results),
-        "runs": len(runs),
-        "missing": [run.label for run in runs if run.key not in results],
+        "runs": len(plan.runs),
+        "missing": [run.label for key, run in plan.runs.items() if key not in results],
     }
 
 
@@ -70,10 +69,10 @@ def read_times(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _finished(plan: Plan, row: str, part: str) -> dict[str, Any]:
+def _of_row(plan: Plan, results: dict[str, Any], row: str, part: str) -> dict[str, Any]:
     """Results of the finished runs of a row's proposals or training, by seed."""
-    runs = {str(seed): plan.of(row, part, seed) for seed in plan.seeds}
-    return {seed: run.result() for seed, run in runs.items() if run is not None and run.finished}
+    keys = {str(seed): plan.parts.get((row, part, seed)) for seed in plan.seeds}
+    return {seed: results[key] for seed, key in keys.items() if key in results}
 
 
 def _curve(experiment: Experiment, result: dict[str, Any]) -> list[dict[str, Any]]:

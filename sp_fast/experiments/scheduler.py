@@ -19,11 +19,10 @@ from sp_fast.experiments.plan import Run, by_cost
 from sp_fast.experiments.store import Source
 from sp_fast.experiments.worker import PROGRESS, read_scalars
 from sp_fast.files import write_json
-from sp_fast.locks import try_lock
+from sp_fast.locks import LOCK, try_lock
 
 WORKER = (sys.executable, "-W", "ignore", "-m", "sp_fast.experiments.worker")
 OUTPUT = "output.log"
-LOCK = "lock"
 STOP_SECONDS = 60.0
 
 

@@ -22,6 +22,7 @@ from sp_fast.files import write_json
 
 PROGRESS = "progress.json"
 TIMES = "times.json"
+MASKS = "masks.json"
 PREDICTIONS = "predictions"
 CURVE_POINTS = 40
 
@@ -61,7 +62,7 @@ def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dic
         "--work-dir": folder,
         "--seed": seed,
         "--images": training["images"],
-        "--annotations": near["proposals"] / "masks.json" if "proposals" in near else training["annotations"],
+        "--annotations": near["proposals"] / MASKS if "proposals" in near else training["annotations"],
         "--val-images": training["val_images"],
         "--val-annotations": training["val_annotations"],
         "--steps": training["steps"],
@@ -83,7 +84,7 @@ def _train(arguments: list[str], options: dict[str, Any]) -> int:
 
 
 def _propose(folder: Path, spec: dict[str, Any], seed: int) -> dict[str, Any]:
-    out = folder / "masks.json"
+    out = folder / MASKS
     if spec["kind"] == "random_boxes":
         from sp_fast.proposals.random_boxes import write_random_boxes
 
