@@ -25,6 +25,6 @@ def demo(
     """Pre-train on unlabelled scenes, fine-tune on 20 labelled ones, compare: 8 minutes on 2 cores.
 
     Makes a synthetic set, proposes saliency masks, trains a small K-Net in three ways and writes report.html.
-    Interrupted, the same command continues. Same as `sp-fast experiment run demo`.
+    If interrupted, run the same command again to continue. Short for `sp-fast experiment run demo`.
     """
     run_and_report("demo", out, {"quick": True} if quick else {}, seeds=seed or [0])

@@ -25,7 +25,7 @@ Examples:
       CUDA_VISIBLE_DEVICES=$gpu sp-fast experiment run demo --out runs/demo &
     done; wait
 
-Stopped or killed, the same command continues.
+If it was stopped or killed, run the same command again to continue.
 """
 MORE_TO_DO = 3
 EXAMPLE = """
@@ -52,7 +52,7 @@ def run(
         str | None, typer.Option(help="Random seeds, comma-separated [the experiment's].")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Time limit in minutes; the same command continues.")
+        float | None, typer.Option(help="Time limit in minutes; run again to continue.")
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Number of runs at once [one per GPU, or per core].")
@@ -117,9 +117,11 @@ def run_and_report(
             run_all(runs, source, jobs=jobs or default_jobs(), seconds=seconds, show=show)
     except OutOfTimeError:
         complete = False
-        console.print(f"The {minutes:g} minutes are over; the same command continues.", highlight=False)
+        console.print(
+            f"Stopped after {minutes:g} minutes. Run the same command again to continue.", highlight=False
+        )
     except KeyboardInterrupt:
-        console.print("Interrupted. The same command continues.")
+        console.print("Interrupted. Run the same command again to continue.")
         raise typer.Exit(130) from None
     except RunFailedError as error:
         console.print(str(error), markup=False, highlight=False)

@@ -66,10 +66,6 @@ class Plan:
         key = self.parts.get((row, part, seed))
         return None if key is None else self.runs[key]
 
-    def proposals_of(self, row: str, seed: int) -> Run | None:
-        """The run that makes the row's pseudo labels, or None."""
-        return self.of(row, PROPOSALS, seed)
-
     def needed(self, rows: Sequence[str], seeds: Sequence[int]) -> list[Run]:
         """The runs of some rows and seeds and all that these start from, each after what it needs."""
         wanted: dict[str, Run] = {}

@@ -78,7 +78,7 @@ def make(run, experiment):
 def test_rows_share_data_and_proposals_and_differ_in_their_pretraining(data, tmp_path, backbone):
     plan = Plan(source(data, backbone=backbone).load(), tmp_path, [0, 1])
     assert [row.name for row in plan.experiment.rows] == ["none", *ROWS]
-    proposals = {name: plan.proposals_of(name, 1) for name in ROWS}
+    proposals = {name: plan.of(name, "proposals", 1) for name in ROWS}
     keys = {name: run.key for name, run in proposals.items()}
     boxes = {"boxes", "boxes-cosine"}
     assert {keys[name] for name in ROWS.keys() - boxes - {"official"}} == {keys["cosine"]}
@@ -185,7 +185,7 @@ def test_pretraining_is_measured_without_labels_at_its_end(finished):
     # 64-pixel scenes have no large objects.
     assert plan.experiment.metrics.keys() - measured == {"coco/segm_mAP", "class_agnostic/segm_AR_l"}
     assert result["losses"][-1]["loss_kernel"] > 0
-    scores = plan.proposals_of("cosine", 0).result()["scores"]
+    scores = plan.of("cosine", "proposals", 0).result()["scores"]
     assert scores["images"] == 12
 
 
