@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from sp_fast.experiments.curves import panels, style, svg
@@ -16,9 +15,8 @@ from sp_fast.experiments.experiment import PRETRAIN
 from sp_fast.experiments.pictures import BEST, Strip, prediction_samples, proposal_samples
 from sp_fast.experiments.plan import PROPOSALS, Plan, Run
 from sp_fast.experiments.table import TEST, blocks, missing, seeds_text, training_heading, trainings
+from sp_fast.pages import render
 from sp_fast.progress import clock
-
-TEMPLATE = Path(__file__).with_name("page.html")
 
 
 class Step(NamedTuple):
@@ -50,14 +48,12 @@ class Step(NamedTuple):
 
 def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: str) -> str:
     """The page's HTML; `plan` gives the folders of masks and predictions, `command` how it was made."""
-    environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters.update(clock=clock, mean=mean, short=_short)
     labels = {name: row["label"] for name, row in results["rows"].items()}
     steps = _steps(plan)
     proposals = [step for step in steps if step.part == PROPOSALS and step.finished]
-    return environment.from_string(TEMPLATE.read_text()).render(
+    return render(
+        "experiment.html",
+        {"clock": clock, "mean": mean, "short": _short},
         results=results,
         times=times,
         seeds=seeds_text(plan.seeds),

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
-from scipy.ndimage import binary_erosion
 
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import read_image
 from sp_fast.data.rle import to_rle
+from sp_fast.drawing import PALETTE, WHITE, data_uri, overlay, resized
 from sp_fast.experiments.plan import Plan, Run
 from sp_fast.experiments.worker import MASKS, PREDICTIONS, filled
 
-# Okabe and Ito's colours, which differ from each other on any image.
-_PALETTE = np.array(
-    [
-        (230, 159, 0),
-        (86, 180, 233),
-        (0, 158, 115),
-        (240, 228, 66),
-        (0, 114, 178),
-        (213, 94, 0),
-        (204, 121, 167),
-    ]
-)
-_WHITE = np.array((255, 255, 255))
-_SIDE = 360
 BEST = 8
 PREDICTED = f"{PREDICTIONS}.segm.json"
 
@@ -46,26 +29,6 @@ class Strip(NamedTuple):
     pictures: list[str]
     row: str | None = None
     seed: int | None = None
-
-
-def overlay(image: np.ndarray, masks: Sequence[np.ndarray], colours: Sequence[np.ndarray]) -> np.ndarray:
-    """Tints and outlines masks on the image, scaled to a longer side of 360 pixels; the smallest on top.
-
-    Takes uint8 [H, W, 3], bool [H, W] and RGB of 0 to 255 for each mask; white is hardly tinted, since it
-    would hide what is below.
-    """
-    big: np.ndarray = _resized(image).astype(np.float32)
-    # Paler than the image, whose colours could be mistaken for those of masks.
-    grey = big.mean(axis=2, keepdims=True)
-    big = grey + 0.3 * (big - grey)
-    size = big.shape[1], big.shape[0]
-    for k in sorted(range(len(masks)), key=lambda k: -masks[k].sum()):
-        soft = Image.fromarray(masks[k].astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
-        mask = np.asarray(soft) >= 128
-        tint = 0.1 if colours[k] is _WHITE else 0.45
-        big[mask] = (1 - tint) * big[mask] + tint * colours[k]
-        big[mask & ~binary_erosion(mask, iterations=2)] = colours[k]
-    return np.rint(big).astype(np.uint8)
 
 
 def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
@@ -81,7 +44,7 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
             continue
         images = [read_image(path) for path in paths]
         if not strips:
-            strips.append(Strip("image", [_uri(_resized(image)) for image in images]))
+            strips.append(Strip("image", [data_uri(resized(image)) for image in images]))
         masks = _by_image(coco["annotations"])
         best = [_best(masks[ids.get(name)], BEST) for name in names]
         strips.append(Strip(label, [_drawn(*pair) for pair in zip(images, best, strict=True)]))
@@ -124,12 +87,12 @@ def prediction_samples(plan: Plan, training: str) -> list[Strip]:
 def _drawn(image: np.ndarray, masks: list[dict[str, Any]], truth: list[dict[str, Any]] | None = None) -> str:
     """The image with annotations over it as a data URI; with `truth`, in the colours of those objects."""
     rles = [to_rle(one["segmentation"], *image.shape[:2]) for one in masks]
-    colours = list(_PALETTE[np.arange(len(rles)) % len(_PALETTE)])
+    colours = list(PALETTE[np.arange(len(rles)) % len(PALETTE)])
     if truth is not None and rles:
         objects = [to_rle(one["segmentation"], *image.shape[:2]) for one in truth]
         iou = np.asarray(coco_mask.iou(rles, objects, [0] * len(objects)))
-        colours = [_PALETTE[one.argmax() % len(_PALETTE)] if one.max() > 0.5 else _WHITE for one in iou]
-    return _uri(overlay(image, [coco_mask.decode(rle).astype(bool) for rle in rles], colours))
+        colours = [PALETTE[one.argmax() % len(PALETTE)] if one.max() > 0.5 else WHITE for one in iou]
+    return data_uri(overlay(image, [coco_mask.decode(rle).astype(bool) for rle in rles], colours))
 
 
 def _best(annotations: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
@@ -152,15 +115,3 @@ def _by_image(annotations: Iterable[dict[str, Any]]) -> defaultdict[Any, list[di
 def _spread(values: list[Any], count: int) -> list[Any]:
     """At most `count` values, evenly spread."""
     return values[:: max(len(values) // max(count, 1), 1)][:count]
-
-
-def _resized(image: np.ndarray) -> np.ndarray:
-    scale = _SIDE / max(image.shape[:2])
-    size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-
-
-def _uri(picture: np.ndarray) -> str:
-    file = io.BytesIO()
-    Image.fromarray(picture).save(file, "webp", quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from sp_fast.drawing import overlay
 from sp_fast.experiments.page import page
-from sp_fast.experiments.pictures import overlay, prediction_samples
+from sp_fast.experiments.pictures import prediction_samples
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.report import command_line, write_report
 from sp_fast.experiments.results import collect, read_times

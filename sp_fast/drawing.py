@@ -1,0 +1,62 @@
+"""Masks drawn over images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import binary_erosion
+
+# Okabe and Ito's colours, which differ from each other on any image.
+PALETTE = np.array(
+    [
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+    ]
+)
+WHITE = np.array((255, 255, 255))
+SIDE = 360  # longer side of a picture on a page, in pixels
+
+
+def overlay(
+    image: np.ndarray, masks: Sequence[np.ndarray], colours: Sequence[np.ndarray], side: int = SIDE
+) -> np.ndarray:
+    """Tints and outlines masks on the image, scaled to a longer side of `side` pixels; the smallest on top.
+
+    Takes uint8 [H, W, 3], bool [H, W] and RGB of 0 to 255 for each mask; white is hardly tinted, since it
+    would hide what is below.
+    """
+    big: np.ndarray = resized(image, side).astype(np.float32)
+    # Paler than the image, whose colours could be mistaken for those of masks.
+    grey = big.mean(axis=2, keepdims=True)
+    big = grey + 0.3 * (big - grey)
+    size = big.shape[1], big.shape[0]
+    for k in sorted(range(len(masks)), key=lambda k: -masks[k].sum()):
+        soft = Image.fromarray(masks[k].astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+        mask = np.asarray(soft) >= 128
+        tint = 0.1 if colours[k] is WHITE else 0.45
+        big[mask] = (1 - tint) * big[mask] + tint * colours[k]
+        big[mask & ~binary_erosion(mask, iterations=2)] = colours[k]
+    return np.rint(big).astype(np.uint8)
+
+
+def resized(image: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """The image, uint8 [H, W, 3], scaled to a longer side of `side` pixels."""
+    scale = side / max(image.shape[:2])
+    size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+
+
+def data_uri(picture: np.ndarray) -> str:
+    """A picture, uint8 [H, W, 3], as a WebP data URI for a page."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "webp", quality=80)
+    return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,5 @@
+"""Predicting with trained models."""
+
+from sp_fast.inference.instances import Instances
+
+__all__ = ["Instances"]
