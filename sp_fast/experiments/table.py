@@ -38,9 +38,9 @@ class Block(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Values with two headings above them: `columns` below each of `groups`."""
+    """Values with two headings above them: `columns` below each of `groups`, names of sizes or of rows."""
 
-    groups: list[str]
+    groups: dict[str, str]  # name -> heading
     columns: list[str]
     lines: list[GridLine]
 
@@ -118,7 +118,7 @@ def by_size(results: dict[str, Any], training: str) -> Grid:
     """AP and AR of each row for small, medium and large objects."""
     rows = _with_details(results, training)
     if not rows:
-        return Grid([], [], [])
+        return Grid({}, [], [])
     sizes = {size: [row["sizes"][size] for row in rows.values()] for size in SIZES}
     columns = ["AP", "AR"]
     cells = [_column([one[name] for one in entries]) for entries in sizes.values() for name in columns]
@@ -126,7 +126,7 @@ def by_size(results: dict[str, Any], training: str) -> Grid:
         GridLine(results["rows"][name]["label"], list(one), row=name)
         for name, one in zip(rows, zip(*cells, strict=True), strict=True)
     ]
-    return Grid([f"{size}: {_objects(entries)}" for size, entries in sizes.items()], columns, lines)
+    return Grid({size: f"{size}: {_objects(entries)}" for size, entries in sizes.items()}, columns, lines)
 
 
 def by_class(results: dict[str, Any], training: str) -> Grid:
@@ -147,7 +147,7 @@ def by_class(results: dict[str, Any], training: str) -> Grid:
         GridLine(name, list(one), _objects(found[name]))
         for name, one in zip(names, zip(*cells, strict=True), strict=True)
     ]
-    return Grid([results["rows"][row]["label"] for row in rows], columns, lines)
+    return Grid({row: results["rows"][row]["label"] for row in rows}, columns, lines)
 
 
 def _with_details(results: dict[str, Any], training: str) -> dict[str, Any]:
