@@ -38,10 +38,7 @@ def details(predictions: Path, annotations: str | Path, *, class_agnostic: bool)
 
 
 def _by_class(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    objects, predicted = (defaultdict(list) for _ in range(2))
-    for entries, by_category in ((truth["annotations"], objects), (found, predicted)):
-        for one in entries:
-            by_category[one["category_id"]].append(one)
+    objects, predicted = (_by_category(entries) for entries in (truth["annotations"], found))
     measured = {}
     for category in truth["categories"]:
         mine, theirs = objects[category["id"]], predicted[category["id"]]
@@ -55,6 +52,13 @@ def _by_class(truth: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, d
             entry = {heading: values[name] for heading, name in _VALUES.items()}
             measured[category["name"]] = {"objects": count, **entry}
     return measured
+
+
+def _by_category(entries: list[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
+    found = defaultdict(list)
+    for one in entries:
+        found[one["category_id"]].append(one)
+    return found
 
 
 def _without_nan(entries: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
