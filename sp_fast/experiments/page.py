@@ -29,7 +29,6 @@ from sp_fast.experiments.use import Use
 from sp_fast.pages import render
 from sp_fast.progress import clock
 
-SETTINGS = "settings.json"
 VERSIONS = {
     "torch": "PyTorch",
     "python": "Python",
@@ -107,7 +106,6 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
         predictions=_predictions(plan, results),
         steps=[(step, [times[key] for key in step.runs if key in times]) for step in steps],
         gpu=any("gpu_memory" in entry for entry in times.values()),
-        choices=_choices(plan),
         data=_data(steps),
         environments=_environments(times),
         versions=list(VERSIONS.values()),
@@ -177,12 +175,6 @@ def _breakdowns(results: dict[str, Any]) -> list[Breakdown]:
         for name in trainings(results)
     ]
     return [one for one in found if one.sizes.lines]
-
-
-def _choices(plan: Plan) -> list[dict[str, Any]]:
-    """Name, value and reason of the settings that a command chose, if it stored them."""
-    path = plan.out / SETTINGS
-    return json.loads(path.read_text()) if path.is_file() else []
 
 
 def _gigabytes(size: float) -> str:

@@ -67,8 +67,6 @@ def html(folder: Path) -> str:
     plan = Plan(made_up.experiment(images), folder / "out", [0, 1, 2])
     for run in plan.runs.values():
         made_up.finish(plan, run, images)
-    chosen = [{"name": "size", "value": 256, "reason": "the images' median longer side"}]
-    (plan.out / "settings.json").write_text(json.dumps(chosen))
     return rendered(plan, Use("The best model.", ["sp-fast predict 'a b' photos", "sp-fast export 'a b'"]))
 
 
@@ -85,7 +83,6 @@ def test_the_page_holds_the_numbers_the_settings_and_the_environment(text: str) 
         "saliency prompts 25.0 ± 1.0 23.5 50.0 ± 2.0 3",
         "Pre-training helps: saliency prompts − no pre-training = +4.0 ± 0.0 AP (higher, 3 seeds)",
         "saliency masks of labels, prompts 2.0 0.75 (50%) 0.75 (50%) - -",
-        "setting value reason size 256 the images' median longer side",
         "model.prompts.strategy = none",
         "config = demo/finetune",
         "Made up & small.",
