@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,10 @@ from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
+EXIF = ("apply", "ignore")
+
 _ORIENTATION = 0x0112  # EXIF tag
+_TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
 Result = TypeVar("Result")
 
 
@@ -107,28 +110,46 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found, key=lambda path: path.as_posix())
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], *, exif: str = "apply") -> np.ndarray:
     """Read an image file as uint8 [H, W, 3], RGB.
 
-    The EXIF orientation is applied. Grayscale is repeated over the channels, CMYK and palettes are converted,
-    16-bit gray is scaled by 255 / 65535, an alpha channel is dropped, and only the first of several frames is
-    read.
+    Grayscale is repeated over the channels, CMYK and palettes are converted, 16-bit gray is scaled by
+    255 / 65535, an alpha channel is dropped, and only the first of several frames is read.
+
+    Args:
+        path: the file.
+        exif: "apply" turns the image as its EXIF orientation says; "ignore" gives the stored pixels, in
+            which some data sets are labelled.
 
     Raises:
         FileNotFoundError: no such file.
         BrokenImageError: empty, truncated, not an image, or with floating-point pixels (of undefined range).
+        ValueError: another `exif`.
     """
-    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+    check_exif(exif)
+    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image) if exif == "apply" else image))
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of `read_image(path)`, from the file's header only; raises the same errors."""
+def image_size(path: str | os.PathLike[str], *, exif: str = "apply") -> tuple[int, int]:
+    """Height and width of `read_image(path, exif=exif)`, from the header only; raises the same errors."""
+    check_exif(exif)
 
     def size(image: Image.Image) -> tuple[int, int]:
-        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        turned = exif == "apply" and image.getexif().get(_ORIENTATION, 1) in _TURNED
         return (image.width, image.height) if turned else (image.height, image.width)
 
     return _decode(path, size)
+
+
+def orientation(path: str | os.PathLike[str]) -> int:
+    """EXIF orientation, 1 (upright) to 8, from the header only; raises the errors of `read_image`."""
+    return _decode(path, lambda image: int(image.getexif().get(_ORIENTATION, 1)))
+
+
+def check_exif(exif: str, choices: Sequence[str] = EXIF) -> None:
+    """Raise ValueError unless `exif` is one of `choices`."""
+    if exif not in choices:
+        raise ValueError(f"exif: expected {' or '.join(map(repr, choices))}, got {exif!r}")
 
 
 def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) -> Result:
