@@ -114,8 +114,8 @@ def cityscapes(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="Folder with leftImg8bit and gtFine.")],
     out: Annotated[Path, typer.Option(help="Folder for the annotation files.", show_default=False)],
     split: Annotated[
-        list[Literal["train", "val", "test"]] | None,
-        typer.Option(help="Split to convert; repeatable [train and val]."),
+        list[str] | None,
+        typer.Option(help="train, val or test; repeatable [train and val]."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:

@@ -31,7 +31,9 @@ _IMAGE, _IDS, _LABELS = "leftImg8bit", "gtFine_instanceIds", "gtFine_labelIds"
 
 
 def file_name(split: str) -> str:
-    """The usual name of a split's annotation file."""
+    """The usual name of a split's annotation file; ValueError for another split."""
+    if split not in SPLITS:
+        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     return f"instancesonly_filtered_gtFine_{split}.json"
 
 
@@ -53,10 +55,8 @@ def convert_cityscapes(
     Raises:
         FileNotFoundError: no images, or images without labels.
         BrokenImageError: a file that cannot be read.
-        ValueError: a label file that is not 16-bit, has another size than its image, or an unknown value.
+        ValueError: a label file is not 16-bit, has another size than its image, or has an unknown value.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     folder, labels = Path(root, _IMAGE, split), Path(root, "gtFine", split)
     paths = sorted(folder.glob(f"*/*_{_IMAGE}.png"))
     if not paths:
@@ -65,7 +65,8 @@ def convert_cityscapes(
     missing = [str(place.relative_to(root)) for place in places if not place.is_file()]
     if missing and split != "test":
         raise FileNotFoundError(f"{root}: {len(missing)} label files are missing: {listed(missing)}")
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (path, place) in enumerate(zip(paths, places, strict=True), start=1):
         height, width = image_size(path)
         name = f"{path.parent.name}/{path.name}"

@@ -42,7 +42,8 @@ def convert_ctw1500(
     if illegible not in ("keep", "ignore"):
         raise ValueError(f"illegible: expected 'keep' or 'ignore', got {illegible!r}")
     folder = Path(images)
-    records, annotations = [], []
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (path, label) in enumerate(_pairs(folder, Path(labels)), start=1):
         height, width = image_size(path, exif="ignore")
         name = path.relative_to(folder).as_posix()
@@ -109,7 +110,7 @@ def _read_xml(path: Path) -> list[tuple[list[int], str | None]]:
         raise ValueError(f"{path}: not XML ({error})") from None
     if root.tag != "Annotations" or root.find("image") is None:
         raise ValueError(f"{path}: expected <Annotations> with <image>, got <{root.tag}>")
-    objects = []
+    objects: list[tuple[list[int], str | None]] = []
     for k, box in enumerate(root.iterfind("image/box"), start=1):
         numbers = _integers((box.findtext("segs") or "").split(","), f"{path}, box {k}, segs")
         if len(numbers) != _POINTS:

@@ -22,7 +22,8 @@ def place_in_folders(coco: dict[str, Any], folders: Sequence[str | os.PathLike[s
         if not path.is_dir():
             raise FileNotFoundError(f"no such folder of images: {path}")
     root = Path(os.path.commonpath([path.parent for path in paths]))
-    missing, twice = [], []
+    missing: list[str] = []
+    twice: list[str] = []
     for image in coco["images"]:
         name = image["file_name"]
         found = [path for path in paths if (path / name).is_file()]

@@ -43,8 +43,8 @@ def write_checked(coco: dict[str, Any], path: str | os.PathLike[str]) -> None:
         for part, entries in found.items():
             if len(entries) != len(coco[part]):
                 raise ValueError(
-                    f"{path}: pycocotools finds {len(entries)} {part}, expected {len(coco[part])}; nothing is "
-                    "written"
+                    f"{path}: pycocotools finds {len(entries)} {part}, expected {len(coco[part])}; nothing "
+                    "is written"
                 )
         for annotation in read.anns.values():
             image = read.imgs[annotation["image_id"]]
