@@ -119,7 +119,7 @@ def read_image(path: str | os.PathLike[str], *, exif: str = "apply") -> np.ndarr
     Args:
         path: the file.
         exif: "apply" turns the image as its EXIF orientation says; "ignore" gives the stored pixels, in
-            which some data sets are labelled.
+            which some data sets are labelled. TIFF files are always turned.
 
     Raises:
         FileNotFoundError: no such file.
@@ -135,15 +135,62 @@ def image_size(path: str | os.PathLike[str], *, exif: str = "apply") -> tuple[in
     check_exif(exif)
 
     def size(image: Image.Image) -> tuple[int, int]:
-        turned = exif == "apply" and image.getexif().get(_ORIENTATION, 1) in _TURNED
+        turned = exif == "apply" and _orientation(image) in _TURNED
         return (image.width, image.height) if turned else (image.height, image.width)
 
     return _decode(path, size)
 
 
-def orientation(path: str | os.PathLike[str]) -> int:
-    """EXIF orientation, 1 (upright) to 8, from the header only; raises the errors of `read_image`."""
-    return _decode(path, lambda image: int(image.getexif().get(_ORIENTATION, 1)))
+def read_labelled(
+    path: str | os.PathLike[str], size: tuple[int, int], exif: str = "auto"
+) -> tuple[np.ndarray, str | None]:
+    """Read an image whose labels have a known size, so that they fit.
+
+    Where only one way to treat the EXIF orientation gives that size, it is chosen. Where both do (an image
+    that is mirrored or upside down, or square), `exif` decides.
+
+    Args:
+        path: the file.
+        size: height and width that the labels say.
+        exif: "apply", "ignore", or "auto", which is "apply" but says so.
+
+    Returns:
+        The image as `read_image` gives it, and what a user should be told, if anything.
+
+    Raises:
+        FileNotFoundError, BrokenImageError, ValueError: as `read_image`.
+    """
+    check_exif(exif, ("auto", *EXIF))
+
+    def read(image: Image.Image) -> tuple[np.ndarray, str | None]:
+        way, note = _fitting(image, size, exif)
+        return _to_rgb(ImageOps.exif_transpose(image) if way == "apply" else image), note
+
+    return _decode(path, read)
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow turns TIFF files itself, size and pixels, and leaves no choice.
+    return 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+
+
+def _fitting(image: Image.Image, size: tuple[int, int], exif: str) -> tuple[str, str | None]:
+    wanted = "apply" if exif == "auto" else exif
+    value = _orientation(image)
+    if value not in range(2, 9):
+        return wanted, None
+    stored = image.height, image.width
+    turned = stored[::-1] if value in _TURNED else stored
+    fitting = [way for way, its in zip(EXIF, (turned, stored), strict=True) if its == tuple(size)]
+    if len(fitting) == 1:
+        done = "applied" if fitting[0] == "apply" else "ignored"
+        note = f"the labels fit only with EXIF orientation {value} {done}, so it is {done}"
+        return fitting[0], None if fitting[0] == wanted else note
+    note = (
+        f"the labels fit with EXIF orientation {value} applied or ignored, so it is applied; set the data "
+        "set's exif='ignore' if they are in stored pixels, or exif='apply' if not"
+    )
+    return wanted, note if fitting and exif == "auto" else None
 
 
 def check_exif(exif: str, choices: Sequence[str] = EXIF) -> None:

@@ -16,8 +16,8 @@ from sp_fast.data.cityscapes import CLASSES, convert_cityscapes, file_name
 from sp_fast.data.prepared import summary, write_checked
 
 SIZE = (16, 32)
-# Value, and the rectangle (rows, columns) that it fills: a road and a pole, cars, a group of persons, a caravan
-# and a trailer (not evaluated), a group of caravans, and a bicycle of 1 pixel.
+# Value, and the rectangle (rows, columns) that it fills: a road and a pole, cars, a group of persons, what is
+# not evaluated (a caravan, a trailer, a group of caravans), and a bicycle of 1 pixel.
 RECTANGLES = {
     "aachen_000000_000019": [
         (7, 0, 16, 0, 32),
@@ -99,7 +99,7 @@ def test_test_images_need_no_labels(root):
 
 @pytest.fixture
 def mmdet_converter(monkeypatch):
-    """The tool of mmdet; without cityscapesscripts, its table of labels is made up from the README's facts."""
+    """The tool of mmdet; without cityscapesscripts, its table of labels is built here."""
     mmdet = pytest.importorskip("mmdet")
     try:
         import cityscapesscripts.helpers.labels  # noqa: F401

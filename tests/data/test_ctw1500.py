@@ -28,7 +28,8 @@ def write_labels(form, folder, name):
     if form == "xml":
         boxes = "".join(
             f'<box height="{bottom - top}" left="{left}" top="{top}" width="{right - left}">'
-            f'<label>{text}</label><segs>{",".join(map(str, polygon))}</segs><pts x="5" y="6"/><pts x="9" y="6"/></box>'
+            f"<label>{text}</label><segs>{','.join(map(str, polygon))}</segs>"
+            '<pts x="5" y="6"/><pts x="9" y="6"/></box>'
             for (left, top, right, bottom), polygon, text in zip(
                 BOXES[name], polygons, TEXTS[name], strict=True
             )
