@@ -68,7 +68,7 @@ def convert_cityscapes(
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, (path, place) in enumerate(zip(paths, places, strict=True), start=1):
-        height, width = image_size(path)
+        height, width = image_size(path, exif="ignore")
         name = f"{path.parent.name}/{path.name}"
         images.append({"id": number, "file_name": name, "height": height, "width": width})
         if place.is_file():
@@ -78,7 +78,7 @@ def convert_cityscapes(
         if progress is not None:
             progress(number, len(paths))
     return {
-        "info": {"description": f"Cityscapes gtFine {split}", "exif": "apply"},
+        "info": {"description": f"Cityscapes gtFine {split}", "exif": "ignore"},
         "images": images,
         "annotations": annotations,
         "categories": [{"id": label, "name": name} for label, name in CLASSES.items()],

@@ -98,7 +98,7 @@ def read_list(
     if isinstance(entries, (int, str)):  # a text file of one line can be JSON too
         entries = [str(entries)]
     if isinstance(entries, dict) and "images" in entries:
-        entries = [image["id"] for image in entries["images"]]
+        entries = _ids_of(path, entries["images"])
     elif isinstance(entries, dict):
         return _at_positions(path, coco, _entry(path, entries, share, seed), positions)
     if not isinstance(entries, list):
@@ -138,7 +138,14 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _entry(path: Path, lists: dict[str, Any], share: float | None, seed: int) -> list[int]:
+def _ids_of(path: Path, images: Any) -> list[Any]:
+    try:
+        return [image["id"] for image in images]
+    except (TypeError, KeyError):
+        raise ValueError(f"{path}: expected a COCO-format file, but its 'images' lack ids") from None
+
+
+def _entry(path: Path, lists: dict[str, Any], share: float | None, seed: int) -> Any:
     if share is None:
         raise ValueError(f"share: expected one of the percentages of {path}: {listed(lists)}")
     for percentage, of_seed in lists.items():
@@ -157,12 +164,12 @@ def _entry(path: Path, lists: dict[str, Any], share: float | None, seed: int) ->
     raise ValueError(f"{path}: expected {{percentage: {{seed: [positions]}}}} or a COCO-format file")
 
 
-def _at_positions(path: Path, coco: dict[str, Any], places: list[int], positions: str) -> set[Any]:
+def _at_positions(path: Path, coco: dict[str, Any], places: Any, positions: str) -> set[Any]:
     ids = [image["id"] for image in coco["images"]]
     if positions == "detectron2":
         with_objects = {one["image_id"] for one in coco["annotations"] if not one["iscrowd"]}
         ids = in_order(with_objects)
-    if not places or not all(isinstance(place, int) for place in places):
+    if not isinstance(places, list) or not places or not all(isinstance(place, int) for place in places):
         raise ValueError(f"{path}: expected a list of positions, got {str(places)[:40]}")
     if min(places) < 0 or max(places) >= len(ids):
         raise ValueError(

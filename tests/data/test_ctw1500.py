@@ -89,6 +89,31 @@ def test_every_form_gives_the_masks(folders, form):
     load_coco(folders / "out.json", folders / "images")
 
 
+def test_masks_lie_on_the_text_in_training(folders):
+    """Orientations 3 and 6 are ignored because the annotation file says so."""
+    pytest.importorskip("mmdet")
+    from mmdet.registry import DATASETS
+
+    import sp_fast.mmdet_plugin.datasets  # noqa: F401
+
+    write_checked(convert_ctw1500(folders / "images", folders / "txt"), folders / "out.json")
+    load = [{"type": "ReadImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
+    dataset = DATASETS.build(
+        {
+            "type": "InstanceDataset",
+            "ann_file": str(folders / "out.json"),
+            "images": str(folders / "images"),
+            "pipeline": [*load, {"type": "PackInstances"}],
+            "_scope_": "mmdet",
+        }
+    )
+    for sample in (dataset[0], dataset[1]):
+        covered = sample["data_samples"].gt_instances.masks.masks.any(axis=0)
+        gray = sample["inputs"].float().mean(0).numpy()
+        assert gray[covered].mean() > 230
+        assert gray[~covered].mean() < 20
+
+
 @pytest.mark.parametrize(("form", "crowds"), [("xml", [0, 1, 0]), ("txt", [0, 1, 0]), ("curve", [0, 0, 0])])
 def test_illegible_text_can_be_ignored(folders, form, crowds):
     coco = convert_ctw1500(folders / "images", folders / form, illegible="ignore")

@@ -112,6 +112,8 @@ def test_lists_of_images(form, tmp_path):
         ('{"5.0": {"1": [0]}}', {"share": 5, "seed": 3}, "seed: .*list has 1 for 5.0 %, got 3"),
         ('{"5.0": {"1": [200]}}', {"share": 5}, "positions 200 to 200, but there are 200 images"),
         ('{"5.0": {"1": ["a"]}}', {"share": 5}, "list: expected a list of positions"),
+        ('{"5.0": {"1": 7}}', {"share": 5}, "list: expected a list of positions, got 7"),
+        ('{"images": [7]}', {}, "list: expected a COCO-format file, but its 'images' lack ids"),
         ('{"5.0": [0]}', {"share": 5}, "list: expected {percentage"),
         ('{"who": [0]}', {"share": 5}, "list: expected {percentage"),
         ("[]", {"positions": "else"}, "positions: expected one of file, detectron2"),
