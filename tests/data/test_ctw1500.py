@@ -94,7 +94,7 @@ def test_masks_lie_on_the_text_in_training(folders):
     pytest.importorskip("mmdet")
     from mmdet.registry import DATASETS
 
-    import sp_fast.mmdet_plugin.datasets  # noqa: F401
+    import sp_fast.models  # noqa: F401
 
     write_checked(convert_ctw1500(folders / "images", folders / "txt"), folders / "out.json")
     load = [{"type": "ReadImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
