@@ -41,12 +41,13 @@ class BatchParts:
             optim_wrapper: mmengine's.
 
         Raises:
-            NotEnoughMemoryError: the memory is too small for one image or for the optimiser's state, or
-                there are several processes, which would have to agree on the number of parts.
+            NotEnoughMemoryError: the memory is too small for one image or for the optimiser's state; or the
+                step cannot be repeated, because the optimiser holds gradients of earlier steps, or because
+                other processes would have to repeat it too.
         """
         images = len(next(iter(data_batch.values())))
         count = min(self.count, images)
-        before = optim_wrapper._inner_count
+        before, accumulated = optim_wrapper._inner_count, optim_wrapper._accumulative_counts > 1
         logs: dict[str, Tensor] = {}
         shortage = ""
         try:
@@ -55,7 +56,7 @@ class BatchParts:
                 weight = (end - start) / images
                 found = model.train_step(part, optim_wrapper=_Gradients(optim_wrapper, weight))
                 for name, value in found.items():
-                    logs[name] = logs.get(name, 0) + weight * value
+                    logs[name] = logs.get(name, 0) + weight * value.detach()
         except torch.OutOfMemoryError as error:
             shortage = str(error)
         if not shortage:
@@ -66,7 +67,7 @@ class BatchParts:
         optim_wrapper.zero_grad()
         optim_wrapper._inner_count = before
         torch.cuda.empty_cache()
-        if count >= images or get_world_size() > 1:
+        if count >= images or accumulated or get_world_size() > 1:
             raise NotEnoughMemoryError(_advice(-(-images // count), shortage))
         self.count = 2 * count
         print(

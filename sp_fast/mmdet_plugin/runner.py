@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.runner import BaseLoop, set_random_seed
 from torch import nn
 
 from sp_fast.mmdet_plugin.hooks import CHECKPOINT_NAME, EXPORTED_NAME, TimedCheckpointHook, unwrapped
+from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume
 from sp_fast.pretraining.adapters import adapter_for
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
@@ -31,6 +33,7 @@ class Runner(mmengine_runner.Runner):
         install_safe_resume()
         runner = super().from_cfg(cfg)
         runner.logger.addFilter(_WithoutRepetition())
+        quieten(runner.logger)
         return runner
 
     def initialise(
@@ -73,9 +76,24 @@ class Runner(mmengine_runner.Runner):
 
     def train(self) -> nn.Module:
         """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
-        hook = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
-        with hook.watching() if hook else contextlib.nullcontext():
+        with self._hooks_at_work():
             return super().train()
+
+    def test(self) -> dict:
+        """See mmengine."""
+        with self._hooks_at_work():
+            return super().test()
+
+    @contextlib.contextmanager
+    def _hooks_at_work(self) -> Iterator[None]:
+        """What the hooks do around a run, whether or not it ends well."""
+        with contextlib.ExitStack() as stack:
+            for hook in self.hooks:
+                if isinstance(hook, TimedCheckpointHook):
+                    stack.enter_context(hook.watching())
+                if isinstance(hook, ProgressHook):
+                    stack.callback(hook.close)
+            yield
 
     def load_or_resume(self) -> None:
         """See mmengine; then fills the data sets' caches, unless no step is left."""
@@ -83,6 +101,8 @@ class Runner(mmengine_runner.Runner):
         if self._resume and latest.is_file():
             self._load_from = str(latest)
         super().load_or_resume()
+        if self._resume and self.iter:
+            self.logger.info(f"resumed after step {self.iter} of {self.max_iters} from {self._load_from}")
         if isinstance(self._train_loop, BaseLoop) and self.iter < self.max_iters:
             for loop in filter(None, (self.train_loop, self.val_loop)):
                 getattr(loop.dataloader.dataset, "fill_cache", lambda: None)()
