@@ -76,24 +76,24 @@ class Runner(mmengine_runner.Runner):
 
     def train(self) -> nn.Module:
         """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
-        with self._hooks_at_work():
+        timed = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
+        with self._line_closed(), timed.watching() if timed else contextlib.nullcontext():
             return super().train()
 
     def test(self) -> dict:
         """See mmengine."""
-        with self._hooks_at_work():
+        with self._line_closed():
             return super().test()
 
     @contextlib.contextmanager
-    def _hooks_at_work(self) -> Iterator[None]:
-        """What the hooks do around a run, whether or not it ends well."""
-        with contextlib.ExitStack() as stack:
-            for hook in self.hooks:
-                if isinstance(hook, TimedCheckpointHook):
-                    stack.enter_context(hook.watching())
-                if isinstance(hook, ProgressHook):
-                    stack.callback(hook.close)
+    def _line_closed(self) -> Iterator[None]:
+        """Removes the line of progress, however its block ends."""
+        try:
             yield
+        finally:
+            for hook in self.hooks:
+                if isinstance(hook, ProgressHook):
+                    hook.close()
 
     def load_or_resume(self) -> None:
         """See mmengine; then fills the data sets' caches, unless no step is left."""
