@@ -131,14 +131,15 @@ def propose(
 ) -> None:
     """Make saliency masks for a folder of images, as pseudo labels for pre-training."""
     if weights is None and backbone != "random":
+        from sp_fast.weights.published import where_to_find
+
         raise typer.BadParameter(
             "the backbone needs weights: pass the path of a checkpoint, or --backbone random. Published "
             f"weights:\n{where_to_find()}",
             param_hint="--weights",
         )
 
-    from sp_fast.weights.published import where_to_find
-from sp_fast.data.images import list_images
+    from sp_fast.data.images import list_images
     from sp_fast.progress import RunProgress, clock
     from sp_fast.proposals.backbones import backbone_of, build_backbone
     from sp_fast.proposals.presets import OPTION_NAMES

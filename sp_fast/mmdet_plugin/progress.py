@@ -52,7 +52,7 @@ class ProgressHook(Hook):
 
     def after_train_iter(self, runner: Any, outputs: dict | None = None, **_: Any) -> None:
         """Shows a step."""
-        note = f"loss {float(outputs['loss']):.4g}" if outputs and "loss" in outputs else ""
+        note = f"loss {float(outputs['loss']):.3f}" if outputs and "loss" in outputs else ""
         self._show("steps", runner.iter + 1, runner.max_iters, note + self._judged)
 
     def before_val_epoch(self, runner: Any) -> None:
@@ -63,7 +63,7 @@ class ProgressHook(Hook):
     def after_val_iter(self, runner: Any, outputs: Any = None, **_: Any) -> None:
         """Shows a batch of the validation."""
         self._images += len(outputs or ())
-        self._show("validation images", self._images, len(runner.val_dataloader.sampler))
+        self._show("images", self._images, len(runner.val_dataloader.sampler))
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Keeps what was measured."""
@@ -132,7 +132,7 @@ def _place(name: str) -> tuple[str, str]:
     kind, _, measure = last.partition("_")
     kinds = {"segm": "mask", "bbox": "box"}
     column = " ".join([*(group.replace("_", "-") for group in groups if group != "coco"), kinds.get(kind, kind)])
-    return measure.replace("mAP_", "AP").replace("mAP", "AP"), column
+    return measure.replace("mAP", "AP").replace("_", "" if measure[1:2] in "RA" else " "), column
 
 
 def _print_table(metrics: Mapping[str, float]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from mmengine import runner as mmengine_runner
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import BaseLoop, set_random_seed
 from torch import nn
@@ -31,10 +32,14 @@ class Runner(mmengine_runner.Runner):
     def from_cfg(cls, cfg: Any) -> Runner:
         """See mmengine."""
         install_safe_resume()
-        runner = super().from_cfg(cfg)
-        runner.logger.addFilter(_WithoutRepetition())
-        quieten(runner.logger)
-        return runner
+        return super().from_cfg(cfg)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """See mmengine."""
+        logger = super().build_logger(*args, **kwargs)
+        logger.addFilter(_WithoutRepetition())
+        quieten(logger)
+        return logger
 
     def initialise(
         self, *, weights: str | None = None, allow_partial: bool = False, load_from: str | None = None
