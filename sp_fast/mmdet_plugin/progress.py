@@ -27,14 +27,16 @@ _SECONDS = 30.0  # between two lines in a log
 class ProgressHook(Hook):
     """Shows steps, speed, time left, the last loss and the last mask AP; at the end, all measured values.
 
-    On a terminal that is one line, in a log file a line every half minute. mmengine's own log stays in the
-    work folder.
+    On a terminal that is one line, in a log file a line every half minute and one after each validation.
+    mmengine's own log stays in the work folder.
     """
 
     priority = "VERY_LOW"
 
     def __init__(self) -> None:
-        self._line: RunProgress | None = None
+        self._console = Console(stderr=True)
+        self._lines: dict[str, RunProgress] = {}
+        self._shown: RunProgress | None = None
         self._started = 0.0
         self._images = 0
         self._metrics: dict[str, float] = {}
@@ -42,9 +44,9 @@ class ProgressHook(Hook):
 
     def close(self) -> None:
         """Removes the line."""
-        if self._line is not None:
-            self._line.__exit__()
-            self._line = None
+        if self._shown is not None:
+            self._shown.__exit__()
+            self._shown = None
 
     def before_train(self, runner: Any) -> None:
         """Starts the clock."""
@@ -59,18 +61,25 @@ class ProgressHook(Hook):
         """Leaves the line to the validation."""
         self.close()
         self._images = 0
+        self._lines.pop("images", None)
 
     def after_val_iter(self, runner: Any, outputs: Any = None, **_: Any) -> None:
-        """Shows a batch of the validation."""
+        """Shows a batch of the validation, on a terminal."""
         self._images += len(outputs or ())
-        self._show("images", self._images, len(runner.val_dataloader.sampler))
+        if self._console.is_terminal:
+            self._show("images", self._images, len(runner.val_dataloader.sampler))
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
-        """Keeps what was measured."""
+        """Keeps what was measured, and writes it into a log."""
         self.close()
         self._metrics = dict(metrics or {})
         name = headline(self._metrics)
-        self._judged = f", {label(name)} {percent(self._metrics[name])}" if name else ""
+        if name is None:
+            return
+        self._judged = f", {label(name)} {percent(self._metrics[name])}"
+        if is_main_process() and not self._console.is_terminal:
+            text = f"validation after step {runner.iter}{self._judged}"
+            self._console.print(text, highlight=False, soft_wrap=True)
 
     def after_train(self, runner: Any) -> None:
         """Says what came out."""
@@ -100,9 +109,11 @@ class ProgressHook(Hook):
     def _show(self, what: str, done: int, total: int, note: str = "") -> None:
         if not is_main_process():
             return
-        if self._line is None:  # not before the loader's processes are forked: the line has a thread
-            self._line = RunProgress(what, every=_SECONDS, transient=True).__enter__()
-        self._line(done, total, note)
+        if what not in self._lines:
+            self._lines[what] = RunProgress(what, self._console, _SECONDS, transient=True)
+        if self._shown is None:  # not before the loader's processes are forked: the line has a thread
+            self._shown = self._lines[what].__enter__()
+        self._shown(done, total, note)
 
 
 def quieten(logger: logging.Logger) -> None:

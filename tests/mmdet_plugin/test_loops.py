@@ -12,7 +12,6 @@ import torch
 pytest.importorskip("mmdet")
 
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MessageHub
 from mmengine.runner import ValLoop
 
 from sp_fast.knet.detector import KNet
@@ -95,7 +94,8 @@ def test_averaged_weights_are_what_is_evaluated_and_saved(uninterrupted):
 
 
 def test_averaged_weights_are_exported(scenes, tmp_path):
-    result = run(scenes, tmp_path, "knet_r50", "pretrain", arguments=("--ema",))
+    export = "custom_hooks.0.type=ExportPretrainedHook"
+    result = run(scenes, tmp_path, "knet_r50", "pretrain", export, arguments=("--ema",))
     exported = torch.load(result.folder / "pretrained.pth", weights_only=True)["state_dict"]
     saved = result.checkpoint()["state_dict"]
     assert exported
@@ -107,13 +107,15 @@ def test_averaged_weights_are_exported(scenes, tmp_path):
 @pytest.fixture
 def measured(monkeypatch):
     """Each validation gives a metric of this list, by the step that it follows."""
-    values = [0.1, 0.3, 0.2, 0.25, 0.4, 0.1]
+    values, steps, plain = [0.1, 0.3, 0.2, 0.25, 0.4, 0.1], [], ValLoop.run
 
-    def evaluate(self, size):
-        step = MessageHub.get_current_instance().get_info("iter", -1) + 1
-        return {"coco/segm_mAP": values[step], "coco/segm_mAP_50": 1.0}
+    def run_loop(loop):
+        steps.append(loop.runner.iter)
+        return plain(loop)
 
-    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+    monkeypatch.setattr(ValLoop, "run", run_loop)
+    metrics = ("coco/segm_mAP", "coco/segm_mAP_50")
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *_: dict.fromkeys(metrics, values[steps[-1]]))
 
 
 def test_early_stopping_and_the_best_checkpoint(scenes, tmp_path, measured):
@@ -138,14 +140,14 @@ def test_early_stopping_and_the_best_checkpoint(scenes, tmp_path, measured):
 def test_epochs_are_converted_into_steps(scenes, tmp_path):
     """Six images in batches of two: three steps an epoch."""
     length = ("train_cfg.max_iters=None", "train_cfg.max_epochs=2", "train_cfg.val_interval=1")
-    drop = "param_scheduler.0.type=MultiStepLR param_scheduler.0.milestones=[1] param_scheduler.0.gamma=0.1"
-    schedule = (*drop.split(), "param_scheduler.0.by_epoch=True param_scheduler.0.convert_to_iter_based=True")
-    text = " ".join((*length, *schedule)).split()
-    result = run(scenes, tmp_path, "knet_r50", "finetune", *text, "param_scheduler.0.start_factor=None")
+    warm_up = ("by_epoch=True", "convert_to_iter_based=True", "end=1")
+    options = (*length, *(f"param_scheduler.0.{one}" for one in warm_up))
+    result = run(scenes, tmp_path, "knet_r50", "finetune", *options)
     assert result.status == 0, result.printed[-3000:]
     scalars = result.scalars()
-    assert sorted(step for step, training in scalars if training) == [1, 2, 3, 4, 5, 6]
     assert sorted(step for step, training in scalars if not training) == [0, 3, 6]
+    rates = [values["lr"] for (_, training), values in sorted(scalars.items()) if training]
+    assert rates == pytest.approx([2.5e-6, 1.375e-5, 2.5e-5, 2.5e-5, 2.5e-5, 2.5e-5])
 
 
 def test_one_length_is_needed(scenes, tmp_path):
@@ -195,7 +197,10 @@ def test_one_image_that_does_not_fit_is_told(scenes, tmp_path, monkeypatch):
 def test_what_a_run_prints(uninterrupted):
     printed = uninterrupted("knet_r50", "finetune").printed
     lines = printed.splitlines()
-    assert any(re.match(r"5/5 steps, .* steps/s, loss \d+\.\d{3}, mask AP \d", line) for line in lines)
+    assert re.match(r"1/5 steps, loss \d+\.\d{3}, mask AP", lines[1])
+    assert re.match(r"5/5 steps, \d+\.\d steps/s, loss \d+\.\d{3}, mask AP", lines[-16])
+    told = [line for line in lines if line.startswith("validation after step")]
+    assert [line.split(",")[0].split()[-1] for line in told] == ["0", "2", "4", "5"]
     assert "class-agnostic mask" in printed
     assert any("AP50" in line for line in lines)
     assert all(len(line) <= 100 for line in lines if "latest.pth" not in line)
