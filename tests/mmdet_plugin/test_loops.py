@@ -197,8 +197,8 @@ def test_one_image_that_does_not_fit_is_told(scenes, tmp_path, monkeypatch):
 def test_what_a_run_prints(uninterrupted):
     printed = uninterrupted("knet_r50", "finetune").printed
     lines = printed.splitlines()
-    assert re.match(r"1/5 steps, loss \d+\.\d{3}, mask AP", lines[1])
-    assert re.match(r"5/5 steps, \d+\.\d steps/s, loss \d+\.\d{3}, mask AP", lines[-16])
+    steps = [line for line in lines if re.match(r"\d/5 steps, .*loss \d+\.\d{3}, mask AP", line)]
+    assert (steps[0][:3], steps[-1][:3]) == ("1/5", "5/5")
     told = [line for line in lines if line.startswith("validation after step")]
     assert [line.split(",")[0].split()[-1] for line in told] == ["0", "2", "4", "5"]
     assert "class-agnostic mask" in printed
