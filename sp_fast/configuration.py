@@ -48,7 +48,7 @@ def scale_length(cfg: Any, unit: str, length: int) -> None:
         length: number of epochs or steps, at least 1.
 
     Raises:
-        ValueError: `length` below 1, or epochs where the config counts steps.
+        ValueError: `length` below 1, or the config's loop counts in the other unit.
     """
     loop = _section(cfg, "train_cfg", f"--{unit}")
     if length < 1:
@@ -56,6 +56,8 @@ def scale_length(cfg: Any, unit: str, length: int) -> None:
     by_epoch = loop.get("max_epochs") is not None
     if unit == "epochs" and not by_epoch:
         raise ValueError("--epochs: this config counts steps; use --steps N")
+    if unit == "steps" and by_epoch and loop.get("type") != "StepTrainLoop":
+        raise ValueError("--steps: this config counts epochs, and not with StepTrainLoop; use --epochs N")
     factor = length / loop.pop("max_epochs" if by_epoch else "max_iters")
     loop["max_epochs" if unit == "epochs" else "max_iters"] = length
     if "val_interval" in loop:

@@ -60,7 +60,9 @@ def check_start(cfg: Any, args: argparse.Namespace) -> None:
 
 def _mixed_precision(cfg: Any) -> None:
     if not torch.cuda.is_available():
-        raise ValueError("--amp: expected a GPU, which mixed precision is for; there is none, leave --amp out")
+        raise ValueError(
+            "--amp: expected a GPU, which mixed precision is for; there is none, leave --amp out"
+        )
     if torch.cuda.is_bf16_supported(including_emulation=False):
         # bfloat16 has the range of float32: its losses need no scale.
         options = dict(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=dict(enabled=False))

@@ -169,13 +169,15 @@ def run(args: argparse.Namespace) -> int:
         if os.environ.get("SP_FAST_DEBUG"):
             raise
         return _failed(error, 2)
+    import torch
+
     from sp_fast.mmdet_plugin.batch_parts import NotEnoughMemoryError
     from sp_fast.mmdet_plugin.cache import CacheError
     from sp_fast.mmdet_plugin.hooks import NonFiniteLossError, StopRequestedError
 
     try:
         runner.test() if args.eval_only else runner.train()
-    except (NonFiniteLossError, NotEnoughMemoryError) as error:
+    except (NonFiniteLossError, NotEnoughMemoryError, torch.OutOfMemoryError) as error:
         return _failed(error, 1)
     except CacheError as error:
         return _failed(error, 2)

@@ -71,8 +71,8 @@ class BatchParts:
             raise NotEnoughMemoryError(_advice(-(-images // count), shortage))
         self.count = 2 * count
         print(
-            f"out of memory with {-(-images // count)} images at once: from here on, each batch of {images} is "
-            f"taken in {min(self.count, images)} parts, whose gradients are added up",
+            f"out of memory with {-(-images // count)} images at once: from here on, each batch of {images} "
+            f"is taken in {min(self.count, images)} parts, whose gradients are added up",
             flush=True,
         )
         return None

@@ -142,7 +142,9 @@ def _place(name: str) -> tuple[str, str]:
     *groups, last = name.split("/")
     kind, _, measure = last.partition("_")
     kinds = {"segm": "mask", "bbox": "box"}
-    column = " ".join([*(group.replace("_", "-") for group in groups if group != "coco"), kinds.get(kind, kind)])
+    column = " ".join(
+        [*(group.replace("_", "-") for group in groups if group != "coco"), kinds.get(kind, kind)]
+    )
     return measure.replace("mAP", "AP").replace("_", "" if measure[1:2] in "RA" else " "), column
 
 

@@ -46,7 +46,10 @@ class Exhausted(torch.optim.SGD):
 def batches(steps: int, images: int):
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
-        inputs, targets = torch.randn(images, 3, generator=generator), torch.randn(images, generator=generator)
+        inputs, targets = (
+            torch.randn(images, 3, generator=generator),
+            torch.randn(images, generator=generator),
+        )
         yield {"inputs": list(inputs), "targets": list(targets)}
 
 
@@ -91,7 +94,7 @@ def test_one_image_too_many():
 
 
 def test_gradients_of_earlier_steps_are_not_lost_in_silence():
-    with pytest.raises(NotEnoughMemoryError, match="a step of 5 images .* smaller --batch-size"):
+    with pytest.raises(NotEnoughMemoryError, match=r"a step of 5 images .* smaller --batch-size"):
         trained(most=4, accumulative_counts=2)
 
 

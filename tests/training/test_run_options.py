@@ -107,7 +107,9 @@ def test_a_log_whose_package_is_missing(error, monkeypatch, package, option):
     from importlib import util
 
     plain = util.find_spec
-    monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == package else plain(name, *rest))
+    monkeypatch.setattr(
+        util, "find_spec", lambda name, *rest: None if name == package else plain(name, *rest)
+    )
     said = error("finetune", *option)
     assert f"{option[0]}: expected the package {package}, which is missing: pip install {package}" in said
 
@@ -141,7 +143,15 @@ def test_logs_for_tensorboard_and_wandb(command, tmp_path, monkeypatch):
 
     wandb = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    options = ("--tensorboard", "--wandb", "leaves", "--steps", "2", "--cfg-options", "train_cfg.val_interval=2")
+    options = (
+        "--tensorboard",
+        "--wandb",
+        "leaves",
+        "--steps",
+        "2",
+        "--cfg-options",
+        "train_cfg.val_interval=2",
+    )
     assert main(command("finetune", *options)) == 0
     assert [(one["project"], one["name"]) for one in wandb.started] == [("leaves", "run")]
     assert sum("loss" in values for values in wandb.logged) == 2
