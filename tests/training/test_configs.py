@@ -104,7 +104,8 @@ def options(config: str) -> list[str]:
     cfg = Config.fromfile(CONFIGS / f"{config}.py")
     detector = "model.detector" if "detector" in cfg.model else "model"
     given = [f"{detector}.{name}={value}" for name, value in NARROW[family_of(config)].items()]
-    for loader in ("train_dataloader", "val_dataloader"):
+    loaders = ("train_dataloader", "val_dataloader")
+    for loader in loaders[: 1 if config == "finetune/queryinst_r50" else None]:
         if cfg.get(loader):
             given += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
             for i, step in enumerate(cfg[loader].dataset.pipeline):
@@ -113,7 +114,8 @@ def options(config: str) -> list[str]:
                         given.append(f"{loader}.dataset.pipeline.{i}.{size}=(64,64)")
     if config == "finetune/queryinst_r50":
         # On a CPU mmdet cannot paste a mask whose box lies outside the image, as those of two steps may.
-        given += ["val_cfg=None", "val_dataloader=None", "val_evaluator=None"]
+        parts = ("cfg", "dataloader", "evaluator")
+        given += [f"{name}_{part}=None" for name in ("val", "test") for part in parts]
     return [text.replace(" ", "") for text in given]
 
 
