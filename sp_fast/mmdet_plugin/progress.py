@@ -54,7 +54,7 @@ class ProgressHook(Hook):
 
     def after_train_iter(self, runner: Any, outputs: dict | None = None, **_: Any) -> None:
         """Shows a step."""
-        note = f"loss {float(outputs['loss']):.3f}" if outputs and "loss" in outputs else ""
+        note = _losses(outputs or {}, parts=not self._console.is_terminal)
         self._show("steps", runner.iter + 1, runner.max_iters, note + self._judged)
 
     def before_val_epoch(self, runner: Any) -> None:
@@ -124,6 +124,18 @@ def quieten(logger: logging.Logger) -> None:
             handler.addFilter(
                 lambda record: record.levelno >= logging.WARNING or record.pathname.startswith(_PACKAGE)
             )
+
+
+def _losses(outputs: Mapping[str, Any], *, parts: bool) -> str:
+    """The loss of a step; with `parts`, also its terms, each summed over the stages."""
+    terms: dict[str, float] = {}
+    for name, value in outputs.items():
+        _, found, kind = name.rpartition("loss_")
+        if found and parts:
+            terms[kind] = terms.get(kind, 0.0) + float(value)
+    listed = ", ".join(f"{kind} {value:.3f}" for kind, value in terms.items())
+    total = f"loss {float(outputs['loss']):.3f}" if "loss" in outputs else ""
+    return f"{total} ({listed})" if listed else total
 
 
 def percent(value: float) -> str:
