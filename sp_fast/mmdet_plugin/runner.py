@@ -35,10 +35,12 @@ class Runner(mmengine_runner.Runner):
         return super().from_cfg(cfg)
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """See mmengine."""
+        """See mmengine; a `ProgressHook` takes the place of its lines on the terminal."""
         logger = super().build_logger(*args, **kwargs)
         logger.addFilter(_WithoutRepetition())
-        quieten(logger)
+        hooks = [*(self.cfg.get("default_hooks") or {}).values(), *(self.cfg.get("custom_hooks") or [])]
+        if any(hook and hook["type"] == "ProgressHook" for hook in hooks):
+            quieten(logger)
         return logger
 
     def initialise(
