@@ -29,6 +29,7 @@ ORDER = (
     "models",
     "configs",
     "configuration",
+    "run_options",
     "train",
     "inference",
     "evaluation",

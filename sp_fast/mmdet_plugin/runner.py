@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine import runner as mmengine_runner
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import BaseLoop, set_random_seed
 from torch import nn
 
 from sp_fast.mmdet_plugin.hooks import CHECKPOINT_NAME, EXPORTED_NAME, TimedCheckpointHook, unwrapped
+from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume
 from sp_fast.pretraining.adapters import adapter_for
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
@@ -29,9 +32,16 @@ class Runner(mmengine_runner.Runner):
     def from_cfg(cls, cfg: Any) -> Runner:
         """See mmengine."""
         install_safe_resume()
-        runner = super().from_cfg(cfg)
-        runner.logger.addFilter(_WithoutRepetition())
-        return runner
+        return super().from_cfg(cfg)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """See mmengine; a `ProgressHook` takes the place of its lines on the terminal."""
+        logger = super().build_logger(*args, **kwargs)
+        logger.addFilter(_WithoutRepetition())
+        hooks = [*(self.cfg.get("default_hooks") or {}).values(), *(self.cfg.get("custom_hooks") or [])]
+        if any(hook and hook["type"] == "ProgressHook" for hook in hooks):
+            quieten(logger)
+        return logger
 
     def initialise(
         self, *, weights: str | None = None, allow_partial: bool = False, load_from: str | None = None
@@ -73,9 +83,24 @@ class Runner(mmengine_runner.Runner):
 
     def train(self) -> nn.Module:
         """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
-        hook = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
-        with hook.watching() if hook else contextlib.nullcontext():
+        timed = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
+        with self._line_closed(), timed.watching() if timed else contextlib.nullcontext():
             return super().train()
+
+    def test(self) -> dict:
+        """See mmengine."""
+        with self._line_closed():
+            return super().test()
+
+    @contextlib.contextmanager
+    def _line_closed(self) -> Iterator[None]:
+        """Removes the line of progress, however its block ends."""
+        try:
+            yield
+        finally:
+            for hook in self.hooks:
+                if isinstance(hook, ProgressHook):
+                    hook.close()
 
     def load_or_resume(self) -> None:
         """See mmengine; then fills the data sets' caches, unless no step is left."""
@@ -83,6 +108,8 @@ class Runner(mmengine_runner.Runner):
         if self._resume and latest.is_file():
             self._load_from = str(latest)
         super().load_or_resume()
+        if self._resume and self.iter:
+            self.logger.info(f"resumed after step {self.iter} of {self.max_iters} from {self._load_from}")
         if isinstance(self._train_loop, BaseLoop) and self.iter < self.max_iters:
             for loop in filter(None, (self.train_loop, self.val_loop)):
                 getattr(loop.dataloader.dataset, "fill_cache", lambda: None)()
