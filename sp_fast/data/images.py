@@ -118,7 +118,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         FileNotFoundError: no such file.
         BrokenImageError: empty, truncated, not an image, or with floating-point pixels (of undefined range).
     """
-    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+    return _decode(path, pil_to_rgb)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -148,7 +148,9 @@ def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) 
             raise BrokenImageError(path, reason) from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def pil_to_rgb(image: Image.Image) -> np.ndarray:
+    """A PIL image as uint8 [H, W, 3], RGB, converted as `read_image` does; ValueError for its pixel errors."""
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not defined")
     if image.mode.startswith("I"):

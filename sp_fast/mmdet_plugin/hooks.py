@@ -18,6 +18,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from sp_fast.files import replacing
+from sp_fast.mmdet_plugin.datasets import OBJECT
+from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.loops import EVALUATED
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 
@@ -72,6 +74,9 @@ class StopOnNonFiniteLossHook(Hook):
 class ExportPretrainedHook(Hook):
     """Writes `pretrained.pth` in the work folder: weights that load into the plain base model.
 
+    Fine-tuning takes its `state_dict`. With the binary class head, under `class_head`, and the detector's
+    config in `meta`, `sp_fast.load` predicts with it.
+
     Args:
         interval: epochs between two exports; 0 exports only at the end.
     """
@@ -90,9 +95,15 @@ class ExportPretrainedHook(Hook):
         """Exports the weights."""
         model = unwrapped(runner.model)
         if is_main_process() and isinstance(model, SaliencyPromptPretrainer):
-            meta = dict(epoch=runner.epoch, iter=runner.iter)
+            meta = dict(
+                epoch=runner.epoch,
+                iter=runner.iter,
+                cfg=detector_config(runner.cfg).pretty_text,
+                dataset_meta=dict(classes=(OBJECT,)),
+            )
+            content = dict(state_dict=model.export(), class_head=model.class_head(), meta=meta)
             with replacing(Path(runner.work_dir) / EXPORTED_NAME) as file:
-                torch.save({"state_dict": model.export(), "meta": meta}, file)
+                torch.save(content, file)
 
 
 @HOOKS.register_module()
