@@ -19,8 +19,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
 
     Args:
         path: the folder of a run, whose `model.pth`, best or last checkpoint is taken, in this order; a
-            checkpoint of this package or of mmdet, which holds its config; or an exported file, .onnx or .pt2.
-            No code in the file is run.
+            checkpoint of this package or of mmdet, which holds its config; or an exported file, .onnx or
+            .pt2. No code in the file is run.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is the GPU, if there is one.
 
     Returns:

@@ -52,7 +52,7 @@ class _Part:
 
     def within(self, window: _Window) -> np.ndarray:
         """The mask in a window, bool."""
-        result = np.zeros((window.y1 - window.y0, window.x1 - window.x0), dtype=bool)
+        result: np.ndarray = np.zeros((window.y1 - window.y0, window.x1 - window.x0), dtype=bool)
         common = self.box.common(window)
         if common is not None:
             result[_relative(common, window).pixels] = self.mask[_relative(common, self.box).pixels]
@@ -152,7 +152,7 @@ def _without_duplicates(whole: Instances, merged: Instances, cut: np.ndarray) ->
     rles = [*_encoded(whole.masks), *_encoded(merged.masks)]
     ious = _overlaps(rles, rles, False)
     same = labels[:, None] == labels
-    kept = np.ones(len(scores), dtype=bool)
+    kept: np.ndarray = np.ones(len(scores), dtype=bool)
     if len(whole):
         inside = (_overlaps(rles, rles[: len(whole)], True) * same[:, : len(whole)]).max(1) > INSIDE
         kept[len(whole) :] = ~(cut & inside[len(whole) :])

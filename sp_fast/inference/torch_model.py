@@ -54,7 +54,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     content = load_checkpoint_file(path)
     meta = content.get("meta")
-    text = meta.get("cfg") if isinstance(meta, dict) else None
+    meta = meta if isinstance(meta, dict) else {}
+    text = meta.get("cfg")
     if not isinstance(text, str) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(
             f"{path}: expected a checkpoint with its config, as `sp-fast train` and mmdet write them, got "
@@ -121,8 +122,8 @@ class TorchModel(Model):
                 detector = MODELS.build(checkpoint.config.model)
             except (KeyError, RuntimeError) as error:
                 raise ValueError(
-                    f"{path}: its model cannot be built here ({str(error).splitlines()[0]}); import the module "
-                    "that registers it first"
+                    f"{path}: its model cannot be built here ({str(error).splitlines()[0]}); import the "
+                    "module that registers it first"
                 ) from error
         # Nothing may stay random: a prediction of such a model would look like any other.
         load_state(detector, checkpoint.state, path)
@@ -172,10 +173,9 @@ class TorchModel(Model):
 
 def _resize_steps(config: Config) -> list[dict]:
     """The steps of the test pipeline between reading and packing, without those that read annotations."""
-    loader = config.get("test_dataloader") or config.get("val_dataloader")
-    dataset = loader.dataset if loader else {}
+    dataset = (config.get("test_dataloader") or config.get("val_dataloader") or {}).get("dataset", {})
     while "pipeline" not in dataset and "dataset" in dataset:  # mmdet's wrappers of data sets
-        dataset = dataset.dataset
+        dataset = dataset["dataset"]
     steps = dataset.get("pipeline", config.get("test_pipeline", []))
     kinds = [step["type"].removeprefix("mmdet.") for step in steps]
     return [
