@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -58,6 +59,15 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(
         f"model: expected a checkpoint in the folder {path} ({', '.join(_IN_A_RUN)}), found none"
     )
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """Shortened hash of the file that `load` reads."""
+    digest = hashlib.sha256()
+    with model_file(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def _device(name: str | torch.device) -> torch.device:
