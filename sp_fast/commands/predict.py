@@ -67,8 +67,10 @@ def predict(
     """Find the instances in images with a trained model, and write them in COCO format, with pictures."""
     from sp_fast.inference.folder import check_out, find_images, predict_folder
     from sp_fast.inference.load import fingerprint, load
+    from sp_fast.inference.model import check_options
     from sp_fast.progress import RunProgress, clock
 
+    check_options(threshold, top_k, tile)
     find_images(images)  # bad input fails before the slow loading of the model
     check_out(out, images, overwrite)
     console = Console(stderr=True)

@@ -11,6 +11,7 @@ from mmengine.runner import CheckpointLoader
 
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
 from sp_fast.mmdet_plugin.transforms import ReadImage
+from sp_fast.weights import load_state
 
 _init_pipeline = DetInferencer._init_pipeline
 _load_weights = DetInferencer._load_weights_to_model
@@ -18,10 +19,14 @@ _load_weights = DetInferencer._load_weights_to_model
 
 def _pipeline_with_read_image(self: DetInferencer, cfg: Any) -> Compose:
     """The test pipeline; mmdet's accepts only those that begin with its own LoadImageFromFile."""
-    first, *steps = cfg.test_dataloader.dataset.pipeline
-    if first["type"] != "ReadImage":
+    if not _reads_itself(cfg):
         return _init_pipeline(self, cfg)
-    return Compose([_read, *steps])
+    return Compose([_read, *cfg.test_dataloader.dataset.pipeline[1:]])
+
+
+def _reads_itself(cfg: Any) -> bool:
+    """Whether images are read by this package, as in its configs."""
+    return cfg.test_dataloader.dataset.pipeline[0]["type"] == "ReadImage"
 
 
 def _read(given: str | np.ndarray) -> dict[str, Any]:
@@ -32,9 +37,11 @@ def _read(given: str | np.ndarray) -> dict[str, Any]:
 
 
 def _load_weights_and_class_head(self: DetInferencer, model: Any, checkpoint: Any, cfg: Any) -> None:
-    """Loads the weights, and pretrained.pth's binary class head with them: without, it would stay random."""
+    """Loads the weights, for this package's configs all or none: mmdet leaves what does not fit random."""
     if checkpoint and "class_head" in checkpoint:
         checkpoint = dict(checkpoint, state_dict={**checkpoint["state_dict"], **checkpoint["class_head"]})
+    if checkpoint and _reads_itself(cfg):
+        load_state(model, checkpoint["state_dict"], "weights")
     _load_weights(self, model, checkpoint, cfg)
 
 
