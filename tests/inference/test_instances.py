@@ -54,7 +54,7 @@ def test_draw(found):
     assert (np.asarray(found.draw(Image.fromarray(image))) == np.asarray(picture)).all()
     assert found.draw(image, side=240).size == (240, 160)
     assert (np.asarray(found.select(1.0).draw(image)) == 120).all()
-    with pytest.raises(ValueError, match="40 x 60 .height x width., got 10 x 60"):
+    with pytest.raises(ValueError, match=r"40 x 60 .height x width., got 10 x 60"):
         found.draw(image[:10])
 
 
@@ -101,5 +101,5 @@ def test_bad_arguments_are_named(image, options, message):
 
 
 def test_missing_image(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no.jpg"):
+    with pytest.raises(FileNotFoundError, match=r"no\.jpg"):
         Components().predict(tmp_path / "no.jpg")

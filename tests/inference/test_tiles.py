@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -82,6 +84,4 @@ def test_spans_cover_the_side_and_overlap(length):
     spans = _spans(length, 128)
     assert spans[0][0] == 0
     assert spans[-1][1] == length
-    assert all(
-        later[0] <= earlier[1] - 0.2 * 128 + 1 for earlier, later in zip(spans, spans[1:], strict=False)
-    )
+    assert all(later[0] <= earlier[1] - 0.2 * 128 + 1 for earlier, later in itertools.pairwise(spans))
