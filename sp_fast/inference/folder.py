@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from sp_fast.data.coco import write_masks
 from sp_fast.data.images import BrokenImageError, BrokenImages, TooManyBrokenError, list_images, read_image
 from sp_fast.data.rle import rle_areas, run_lengths
+from sp_fast.files import write_text
 from sp_fast.inference.instances import Instances
 from sp_fast.inference.model import Model, check_options
 from sp_fast.inference.outputs import KINDS, write_outputs
@@ -128,6 +129,8 @@ def predict_folder(
     )
     if ours and not store.done:
         _remove_outputs(out)
+    if "yolo" in kinds:
+        write_text("".join(f"{name}\n" for name in model.classes), out / "yolo" / "classes.txt")
     broken, resumed = BrokenImages(), len(store.done)
 
     def finish(index: int, image: np.ndarray, found: Instances) -> ImageRecord:

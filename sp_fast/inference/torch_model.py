@@ -120,7 +120,7 @@ class TorchModel(Model):
         with DefaultScope.overwrite_default_scope("mmdet"):
             try:
                 detector = MODELS.build(checkpoint.config.model)
-            except (KeyError, RuntimeError) as error:
+            except (KeyError, RuntimeError, TypeError) as error:
                 raise ValueError(
                     f"{path}: its model cannot be built here ({str(error).splitlines()[0]}); import the "
                     "module that registers it first"
@@ -147,7 +147,7 @@ class TorchModel(Model):
     def _prepare(self, image: np.ndarray) -> dict[str, Any]:
         shape = image.shape[:2]
         bgr = np.ascontiguousarray(image[..., ::-1])
-        return self._pipeline(dict(img=bgr, img_shape=shape, ori_shape=shape))
+        return self._pipeline(dict(img=bgr, img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
 
     def _padded_shape(self, pixels: Tensor) -> tuple[int, ...]:
         divisor = getattr(self.detector.data_preprocessor, "pad_size_divisor", 1)
