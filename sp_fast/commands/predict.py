@@ -74,7 +74,10 @@ def predict(
     find_images(images)  # bad input fails before the slow loading of the model
     check_out(out, images, overwrite)
     console = Console(stderr=True)
-    loaded = load(model, device=device)
+    try:
+        loaded = load(model, device=device)
+    except ImportError as error:
+        raise ValueError(error) from error
     if batch_size is not None:
         loaded.batch_size = batch_size
     try:

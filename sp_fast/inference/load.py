@@ -31,6 +31,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
         FileNotFoundError: no such file or folder, or a folder without a checkpoint.
         ValueError: not a checkpoint, or one that lacks what it takes to predict: its config, its class names,
             or any tensor of the model. The message says which.
+        ImportError: a checkpoint, and mmdet is not installed.
     """
     file = model_file(path)
     device = _device(device)
@@ -38,8 +39,12 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
         from sp_fast.inference.onnx import OnnxModel
 
         return OnnxModel(file)
-    from sp_fast.inference.torch_model import TorchModel
-
+    try:
+        from sp_fast.inference.torch_model import TorchModel
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"model: a checkpoint needs mmdet to predict ({error}): pip install 'sp_fast[mmdet]'"
+        ) from error
     return TorchModel.from_checkpoint(file, device)
 
 
