@@ -105,7 +105,8 @@ def predict_folder(
 
     Raises:
         FileNotFoundError, ValueError: no such image or folder, or no images; an option out of range.
-        TooManyBrokenError: more than 5 % of the images cannot be read; nothing is left on disk.
+        TooManyBrokenError: more than 5 % of the images cannot be read; nothing is left on disk, as after any
+            error before the first record.
         ValueError: options, model or images differ from those of the interrupted run.
         FileExistsError: `out` holds other files, or a finished run, and `overwrite` is not set.
     """
@@ -157,8 +158,10 @@ def predict_folder(
             ]
         commit(writing)
         count = store.finish({path.relative_to(root).as_posix(): why for path, why in broken.reasons.items()})
-    except TooManyBrokenError:
-        pool.shutdown()
+    except Exception as error:
+        pool.shutdown(cancel_futures=True)
+        if store.done and not isinstance(error, TooManyBrokenError):
+            raise
         store.discard()
         if ours:
             _remove_outputs(out)

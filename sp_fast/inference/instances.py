@@ -82,7 +82,9 @@ class Instances:
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
-    def draw(self, image: str | os.PathLike[str] | Image.Image | np.ndarray, side: int | None = None) -> Any:
+    def draw(
+        self, image: str | os.PathLike[str] | Image.Image | np.ndarray, side: int | None = None
+    ) -> Image.Image:
         """Draws the masks over their image, with class names and scores.
 
         Args:

@@ -200,6 +200,19 @@ def test_broken_images_are_left_out_and_too_many_are_an_error(images: Path, tmp_
     assert not (tmp_path / "out2").exists()
 
 
+def test_an_error_before_the_first_record_leaves_nothing(images: Path, tmp_path: Path) -> None:
+    class Refuses(Components):
+        def _infer(self, batch):
+            raise ValueError("model: no masks")
+
+    (tmp_path / "empty").mkdir()
+    for out in (tmp_path / "new", tmp_path / "empty"):
+        with pytest.raises(ValueError, match="no masks"):
+            predict_folder(Refuses(), [images], out, kinds=KINDS)
+    assert not (tmp_path / "new").exists()
+    assert not list((tmp_path / "empty").iterdir())
+
+
 def test_images_may_be_folders_files_and_lists(images: Path, tmp_path: Path) -> None:
     assert find_images([images])[0] == images
     assert find_images([images / "a.png"]) == (images, [images / "a.png"])

@@ -18,6 +18,7 @@ from sp_fast.inference.load import model_file
 from mmengine.config import Config
 from PIL import Image
 
+from tests.docs.pages import ROOT, block
 from tests.inference.checkpoints import CLASSES, checkpoint_of, finetuning_config, save
 from tests.mmdet_scope import mmdet_scope  # noqa: F401
 from tests.pretraining.families import FAMILIES, build
@@ -175,6 +176,17 @@ def test_mmdets_inferencer_gives_the_same(with_config, images, tmp_path):
         kept = found.masks.flatten(1).any(1)
         assert (found.masks[kept].numpy() == expected.masks).all()
         assert found.scores[kept].numpy() == pytest.approx(expected.scores)
+
+
+@pytest.mark.parametrize("part", ["sp_fast.load(", "DetInferencer("])
+def test_the_code_of_the_documentation_runs(part, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "finetune").mkdir(parents=True)
+    save(checkpoint_of("knet"), tmp_path / "runs" / "finetune" / "epoch_48.pth")
+    Image.fromarray(images[0]).save("photo.jpg")
+    exec(block(ROOT / "docs" / "predict.md", part), {})
+    drawn = Image.open("found/vis/photo.jpg" if "Inferencer" in part else "found.png")
+    assert drawn.size == (90, 50)
 
 
 def test_mmdets_inferencer_leaves_no_head_random(tmp_path):
