@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from sp_fast.configs import find_config
 from sp_fast.configuration import set_num_classes
@@ -14,6 +16,11 @@ from tests.pretraining.families import NARROW, build_plain
 
 CLASSES = ("disc", "box", "ring")
 _CONFIGS: dict[str, Config] = {}
+
+
+def in_mmdet() -> AbstractContextManager:
+    """Within its block, mmdet's registry is the default one."""
+    return DefaultScope.overwrite_default_scope("mmdet")
 
 
 def finetuning_config(family: str, scale: tuple[int, int] = (96, 64)) -> Config:
@@ -30,7 +37,8 @@ def finetuning_config(family: str, scale: tuple[int, int] = (96, 64)) -> Config:
 def checkpoint_of(family: str, **changes: object) -> dict:
     """A checkpoint of random weights; `changes` replaces entries of its meta information."""
     meta = dict(cfg=finetuning_config(family).pretty_text, dataset_meta=dict(classes=CLASSES), epoch=1)
-    state = build_plain(family, len(CLASSES)).state_dict()
+    with in_mmdet():
+        state = build_plain(family, len(CLASSES)).state_dict()
     return dict(meta={**meta, **changes}, state_dict=state)
 
 

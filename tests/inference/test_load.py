@@ -11,22 +11,24 @@ import torch
 pytest.importorskip("mmdet")
 
 import sp_fast
+import sp_fast.models
 from sp_fast.inference.config_text import check_types, parse_config
 from sp_fast.inference.load import model_file
 
 # isort: split
+from mmdet.apis import DetInferencer
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from PIL import Image
 
 from tests.docs.pages import ROOT, block
-from tests.inference.checkpoints import CLASSES, checkpoint_of, finetuning_config, save
-from tests.mmdet_scope import mmdet_scope  # noqa: F401
+from tests.inference.checkpoints import CLASSES, checkpoint_of, finetuning_config, in_mmdet, save
 from tests.pretraining.families import FAMILIES, build
 
 
 @pytest.fixture(scope="module")
 def images():
-    """Photographs of noise of different sizes; the second and the last are padded alike."""
+    """Images of noise of different sizes; the second and the last are padded alike."""
     sizes = [(50, 90), (64, 96), (96, 64), (60, 90)]
     generator = np.random.default_rng(0)
     coarse = [generator.integers(0, 255, (h // 8, w // 8, 3), np.uint8) for h, w in sizes]
@@ -37,12 +39,8 @@ def images():
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def model(request, tmp_path_factory):
-    with_scope = tmp_path_factory.mktemp(request.param) / "latest.pth"
-    from mmengine.registry import DefaultScope
-
-    with DefaultScope.overwrite_default_scope("mmdet"):
-        save(checkpoint_of(request.param), with_scope)
-    return sp_fast.load(with_scope.parent, device="cpu")
+    path = save(checkpoint_of(request.param), tmp_path_factory.mktemp(request.param) / "latest.pth")
+    return sp_fast.load(path.parent, device="cpu")
 
 
 def test_predicts_at_image_size(model, images):
@@ -67,7 +65,8 @@ def test_an_image_does_not_depend_on_its_batch(model, images):
 
 
 def test_a_pretraining_checkpoint_predicts_with_its_binary_head(images, tmp_path):
-    pretrainer = build("knet").eval()
+    with in_mmdet():
+        pretrainer = build("knet").eval()
     cfg = finetuning_config("knet")
     detector = dict(cfg.model)
     for part in (detector["rpn_head"], detector["roi_head"]["mask_head"]):
@@ -114,9 +113,8 @@ def test_too_few_class_names_are_an_error(images, tmp_path):
 
 def test_a_model_of_boxes_is_an_error(images, tmp_path):
     cfg = Config(dict(model=rpn(), test_dataloader=dict(dataset=dict(pipeline=[]))))
-    from mmdet.registry import MODELS
-
-    state = MODELS.build(cfg.model).state_dict()
+    with in_mmdet():
+        state = MODELS.build(cfg.model).state_dict()
     meta = dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=("box",)))
     model = sp_fast.load(save(dict(meta=meta, state_dict=state), tmp_path / "rpn.pth"))
     with pytest.raises(
@@ -160,8 +158,6 @@ def test_configs_are_read_without_running_them():
 
 @pytest.mark.parametrize("with_config", [False, True])
 def test_mmdets_inferencer_gives_the_same(with_config, images, tmp_path):
-    from mmdet.apis import DetInferencer
-
     path = save(checkpoint_of("knet"), tmp_path / "knet.pth")
     config = tmp_path / "knet.py"
     finetuning_config("knet").dump(config)
@@ -190,8 +186,6 @@ def test_the_code_of_the_documentation_runs(part, images, tmp_path, monkeypatch,
 
 
 def test_mmdets_inferencer_leaves_no_head_random(tmp_path):
-    from mmdet.apis import DetInferencer
-
     content = checkpoint_of("knet")
     heads = {key: content["state_dict"].pop(key) for key in list(content["state_dict"]) if "fc_cls" in key}
     with pytest.raises(ValueError, match="missing: roi_head"):
