@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -128,10 +129,6 @@ def predict_folder(
         restart=restart,
         overwrite=overwrite,
     )
-    if ours and not store.done:
-        _remove_outputs(out)
-    if "yolo" in kinds:
-        write_text("".join(f"{name}\n" for name in model.classes), out / "yolo" / "classes.txt")
     broken, resumed = BrokenImages(), len(store.done)
 
     def finish(index: int, image: np.ndarray, found: Instances) -> ImageRecord:
@@ -144,8 +141,9 @@ def predict_folder(
         if progress is not None:
             progress(len(store.done) + len(broken), len(paths))
 
-    pool = ThreadPoolExecutor(workers)
-    try:
+    with _tidied(store, out, ours, existed), ThreadPoolExecutor(workers) as pool:
+        if "yolo" in kinds:
+            write_text("".join(f"{name}\n" for name in model.classes), out / "yolo" / "classes.txt")
         commit([])
         todo = [index for index in range(len(paths)) if index not in store.done]
         writing: list[Future[ImageRecord]] = []
@@ -158,37 +156,43 @@ def predict_folder(
             ]
         commit(writing)
         count = store.finish({path.relative_to(root).as_posix(): why for path, why in broken.reasons.items()})
+    return PredictSummary(store.out, len(store.done), resumed, count, broken, time.monotonic() - start)
+
+
+@contextlib.contextmanager
+def _tidied(store: RecordStore, out: Path, ours: bool, existed: bool) -> Iterator[None]:
+    """Removes what an earlier run wrote, and what this one wrote if it fails before its first record."""
+    if ours and not store.done:
+        _remove_outputs(out)
+    try:
+        yield
     except Exception as error:
-        pool.shutdown(cancel_futures=True)
-        if store.done and not isinstance(error, TooManyBrokenError):
-            raise
-        store.discard()
-        if ours:
-            _remove_outputs(out)
-        if not existed:
-            out.rmdir()
+        if not store.done or isinstance(error, TooManyBrokenError):
+            store.discard()
+            if ours:
+                _remove_outputs(out)
+            if not existed:
+                out.rmdir()
         raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
         store.close()
-    return PredictSummary(store.out, len(store.done), resumed, count, broken, time.monotonic() - start)
 
 
 def find_images(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, list[Path]]:
     """The images in folders, image files and text files that list images; and their common folder."""
     roots, paths = [], []
-    for one in map(Path, given):
+    for one in (Path(os.path.abspath(one)) for one in given):
         if one.is_dir():
-            roots.append(one.absolute())
+            roots.append(one)
             paths += list_images(roots[-1])
         elif one.suffix.lower() == ".txt" and one.is_file():
             lines = [line.strip() for line in one.read_text().splitlines()]
-            listed = [(one.parent / line).absolute() for line in lines if line]
+            listed = [Path(os.path.abspath(one.parent / line)) for line in lines if line]
             roots += [path.parent for path in listed]
             paths += listed
         else:
-            roots.append(one.absolute().parent)
-            paths.append(one.absolute())
+            roots.append(one.parent)
+            paths.append(one)
     missing = [path for path in paths if not path.is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
