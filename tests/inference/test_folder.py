@@ -77,6 +77,17 @@ def test_predictions_are_a_complete_coco_file(images: Path, tmp_path: Path) -> N
             assert one["score"] == pytest.approx(score, abs=1e-6)
 
 
+def test_supervision_reads_the_predictions(images: Path, tmp_path: Path) -> None:
+    supervision = pytest.importorskip("supervision")
+    out = predict_folder(Components(), [images], tmp_path / "out", kinds=()).out
+    read = supervision.DetectionDataset.from_coco(str(images), str(out), force_masks=True)
+    assert read.classes == ["first", "second"]
+    for path, _, detections in read:
+        found = Components().predict(path)
+        assert (detections.mask == found.masks).all()
+        assert (detections.class_id == found.labels).all()
+
+
 def test_files_for_each_image(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     predict_folder(Components(), [images], out, kinds=KINDS)
