@@ -60,6 +60,7 @@ class _PredictionStore(RecordStore):
     def _write_json(self, out: BinaryIO, skipped: dict[str, str]) -> int:
         info = {
             "description": "instances predicted by sp-fast predict",
+            "exif": self._options["exif"],
             "options": self._options,
             "skipped": [{"file_name": name, "reason": why} for name, why in sorted(skipped.items())],
         }
@@ -118,7 +119,9 @@ def predict_folder(
     check_out(out, images, overwrite)
     names = [path.relative_to(root).as_posix() for path in paths]
     stems = _stems(names)
-    options = dict(model=fingerprint, threshold=threshold, top_k=top_k, tile=tile, kinds=list(kinds))
+    options = dict(
+        model=fingerprint, threshold=threshold, top_k=top_k, tile=tile, kinds=list(kinds), exif="apply"
+    )
     ours = not out.exists() or not any(out.iterdir()) or _has_run(out)
     existed = out.exists()
     store = _PredictionStore(

@@ -40,7 +40,7 @@ class ImageRecord:
 
     Attributes:
         index: position of the image in the run's sorted list.
-        height, width: size of the image in pixels, with the EXIF orientation applied.
+        height, width: size of the image in pixels, as it was read.
         masks: one dict per mask with counts, area, bbox and score, best first.
         seeds: float16 [len(masks), D]; of predictions: empty.
     """
@@ -63,7 +63,7 @@ class RecordStore(ABC):
     Args:
         out: final JSON file.
         images: (name relative to the folder, size in bytes) of every image, sorted.
-        options: everything the result depends on, as JSON values.
+        options: everything the result depends on, as JSON values; "exif" is among them.
         restart: discard what an interrupted run left.
         overwrite: replace an existing `out` at the end.
 
@@ -218,6 +218,7 @@ class ProposalStore(RecordStore):
         info = {
             "description": "saliency mask proposals",
             "seeds": seeds_path(self.out).name,
+            "exif": self._options["exif"],
             "options": {name: value for name, value in self._options.items() if name != "channels"},
             "skipped": [{"file_name": name, "reason": why} for name, why in sorted(skipped.items())],
         }
