@@ -18,6 +18,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from sp_fast.files import replacing
+from sp_fast.mmdet_plugin.datasets import OBJECT
+from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.loops import EVALUATED
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 
@@ -73,7 +75,8 @@ class StopOnNonFiniteLossHook(Hook):
 class ExportPretrainedHook(Hook):
     """Writes `pretrained.pth` in the work folder: weights that load into the plain base model.
 
-    With an EMAHook, the averaged ones.
+    Fine-tuning takes its `state_dict`. With the binary class head, under `class_head`, and the detector's
+    config in `meta`, `sp_fast.load` predicts with it. With an EMAHook, all are averaged weights.
     """
 
     priority = "LOW"
@@ -82,8 +85,14 @@ class ExportPretrainedHook(Hook):
         """Exports the weights."""
         model = unwrapped(runner.model)
         if is_main_process() and isinstance(model, SaliencyPromptPretrainer):
+            meta = dict(
+                iter=runner.iter,
+                cfg=detector_config(runner.cfg).pretty_text,
+                dataset_meta=dict(classes=(OBJECT,)),
+            )
             with averaged(runner), replacing(Path(runner.work_dir) / EXPORTED_NAME) as file:
-                torch.save({"state_dict": model.export(), "meta": dict(iter=runner.iter)}, file)
+                content = dict(state_dict=model.export(), class_head=model.class_head(), meta=meta)
+                torch.save(content, file)
 
 
 @HOOKS.register_module()
