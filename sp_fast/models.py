@@ -8,6 +8,7 @@ from sp_fast.mmdet_plugin import (  # noqa: F401
     hooks,
     loops,
     metrics,
+    paste,
     samplers,
     transforms,
 )

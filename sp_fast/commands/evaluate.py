@@ -102,21 +102,17 @@ def _write(
     annotations: Path,
     images: Path | None,
 ) -> None:
-    import json
     import shlex
     import sys
 
     from sp_fast.data.coco import save_coco
     from sp_fast.evaluation.page import page
-    from sp_fast.files import replacing
+    from sp_fast.files import write_json, write_text
 
     details = {"evaluated": str(subject), "annotations": str(annotations), "evaluator": report.evaluator}
     command = shlex.join(["sp-fast", *sys.argv[1:]])
     html = page(report, f"Evaluation of {subject.name}", images, command, details)
-    out.mkdir(parents=True, exist_ok=True)
     if results is not None:
         save_coco(found.entries, out / results)
-    with replacing(out / "evaluation.html") as file:
-        file.write(html.encode())
-    with replacing(out / "evaluation.json") as file:
-        file.write(json.dumps({**details, **report.as_json()}, indent=1).encode())
+    write_text(html, out / "evaluation.html")
+    write_json({**details, **report.as_json()}, out / "evaluation.json")

@@ -21,6 +21,7 @@ HEADINGS = {
     **{"mAP": "AP", "mAP_50": "AP50", "mAP_75": "AP75", "mAP_s": "APs", "mAP_m": "APm", "mAP_l": "APl"},
     **{"AR@1": "AR1", "AR@10": "AR10", "AR@100": "AR100", "AR_s": "ARs", "AR_m": "ARm", "AR_l": "ARl"},
 }
+SINGULAR = {"masks": "mask", "boxes": "box"}
 OF_A_CLASS = ("mAP", "mAP_50", "mAP_75", "AR@100")
 WORST = 12  # images on the page
 
@@ -32,7 +33,7 @@ def print_report(report: Report, console: Console) -> None:
         overall.add_row(kind, *(percent(values[name]) for name in HEADINGS))
     console.print(overall)
     if len(report.per_class) > 1:
-        columns = [f"{kind[:-1]} {HEADINGS[name]}" for kind, name in _of_a_class(report)]
+        columns = [f"{SINGULAR[kind]} {HEADINGS[name]}" for kind, name in _of_a_class(report)]
         classes = _table("class", ["objects", *columns])
         for label, one in report.per_class.items():
             cells = (percent(one[kind][name]) for kind, name in _of_a_class(report))
@@ -53,6 +54,7 @@ def page(report: Report, title: str, images: Path | None, command: str, details:
         title=title,
         headings=HEADINGS,
         columns=_of_a_class(report),
+        singular=SINGULAR,
         protocol=" ".join(protocol(report)),
         curves=[Markup(_curves(kind, values)) for kind, values in report.precision.items()],
         worst=drawn,
