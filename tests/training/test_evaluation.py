@@ -22,13 +22,18 @@ from mmengine.registry import DefaultScope
 from sp_fast.configuration import set_num_classes
 from tests.training.test_train import scores_of
 
-# As mmdet has it, but with a smaller backbone and fewer proposals.
+# As mmdet has it, but with a smaller backbone, fewer channels and fewer proposals.
 MASK_RCNN = """
 _base_ = ['{configs}/_base_/finetune.py', '{configs}/_base_/runtime.py']
 custom_imports = dict(imports=['sp_fast.models'])
 model = __import__('sp_fast.configs').configs.model_of_mmdet('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py')
 model['backbone'].update(depth=18, init_cfg=None)
-model['neck'].update(in_channels=[64, 128, 256, 512])
+model['neck'].update(in_channels=[64, 128, 256, 512], out_channels=16)
+model['rpn_head'].update(in_channels=16, feat_channels=16)
+model['roi_head']['bbox_roi_extractor'].update(out_channels=16)
+model['roi_head']['mask_roi_extractor'].update(out_channels=16)
+model['roi_head']['bbox_head'].update(in_channels=16, fc_out_channels=32)
+model['roi_head']['mask_head'].update(in_channels=16, conv_out_channels=16)
 model['train_cfg']['rpn_proposal'].update(max_per_img=20)
 model['train_cfg']['rcnn']['sampler'].update(num=20)
 model['test_cfg']['rpn'].update(max_per_img=20)
