@@ -1,5 +1,6 @@
 """`sp-fast evaluate`: AP and AR of a model, of results or of masks."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -61,8 +62,8 @@ def evaluate(
     is_file = subject.suffix == ".json"
     if images is None and not is_file:
         raise ValueError("--images: expected the folder of the annotated images, to predict them")
-    if out is not None and not overwrite and (out / "evaluation.json").exists():
-        raise FileExistsError(f"--out: {out} holds an evaluation; add --overwrite to replace it")
+    if out is not None:
+        _check_out(out, overwrite)
     truth = load_coco(annotations, images)
     ignored: Any = class_agnostic.replace("-", "_") if class_agnostic else False
     if is_file:
@@ -81,6 +82,15 @@ def evaluate(
     if out is not None:
         _write(out, report, found, None if is_file else "results.json", subject, annotations, images)
         typer.echo(f"Page: {out / 'evaluation.html'}")
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out: expected a folder, got the file {out}")
+    if not overwrite and (out / "evaluation.json").exists():
+        raise FileExistsError(f"--out: {out} holds an evaluation; add --overwrite to replace it")
+    if find_spec("matplotlib") is None:
+        raise ValueError("--out: the page needs matplotlib: pip install 'sp_fast[mmdet]'")
 
 
 def _predicted(subject: Path, device: str, truth: dict[str, Any], images: Any, ignore: bool) -> Any:

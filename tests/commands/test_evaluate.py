@@ -79,3 +79,6 @@ def test_bad_input_is_one_line(run, scenes, file, tmp_path):  # noqa: F811
         assert words in error
         assert len(error.splitlines()) == 1
         assert not (tmp_path / "out").exists()
+    status, output, error = run(file, *annotations, "--out", file)
+    assert (status, output) == (2, "")
+    assert "--out: expected a folder" in error
