@@ -7,6 +7,8 @@ import typer
 from sp_fast.commands.data import app as data
 from sp_fast.commands.demo import EXAMPLES as DEMO_EXAMPLES
 from sp_fast.commands.demo import demo
+from sp_fast.commands.evaluate import EXAMPLES as EVALUATE_EXAMPLES
+from sp_fast.commands.evaluate import evaluate
 from sp_fast.commands.experiment import app as experiment
 from sp_fast.commands.predict import EXAMPLES as PREDICT_EXAMPLES
 from sp_fast.commands.predict import predict
@@ -32,6 +34,7 @@ app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("score", epilog=SCORE_EXAMPLES)(score)
 app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
 app.command("predict", epilog=PREDICT_EXAMPLES)(predict)
+app.command("evaluate", epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command("demo", epilog=DEMO_EXAMPLES)(demo)
 app.add_typer(data, name="data")
 app.add_typer(experiment, name="experiment")

@@ -20,6 +20,8 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         ValueError: this config has no use for an option, or the data do not fit together.
     """
     _check_paths(args)
+    if args.eval_only and not args.load_from:
+        raise ValueError("--eval-only: expected the checkpoint to evaluate in --load-from, got none")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("runs") / Path(args.config).stem)
     if args.seed is not None:
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=args.seed)

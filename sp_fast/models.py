@@ -9,6 +9,7 @@ from sp_fast.mmdet_plugin import (  # noqa: F401
     inferencer,
     loops,
     metrics,
+    paste,
     progress,
     samplers,
     transforms,

@@ -134,9 +134,17 @@ def prepare(args: argparse.Namespace) -> Any:
     cfg.resume = args.resume
     with removed_on_failure(Path(cfg.work_dir)):
         runner = Runner.from_cfg(cfg)
-        runner.initialise(weights=args.weights, allow_partial=args.allow_partial, load_from=args.load_from)
+        runner.initialise(
+            weights=args.weights,
+            allow_partial=args.allow_partial,
+            load_from=args.load_from,
+            complete=args.eval_only,
+        )
         # Building the data sets checks their annotations, and whether their caches fit in memory.
-        _ = runner.test_loop if args.eval_only else (runner.train_loop, runner.val_loop)
+        if args.eval_only:
+            runner.check_classes(args.load_from)
+        else:
+            _ = runner.train_loop, runner.val_loop
     return runner
 
 

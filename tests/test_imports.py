@@ -20,6 +20,7 @@ ORDER = (
     "ops",
     "data",
     "drawing",
+    "plots",
     "weights",
     "proposals",
     "mmcv_bridge",

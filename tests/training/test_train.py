@@ -79,6 +79,19 @@ def test_pretraining_exports_weights_that_fine_tuning_loads(scenes, pretrained, 
     again = scores_of(tmp_path / "evaluated")
     assert again["class_agnostic/segm_mAP"] == scores["class_agnostic/segm_mAP"]
 
+    for file, words in (
+        ("pretrained.pth", "fc_cls.bias"),
+        ("epoch_2.pth", "a checkpoint of its pre-training"),
+    ):
+        result = train(
+            *(config, *finetune_options(scenes), "--load-from", pretrained / file, "--eval-only"),
+            *("--class-agnostic", "--work-dir", tmp_path / "refused"),
+        )
+        assert result.returncode == 2, result.stderr[-3000:]
+        assert words in result.stderr
+        assert "`sp-fast evaluate`" in result.stderr
+        assert "mAP" not in result.stdout
+
 
 def scores_of(work_dir: Path) -> dict:
     """The last evaluation that a run logged."""
