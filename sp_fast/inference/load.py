@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from sp_fast.inference.model import Model
 
-EXPORTED = (".onnx", ".pt2")
+if TYPE_CHECKING:
+    import torch
+
 # In order of preference: what `fit` ends with, the best and the last state of a training, pre-training's end.
 _IN_A_RUN = ("model.pth", "best*.pth", "latest.pth", "epoch_*.pth", "iter_*.pth", "pretrained.pth")
 
@@ -19,8 +20,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
 
     Args:
         path: the folder of a run, whose `model.pth`, best or last checkpoint is taken, in this order; a
-            checkpoint of this package or of mmdet, which holds its config; or an exported file, .onnx or .pt2.
-            No code in the file is run.
+            checkpoint of this package or of mmdet, which holds its config; or an exported file: .onnx, .pt2 or
+            .safetensors. No code in the file is run.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is the GPU, if there is one.
 
     Returns:
@@ -32,11 +33,15 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
             or any tensor of the model. The message says which.
     """
     file = model_file(path)
-    device = _device(device)
-    if file.suffix in EXPORTED:
+    if file.suffix == ".onnx":
         from sp_fast.inference.onnx import OnnxModel
 
-        return OnnxModel(file)
+        return OnnxModel(file, str(device))
+    device = _device(device)
+    if file.suffix == ".pt2":
+        from sp_fast.inference.program import ProgramModel
+
+        return ProgramModel(file, device)
     from sp_fast.inference.torch_model import TorchModel
 
     return TorchModel.from_checkpoint(file, device)
@@ -61,6 +66,8 @@ def model_file(path: str | os.PathLike[str]) -> Path:
 
 
 def _device(name: str | torch.device) -> torch.device:
+    import torch  # not above: an ONNX file runs without it
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
