@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ def trace(model: Segmenter) -> ExportedProgram:
     shapes = {0: Dim("batch", max=LARGEST_BATCH), 1: Dim("height", max=LARGEST_SIDE), 2: Dim("width", max=LARGEST_SIDE)}
     try:
         with torch.no_grad():
-            return torch.export.export(
+            program = torch.export.export(
                 model,
                 (image,),
                 dynamic_shapes=dict(images=shapes),
@@ -39,6 +38,9 @@ def trace(model: Segmenter) -> ExportedProgram:
             )
     except Exception as error:  # any type, depending on what stands in the way
         raise _unexportable(model, "torch.export", error) from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine, in every node
+    return program
 
 
 def write_onnx(
@@ -65,7 +67,8 @@ def write_onnx(
     if exported is None:
         raise RuntimeError("torch.onnx.export returned nothing")
     exported.model.metadata_props[METADATA] = _about(model, classes)
-    exported.model.graph.doc_string = None
+    for node in exported.model.graph.all_nodes():
+        node.metadata_props.clear()  # where PyTorch's exporter got the node from: half of a small file
     exported.save(path)
 
 

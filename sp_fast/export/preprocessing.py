@@ -81,7 +81,7 @@ class Preprocessing(nn.Module):
 
 def _size(side: Tensor, largest: int | None = None) -> int:
     """The value of a tensor as a size; in `torch.export`, an unknown one."""
-    size = int(side.item())
+    size: Any = side.item()  # int() would fix it when tracing
     torch._check(size >= 1)
     if largest is not None:
         torch._check(size <= largest)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 SAFETENSORS = ".safetensors"
@@ -21,7 +21,7 @@ def write_safetensors(
     """Writes a model's weights, its config as text, and its classes."""
     about = json.dumps(dict(version=version, classes=list(classes), config=config))
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(tensors, path, metadata={_KEY: about})
+    path.write_bytes(save(tensors, metadata={_KEY: about}))
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
