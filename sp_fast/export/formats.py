@@ -11,7 +11,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 import sp_fast
-from sp_fast.export.families import Segmenter
+from sp_fast.export.segmenter import Segmenter
 from sp_fast.inference.onnx import METADATA, OUTPUTS
 from sp_fast.inference.program import ABOUT
 
