@@ -5,12 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sp_fast.export.mask2former import Mask2FormerSegmenter
-from sp_fast.export.segmenter import Segmenter, rows_of
+from sp_fast.export.queryinst import QueryInstSegmenter
+from sp_fast.export.segmenter import MapSegmenter, Segmenter, rows_of
 from sp_fast.knet.masks import upsample
 from sp_fast.knet.prediction import select_top
 
 
-class KNetSegmenter(Segmenter):
+class KNetSegmenter(MapSegmenter):
     """K-Net; see `sp_fast.knet.prediction`."""
 
     def instances(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,7 +25,11 @@ class KNetSegmenter(Segmenter):
         return scores, maps > self.detector.mask_thr
 
 
-SEGMENTERS: dict[str, type[Segmenter]] = {"KNet": KNetSegmenter, "Mask2Former": Mask2FormerSegmenter}
+SEGMENTERS: dict[str, type[Segmenter]] = {
+    "KNet": KNetSegmenter,
+    "Mask2Former": Mask2FormerSegmenter,
+    "QueryInst": QueryInstSegmenter,
+}
 
 
 def segmenter(detector: nn.Module, scale: tuple[int, int]) -> Segmenter:

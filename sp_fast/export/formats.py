@@ -26,7 +26,11 @@ def trace(model: Segmenter) -> ExportedProgram:
     """
     # Sizes that differ from each other and from 0 and 1, to which tracing would specialise.
     image = torch.zeros(2, 90, 150, 3, dtype=torch.uint8)
-    shapes = {0: Dim("batch", max=LARGEST_BATCH), 1: Dim("height", max=LARGEST_SIDE), 2: Dim("width", max=LARGEST_SIDE)}
+    shapes = {
+        0: Dim("batch", max=LARGEST_BATCH),
+        1: Dim("height", max=LARGEST_SIDE),
+        2: Dim("width", max=LARGEST_SIDE),
+    }
     try:
         with torch.no_grad():
             program = torch.export.export(

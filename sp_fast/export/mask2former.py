@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sp_fast.export.segmenter import Segmenter, rows_of
+from sp_fast.export.segmenter import MapSegmenter, rows_of
 
 
-class Mask2FormerSegmenter(Segmenter):
+class Mask2FormerSegmenter(MapSegmenter):
     """mmdet's Mask2Former, for instances (its `MaskFormerFusionHead.instance_postprocess`)."""
 
     def __init__(self, detector: Any, scale: tuple[int, int]) -> None:
@@ -115,10 +115,8 @@ class DeformableAttention(nn.Module):
         weights = one.attention_weights(places).unflatten(2, (heads, -1)).softmax(-1)  # [B, Q, heads, L P]
         sampled = []
         for level, (height, width) in enumerate(spatial_shapes):
-            size = reference_points.new_ones(2) * torch.stack(
-                [torch.scalar_tensor(side, device=query.device) for side in (width, height)]
-            )
-            where = reference_points[:, :, None, level, None] + offsets[:, :, :, level] / size
+            x, y = offsets[:, :, :, level].unbind(-1)
+            where = reference_points[:, :, None, level, None] + torch.stack([x / width, y / height], -1)
             grid = (2 * where - 1).transpose(1, 2).flatten(0, 1)  # [B heads, Q, P, 2]
             maps = values[level].transpose(1, 2).unflatten(1, (heads, -1)).flatten(0, 1)
             maps = maps.unflatten(2, (height, width))  # [B heads, D, h, w]

@@ -57,7 +57,9 @@ def export_model(
     samples = sample_images(images)
     file = model_file(path)
     if file.suffix in (".onnx", ".pt2"):
-        raise ValueError(f"model: expected a checkpoint or a run's folder, got {file}, which is exported already")
+        raise ValueError(
+            f"model: expected a checkpoint or a run's folder, got {file}, which is exported already"
+        )
     model = TorchModel.from_checkpoint(file)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
@@ -65,7 +67,11 @@ def export_model(
         if format == "safetensors":
             checkpoint = read_checkpoint(file)
             write_safetensors(
-                beside, checkpoint.state, checkpoint.config.pretty_text, checkpoint.classes, sp_fast.__version__
+                beside,
+                checkpoint.state,
+                checkpoint.config.pretty_text,
+                checkpoint.classes,
+                sp_fast.__version__,
             )
         else:
             write_graph(model, beside, format, opset)

@@ -68,7 +68,10 @@ class Preprocessing(nn.Module):
     def _resized_size(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Height and width, int64 scalars, in double precision and the order of operations of mmcv."""
         size = torch.stack(
-            [torch.scalar_tensor(side, dtype=torch.float64, device=images.device) for side in images.shape[1:3]]
+            [
+                torch.scalar_tensor(side, dtype=torch.float64, device=images.device)
+                for side in images.shape[1:3]
+            ]
         )
         factor = torch.minimum(self.longer / size.max(), self.shorter / size.min())
         height, width = (size * factor + 0.5).long().unbind()
@@ -98,9 +101,7 @@ def _resize(images: Tensor, height: Tensor, width: Tensor, rows: int, columns: i
     top, bottom, top_weight, bottom_weight = _neighbours(images.shape[1], height, rows)
 
     pixels = images.to(torch.int32)
-    pixels = (
-        _take(pixels, 2, left) * left_weight[:, None] + _take(pixels, 2, right) * right_weight[:, None]
-    )
+    pixels = _take(pixels, 2, left) * left_weight[:, None] + _take(pixels, 2, right) * right_weight[:, None]
     pixels = _floor(pixels, _AFTER_COLUMNS)
     pixels = _floor(_take(pixels, 1, top) * top_weight[:, None, None], _AFTER_ROWS) + _floor(
         _take(pixels, 1, bottom) * bottom_weight[:, None, None], _AFTER_ROWS

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sp_fast.export.preprocessing import Preprocessing
+from sp_fast.export.preprocessing import Prepared, Preprocessing
 from sp_fast.knet.prediction import tight_boxes
 
 Found = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -37,14 +36,26 @@ class Segmenter(nn.Module):
             Scores fp32 `[B, K]`, labels int64 `[B, K]`, tight half-open xyxy boxes fp32 `[B, K, 4]` in pixels
             (zeros for an empty mask) and masks bool `[B, K, H, W]`.
         """
-        pixels, height, width = self.preprocessing(images)
+        scores, labels, masks = self.find(self.preprocessing(images), images.shape[1:3])
+        return scores, labels, tight_boxes(masks.flatten(0, 1)).unflatten(0, scores.shape), masks
+
+    def find(self, prepared: Prepared, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores and labels `[B, K]` and masks, bool `[B, K, *size]`, of prepared images."""
+        raise NotImplementedError
+
+
+class MapSegmenter(Segmenter):
+    """Base class of families that predict maps of the whole image."""
+
+    def find(self, prepared: Prepared, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """See the base class. The maps are resized as in the detectors' own post-processing."""
+        pixels, height, width = prepared
         scores, labels, maps = self.instances(pixels)
-        # Pad, crop and resize in the order of the detectors' own post-processing.
         maps = F.interpolate(maps, size=pixels.shape[-2:], mode="bilinear", align_corners=False)
         maps = maps[..., :height, :width]
-        maps = F.interpolate(maps, size=images.shape[1:3], mode="bilinear", align_corners=False)
+        maps = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
         scores, masks = self.decide(scores, maps)
-        return scores, labels, tight_boxes(masks.flatten(0, 1)).unflatten(0, scores.shape), masks
+        return scores, labels, masks
 
     def instances(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores and labels `[B, K]` and maps `[B, K, h, w]` of padded images `[B, 3, H, W]`."""

@@ -38,7 +38,9 @@ class OnnxModel(Model):
             raise ValueError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
         about = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
         if about is None:
-            raise ValueError(f"{path}: expected a file that `sp-fast export` wrote, got one without its metadata")
+            raise ValueError(
+                f"{path}: expected a file that `sp-fast export` wrote, got one without its metadata"
+            )
         super().__init__(tuple(json.loads(about)["classes"]))
 
     def _infer(self, images: list[np.ndarray]) -> list[Instances]:

@@ -42,6 +42,4 @@ def read_safetensors(path: Path) -> dict[str, Any]:
             f"{path}: expected a model that `sp-fast export` wrote, got weights without config and classes"
         )
     found = json.loads(about)
-    return dict(
-        state_dict=state, meta=dict(cfg=found["config"], dataset_meta=dict(classes=found["classes"]))
-    )
+    return dict(state_dict=state, meta=dict(cfg=found["config"], dataset_meta=dict(classes=found["classes"])))
