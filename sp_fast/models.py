@@ -6,6 +6,7 @@ from sp_fast.mmdet_plugin import (  # noqa: F401
     datasets,
     features,
     hooks,
+    inferencer,
     loops,
     metrics,
     samplers,

@@ -149,7 +149,7 @@ def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) 
 
 
 def pil_to_rgb(image: Image.Image) -> np.ndarray:
-    """A PIL image as uint8 [H, W, 3], RGB, converted as `read_image` does; ValueError for its pixel errors."""
+    """A PIL image as uint8 [H, W, 3], RGB, converted as `read_image` does; ValueError where it cannot be."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not defined")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ def write_onnx(
     Raises:
         ValueError: an operation that ONNX lacks; the message names it.
     """
+    # Its optimiser warns of what it leaves as it is.
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

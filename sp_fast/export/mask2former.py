@@ -18,7 +18,7 @@ class Mask2FormerSegmenter(MapSegmenter):
     def __init__(self, detector: Any, scale: tuple[int, int]) -> None:
         if detector.num_stuff_classes:
             raise ValueError(
-                f"model: expected a Mask2Former without stuff classes, got {detector.num_stuff_classes} of them"
+                f"model: expected a Mask2Former without stuff classes, got {detector.num_stuff_classes}"
             )
         detector = copy.deepcopy(detector)
         detector.panoptic_head.pixel_decoder = PixelDecoder(detector.panoptic_head.pixel_decoder)

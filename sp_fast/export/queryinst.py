@@ -78,7 +78,7 @@ def _pool(extractor: Any, pyramid: Sequence[Tensor], boxes: Tensor) -> Tensor:
 
 
 def _paste(maps: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps `[B, K, m, m]` resized bilinearly to their boxes `[B, K, 4]` in an image of zeros `[B, K, H, W]`."""
+    """Maps `[B, K, m, m]` resized bilinearly to boxes `[B, K, 4]` in images of zeros `[B, K, H, W]`."""
     x0, y0, x1, y1 = boxes.unbind(-1)
     rows = _weights(y0, y1, size[0], maps.shape[2])  # [B, K, H, m]
     columns = _weights(x0, x1, size[1], maps.shape[3])  # [B, K, W, m]

@@ -37,7 +37,8 @@ class Instances:
     ) -> Instances:
         """Instances in order of their scores, with tight boxes, without those that have no pixel."""
         order = np.argsort(-scores, kind="stable")
-        order = order[masks.any((1, 2))[order]]
+        inside = np.asarray(masks.any((1, 2)))
+        order = order[inside[order]]
         masks = masks[order]
         boxes = np.array([_tight_box(mask) for mask in masks], dtype=np.float32).reshape(-1, 4)
         return cls(

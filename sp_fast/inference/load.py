@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,8 +21,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
 
     Args:
         path: the folder of a run, whose `model.pth`, best or last checkpoint is taken, in this order; a
-            checkpoint of this package or of mmdet, which holds its config; or an exported file: .onnx, .pt2 or
-            .safetensors. No code in the file is run.
+            checkpoint of this package or of mmdet, which holds its config; or an exported file: .onnx, .pt2
+            or .safetensors. No code in the file is run.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is the GPU, if there is one.
 
     Returns:
@@ -31,6 +32,7 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
         FileNotFoundError: no such file or folder, or a folder without a checkpoint.
         ValueError: not a checkpoint, or one that lacks what it takes to predict: its config, its class names,
             or any tensor of the model. The message says which.
+        ImportError: a checkpoint, and mmdet is not installed.
     """
     file = model_file(path)
     if file.suffix == ".onnx":
@@ -42,8 +44,12 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
         from sp_fast.inference.program import ProgramModel
 
         return ProgramModel(file, device)
-    from sp_fast.inference.torch_model import TorchModel
-
+    try:
+        from sp_fast.inference.torch_model import TorchModel
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"model: a checkpoint needs mmdet to predict ({error}): pip install 'sp_fast[mmdet]'"
+        ) from error
     return TorchModel.from_checkpoint(file, device)
 
 
@@ -63,6 +69,15 @@ def model_file(path: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(
         f"model: expected a checkpoint in the folder {path} ({', '.join(_IN_A_RUN)}), found none"
     )
+
+
+def fingerprint(path: str | os.PathLike[str]) -> str:
+    """Shortened hash of the file that `load` reads."""
+    digest = hashlib.sha256()
+    with model_file(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def _device(name: str | torch.device) -> torch.device:

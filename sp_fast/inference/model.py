@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, overload
 
 import numpy as np
@@ -74,15 +76,15 @@ class Model(ABC):
             return self.predict([images], threshold=threshold, top_k=top_k, tile=tile)[0]
         pixels = [as_pixels(image) for image in images]
         if tile is None:
-            found = self._in_batches(pixels)
+            found = list(self._in_batches(pixels))
         else:
-            found = [predict_tiled(self._in_batches, image, tile, threshold) for image in pixels]
+            found = [predict_tiled(self._in_batches, image, tile, threshold, top_k) for image in pixels]
         return [one.select(threshold, top_k) for one in found]
 
-    def _in_batches(self, images: list[np.ndarray]) -> list[Instances]:
-        size = self.batch_size
-        parts = (images[start : start + size] for start in range(0, len(images), size))
-        return [one for part in parts for one in self._infer(part)]
+    def _in_batches(self, images: Iterable[np.ndarray]) -> Iterator[Instances]:
+        upcoming = iter(images)
+        while batch := list(islice(upcoming, self.batch_size)):
+            yield from self._infer(batch)
 
 
 def check_options(threshold: float, top_k: int, tile: int | None) -> None:

@@ -25,7 +25,7 @@ def write_safetensors(
 
 
 def read_safetensors(path: Path) -> dict[str, Any]:
-    """Reads such a file in the form of mmengine's checkpoints: `state_dict`, and `meta` with config and classes.
+    """Reads such a file as one of mmengine's checkpoints: `state_dict`, and config and classes in `meta`.
 
     Raises:
         FileNotFoundError: no such file.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -52,25 +52,29 @@ class _Part:
 
     def within(self, window: _Window) -> np.ndarray:
         """The mask in a window, bool."""
-        result = np.zeros((window.y1 - window.y0, window.x1 - window.x0), dtype=bool)
+        result: np.ndarray = np.zeros((window.y1 - window.y0, window.x1 - window.x0), dtype=bool)
         common = self.box.common(window)
         if common is not None:
             result[_relative(common, window).pixels] = self.mask[_relative(common, self.box).pixels]
         return result
 
-    def is_cut(self, height: int, width: int) -> bool:
-        """Whether it touches an edge of its tile that is not one of the image."""
-        box, tile = self.box, self.tile
-        return (
-            (0 < tile.y0 == box.y0)
-            or (0 < tile.x0 == box.x0)
-            or (box.y1 == tile.y1 < height)
-            or (box.x1 == tile.x1 < width)
-        )
+
+@dataclass(frozen=True)
+class _Found:
+    """A mask of the image, as run lengths: those of many instances in a large image fit in memory."""
+
+    rle: Any
+    label: int
+    score: float
+    cut: bool
 
 
 def predict_tiled(
-    infer: Callable[[list[np.ndarray]], list[Instances]], image: np.ndarray, side: int, threshold: float
+    infer: Callable[[Iterable[np.ndarray]], Iterator[Instances]],
+    image: np.ndarray,
+    side: int,
+    threshold: float,
+    top_k: int,
 ) -> Instances:
     """Finds the instances of an image in overlapping square tiles, and in the whole image for large objects.
 
@@ -78,13 +82,14 @@ def predict_tiled(
     masks of a class that are nearly the same, the one with the higher score is kept.
 
     Args:
-        infer: finds the instances of images; see `Model._infer`.
+        infer: finds the instances of images, in batches.
         image: RGB, uint8 [H, W, 3].
         side: side of the tiles in pixels.
-        threshold: least score of a mask in a tile.
+        threshold: least score of a mask, in a tile too.
+        top_k: largest number of instances.
     """
     height, width = image.shape[:2]
-    whole = infer([image])[0].select(threshold)
+    whole = next(infer([image])).select(threshold)
     if max(height, width) <= side:
         return whole
     tiles = [
@@ -92,11 +97,17 @@ def predict_tiled(
     ]
     parts = [
         part
-        for tile, found in zip(tiles, infer([image[tile.pixels] for tile in tiles]), strict=True)
+        for tile, found in zip(tiles, infer(image[tile.pixels] for tile in tiles), strict=True)
         for part in _parts(tile, found.select(threshold))
     ]
-    merged, cut = _merge(parts, height, width, whole.classes)
-    return _without_duplicates(whole, merged, cut)
+    own = zip(whole.masks, whole.labels, whole.scores, strict=True)
+    uncut = [_Found(_encoded(mask), int(label), float(score), False) for mask, label, score in own]
+    kept = _without_duplicates([*uncut, *_merge(parts, height, width)])[:top_k]
+    masks = np.zeros((len(kept), height, width), dtype=bool)
+    for mask, one in zip(masks, kept, strict=True):
+        mask[:] = coco_mask.decode(one.rle)
+    scores, labels = np.array([one.score for one in kept]), np.array([one.label for one in kept])
+    return Instances.from_masks(masks, scores, labels, whole.classes)
 
 
 def _spans(length: int, side: int) -> list[tuple[int, int]]:
@@ -117,62 +128,82 @@ def _parts(tile: _Window, found: Instances) -> list[_Part]:
     return parts
 
 
-def _merge(
-    parts: list[_Part], height: int, width: int, classes: tuple[str, ...]
-) -> tuple[Instances, np.ndarray]:
-    """Joins the parts of each object; also says which instances are still cut by a seam."""
-    pairs = [(i, j) for i, j in combinations(range(len(parts)), 2) if _agree(parts[i], parts[j])]
-    rows, columns = np.array(pairs, dtype=int).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(pairs)), (rows, columns)), shape=(len(parts), len(parts)))
-    count, group = connected_components(graph, directed=False) if parts else (0, np.zeros(0, dtype=int))
-    masks = np.zeros((count, height, width), dtype=bool)
-    scores, labels = np.zeros(count, dtype=np.float32), np.zeros(count, dtype=np.int64)
+def _merge(parts: list[_Part], height: int, width: int) -> list[_Found]:
+    """Joins the parts of each object."""
+    rows, columns = _agreeing(parts)
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(parts), len(parts)))
+    count, group = connected_components(graph, directed=False) if parts else (0, [])
+    members: list[list[_Part]] = [[] for _ in range(count)]
     for part, k in zip(parts, group, strict=True):
-        masks[k][part.box.pixels] |= part.mask
-        scores[k], labels[k] = max(scores[k], part.score), part.label
-    alone = np.bincount(group, minlength=count) == 1
-    cut = np.zeros(count, dtype=bool)
-    for part, k in zip(parts, group, strict=True):
-        cut[k] = alone[k] and part.is_cut(height, width)
-    merged = Instances.from_masks(masks, scores, labels, classes)
-    return merged, cut[np.argsort(-scores, kind="stable")]
+        members[k].append(part)
+    found = []
+    for own in members:
+        mask: np.ndarray = np.zeros((height, width), dtype=bool)
+        for part in own:
+            mask[part.box.pixels] |= part.mask
+        score = max(part.score for part in own)
+        found.append(_Found(_encoded(mask), own[0].label, score, _is_cut(own, height, width)))
+    return found
+
+
+def _is_cut(parts: list[_Part], height: int, width: int) -> bool:
+    """Whether the joined parts end where a tile does, inside the image."""
+    y0, x0 = min(part.box.y0 for part in parts), min(part.box.x0 for part in parts)
+    y1, x1 = max(part.box.y1 for part in parts), max(part.box.x1 for part in parts)
+    return any(
+        (0 < y0 == part.tile.y0)
+        or (0 < x0 == part.tile.x0)
+        or (y1 == part.tile.y1 < height)
+        or (x1 == part.tile.x1 < width)
+        for part in parts
+    )
+
+
+def _agreeing(parts: list[_Part]) -> tuple[list[int], list[int]]:
+    """Pairs of parts, from different tiles, which are of one object."""
+    if not parts:
+        return [], []
+    boxes = np.array([(part.box.y0, part.box.x0, part.box.y1, part.box.x1) for part in parts])
+    labels = np.array([part.label for part in parts])
+    low = np.maximum(boxes[:, None, :2], boxes[:, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[:, 2:])
+    near = np.triu((low < high).all(2) & (labels[:, None] == labels), k=1)
+    pairs = [(i, j) for i, j in np.argwhere(near).tolist() if _agree(parts[i], parts[j])]
+    return [i for i, _ in pairs], [j for _, j in pairs]
 
 
 def _agree(one: _Part, other: _Part) -> bool:
     common = one.tile.common(other.tile)
-    if one.label != other.label or one.tile == other.tile or common is None or not one.box.common(other.box):
+    if one.tile == other.tile or common is None:
         return False
     a, b = one.within(common), other.within(common)
     return bool((a & b).sum() > AGREEMENT * (a | b).sum())
 
 
-def _without_duplicates(whole: Instances, merged: Instances, cut: np.ndarray) -> Instances:
-    scores = np.concatenate([whole.scores, merged.scores])
-    labels = np.concatenate([whole.labels, merged.labels])
-    rles = [*_encoded(whole.masks), *_encoded(merged.masks)]
-    ious = _overlaps(rles, rles, False)
+def _without_duplicates(found: list[_Found]) -> list[_Found]:
+    """The masks that are neither a worse copy of another nor a piece of an uncut one; best first."""
+    found = sorted(found, key=lambda one: -one.score)
+    if not found:
+        return []
+    labels = np.array([one.label for one in found])
+    cut = np.array([one.cut for one in found])
     same = labels[:, None] == labels
-    kept = np.ones(len(scores), dtype=bool)
-    if len(whole):
-        inside = (_overlaps(rles, rles[: len(whole)], True) * same[:, : len(whole)]).max(1) > INSIDE
-        kept[len(whole) :] = ~(cut & inside[len(whole) :])
-    order = np.argsort(-scores, kind="stable")
-    for place, k in enumerate(order):
+    rles = [one.rle for one in found]
+    pieces = cut & ((_overlaps(rles, rles, True) > INSIDE) & same & ~cut).any(1)
+    duplicates = (_overlaps(rles, rles, False) > DUPLICATE) & same
+    kept = ~pieces
+    for k in range(len(found)):
         if kept[k]:
-            later = order[place + 1 :]
-            kept[later[same[k, later] & (ious[k, later] > DUPLICATE)]] = False
-    masks = np.concatenate([whole.masks[kept[: len(whole)]], merged.masks[kept[len(whole) :]]])
-    return Instances.from_masks(masks, scores[kept], labels[kept], whole.classes)
+            kept[k + 1 :] &= ~duplicates[k, k + 1 :]
+    return [one for one, keep in zip(found, kept, strict=True) if keep]
 
 
-def _encoded(masks: np.ndarray) -> list[Any]:
-    return [coco_mask.encode(np.asfortranarray(mask.view(np.uint8))) for mask in masks]
+def _encoded(mask: np.ndarray) -> Any:
+    return coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
 
 
 def _overlaps(rles: list[Any], others: list[Any], of_the_first: bool) -> np.ndarray:
     """IoU of each pair, or the share of the first that is inside the other, float64 [n, m]."""
-    if not rles or not others:
-        return np.zeros((len(rles), len(others)))
     return coco_mask.iou(rles, others, [int(of_the_first)] * len(others))
 
 

@@ -55,7 +55,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_safetensors(path) if path.suffix == SAFETENSORS else load_checkpoint_file(path)
     meta = content.get("meta")
-    text = meta.get("cfg") if isinstance(meta, dict) else None
+    meta = meta if isinstance(meta, dict) else {}
+    text = meta.get("cfg")
     if not isinstance(text, str) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(
             f"{path}: expected a checkpoint with its config, as `sp-fast train` and mmdet write them, got "
@@ -121,10 +122,10 @@ class TorchModel(Model):
         with DefaultScope.overwrite_default_scope("mmdet"):
             try:
                 detector = MODELS.build(checkpoint.config.model)
-            except (KeyError, RuntimeError) as error:
+            except (KeyError, RuntimeError, TypeError) as error:
                 raise ValueError(
-                    f"{path}: its model cannot be built here ({str(error).splitlines()[0]}); import the module "
-                    "that registers it first"
+                    f"{path}: its model cannot be built here ({str(error).splitlines()[0]}); import the "
+                    "module that registers it first"
                 ) from error
         # Nothing may stay random: a prediction of such a model would look like any other.
         load_state(detector, checkpoint.state, path)
@@ -148,7 +149,7 @@ class TorchModel(Model):
     def _prepare(self, image: np.ndarray) -> dict[str, Any]:
         shape = image.shape[:2]
         bgr = np.ascontiguousarray(image[..., ::-1])
-        return self._pipeline(dict(img=bgr, img_shape=shape, ori_shape=shape))
+        return self._pipeline(dict(img=bgr, img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
 
     def _padded_shape(self, pixels: Tensor) -> tuple[int, ...]:
         divisor = getattr(self.detector.data_preprocessor, "pad_size_divisor", 1)
@@ -174,10 +175,9 @@ class TorchModel(Model):
 
 def _resize_steps(config: Config) -> list[dict]:
     """The steps of the test pipeline between reading and packing, without those that read annotations."""
-    loader = config.get("test_dataloader") or config.get("val_dataloader")
-    dataset = loader.dataset if loader else {}
+    dataset = (config.get("test_dataloader") or config.get("val_dataloader") or {}).get("dataset", {})
     while "pipeline" not in dataset and "dataset" in dataset:  # mmdet's wrappers of data sets
-        dataset = dataset.dataset
+        dataset = dataset["dataset"]
     steps = dataset.get("pipeline", config.get("test_pipeline", []))
     kinds = [step["type"].removeprefix("mmdet.") for step in steps]
     return [

@@ -172,7 +172,8 @@ class SaliencyPromptPretrainer(BaseDetector):
     def class_head(self) -> dict[str, Tensor]:
         """Returns the weights of the binary class head: what `export` leaves out of the base model."""
         state = self._detector_state()
-        return {name: state[name] for name in state.keys() - self._adapter.transferable(state).keys()}
+        rest = self._adapter.transferable(state)
+        return {name: value for name, value in state.items() if name not in rest}
 
     def _detector_state(self) -> dict[str, Tensor]:
         return {name: value.detach().cpu() for name, value in self.detector.state_dict().items()}

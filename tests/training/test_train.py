@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import sp_fast
 from tests.training.runs import (
     TRAIN,
     environment,
@@ -48,6 +49,13 @@ def test_pretraining_exports_weights_that_fine_tuning_loads(scenes, pretrained, 
     exported = torch.load(pretrained / "pretrained.pth", weights_only=True)["state_dict"]
     assert not any(name.startswith("supervision") or "fc_cls" in name for name in exported)
 
+    image = scenes / "validation" / "000001.png"
+    found = sp_fast.load(pretrained / "pretrained.pth", device="cpu").predict(image, threshold=0)
+    assert found.classes == ("object",)
+    same = sp_fast.load(pretrained / "epoch_2.pth", device="cpu").predict(image, threshold=0)
+    assert (found.masks == same.masks).all()
+    assert (found.scores == same.scores).all()
+
     config = write_config(tmp_path / "config.py", "finetune")
     weights = pretrained / "pretrained.pth"
     result = train(
@@ -58,6 +66,7 @@ def test_pretraining_exports_weights_that_fine_tuning_loads(scenes, pretrained, 
     log = result.stdout + result.stderr
     assert f"weights from {weights}: " in log
     assert "roi_head.mask_head.0.fc_cls.weight" in log  # what pre-training does not give is told
+    assert len(sp_fast.load(tmp_path / "run", device="cpu").classes) == 8
     scores = scores_of(tmp_path / "run")
     assert 0 <= scores["coco/segm_mAP"] <= 1
     assert 0 <= scores["class_agnostic/segm_mAP"] <= 1
