@@ -42,8 +42,8 @@ def difference(expected: Instances, found: Instances) -> Difference:
     """Compares the instances of one image, of two models of the same classes.
 
     Instances of equal labels are paired so that their masks differ least, because rounding changes the order
-    of almost equal scores. One without a partner counts with its whole mask, unless its score is as low as
-    the lowest of the other side: then rounding decided which one was the last.
+    of almost equal scores. One without a partner counts with its whole mask, unless its score is the
+    lowest of both lists: then rounding decided which one was the last.
     """
     pixels = expected.masks[0].size if len(expected) else found.masks[0].size if len(found) else 1
     masks, others = run_lengths(expected.masks), run_lengths(found.masks)
@@ -77,7 +77,10 @@ def _differing_pixels(
 
 
 def _alone(scores: np.ndarray, areas: np.ndarray, paired: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Areas of the instances without a partner that are not at the end of the list."""
+    """Areas of the instances without a partner, except those with the lowest score of both lists."""
     left: np.ndarray = np.ones(len(scores), dtype=bool)
     left[paired] = False
-    return areas[left & (scores > others.min(initial=1.0) + SCORES)] if len(others) else areas[left]
+    if len(scores) and len(others):
+        lowest = np.array([scores.min(), others.min()])
+        left &= np.abs(scores[:, None] - lowest).max(axis=1) > SCORES
+    return areas[left]
