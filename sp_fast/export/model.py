@@ -78,8 +78,9 @@ def export_model(
         found = compare(model, beside, samples)
         if not found.tolerable:
             raise ValueError(
-                f"--out: {out} was not written: its results differ from the model's in {found.masks:.3%} of the "
-                f"masks' pixels (at most {MASKS:.1%}) and by {found.scores:.1e} in the scores (at most {SCORES})"
+                f"--out: {out} was not written: its results differ from the model's in {found.masks:.3%} of "
+                f"the masks' pixels (at most {MASKS:.1%}) and by {found.scores:.1e} in the scores (at most "
+                f"{SCORES})"
             )
         os.replace(beside, out)
     return found

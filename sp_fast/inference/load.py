@@ -22,8 +22,8 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
     Args:
         path: the folder of a run, whose `model.pth`, best or last checkpoint is taken, in this order; a
             checkpoint of this package or of mmdet, which holds its config; or an exported file: .onnx, .pt2
-            or .safetensors. No code in the file is run, except perhaps in a .pt2 file, whose reader is PyTorch's:
-            take those only from people you trust.
+            or .safetensors. No code in the file is run, except perhaps in a .pt2 file: PyTorch's
+            own reader opens those, so take them only from people you trust.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is the GPU, if there is one.
 
     Returns:

@@ -34,7 +34,7 @@ class OnnxModel(Model):
             raise ImportError(f"{path}: ONNX files need onnxruntime: pip install 'sp_fast[export]'") from None
         try:
             self._session = onnxruntime.InferenceSession(path, providers=_providers(device))
-        except (onnxruntime.capi.onnxruntime_pybind11_state.OnnxRuntimeException, RuntimeError) as error:
+        except Exception as error:  # onnxruntime's errors have no common base class
             raise ValueError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
         about = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
         if about is None:

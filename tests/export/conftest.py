@@ -11,7 +11,9 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from sp_fast.export.model import write_graph
+from sp_fast.export.families import segmenter
+from sp_fast.export.formats import trace, write_onnx, write_program
+from sp_fast.export.model import image_scale
 from sp_fast.inference.torch_model import TorchModel
 from tests.knet.model import knet_config
 
@@ -52,7 +54,21 @@ def model(checkpoint):
 
 
 @pytest.fixture(scope="session")
-def onnx_file(model, tmp_path_factory):
+def traced(model):
+    """The module that is exported, and its program; tracing takes seconds."""
+    module = segmenter(model.detector, image_scale(model.resize))
+    return module, trace(module)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(traced, tmp_path_factory):
     path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    write_graph(model, path, "onnx")
+    write_onnx(*traced, path, CLASSES, opset=None)
+    return path
+
+
+@pytest.fixture(scope="session")
+def program_file(traced, tmp_path_factory):
+    path = tmp_path_factory.mktemp("program") / "tiny.pt2"
+    write_program(*traced, path, CLASSES)
     return path

@@ -8,13 +8,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import sp_fast
+from sp_fast.cli import main
 from sp_fast.export import export_model
 from sp_fast.export import model as exporting
 from sp_fast.export.difference import Difference, difference
 from sp_fast.export.families import segmenter
-from sp_fast.export.model import image_scale, write_graph
+from sp_fast.export.model import image_scale
 from sp_fast.inference.instances import Instances
 from tests.export.conftest import CLASSES, SCALE
 
@@ -86,9 +88,8 @@ def test_onnx_runs_without_mmdet_and_torch(onnx_file):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-def test_program_equals_torch(model, tmp_path):
-    write_graph(model, tmp_path / "tiny.pt2", "pt2")
-    other = sp_fast.load(tmp_path / "tiny.pt2", device="cpu")
+def test_program_equals_torch(model, program_file):
+    other = sp_fast.load(program_file, device="cpu")
     assert other.classes == CLASSES
     for batch in images():
         expected, found = (one.predict(batch[0], threshold=0.0) for one in (model, other))
@@ -154,3 +155,36 @@ def test_other_pipelines_are_refused(steps):
 def test_exported_files_are_not_exported_again(onnx_file, tmp_path):
     with pytest.raises(ValueError, match="exported already"):
         export_model(onnx_file, tmp_path / "again.onnx")
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".safetensors"])
+def test_files_of_other_kinds_are_refused(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"something else")
+    with pytest.raises(ValueError, match=rf"^{path}: "):
+        sp_fast.load(path)
+
+
+def test_files_of_other_programs_are_refused(tmp_path):
+    value = onnx.helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([], "empty", [value], [value])
+    onnx.save(onnx.helper.make_model(graph, ir_version=8), tmp_path / "model.onnx")
+    torch.export.save(torch.export.export(torch.nn.Identity(), (torch.ones(1),)), tmp_path / "model.pt2")
+    save_file({"weight": torch.ones(1)}, tmp_path / "model.safetensors")
+    for path in tmp_path.iterdir():
+        with pytest.raises(ValueError, match="expected a .* that `sp-fast export` wrote"):
+            sp_fast.load(path)
+
+
+def test_the_command_reports_the_difference(checkpoint, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "tiny.safetensors"
+    arguments = ["export", str(checkpoint), "--format", "safetensors", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["sp-fast", *arguments])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert "Largest difference from the model: 0.0000% of the masks' pixels" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert (
+        capsys.readouterr().err == f"Error: --out: {out} exists; choose another name, or pass --overwrite\n"
+    )

@@ -17,7 +17,7 @@ from tests.inference.checkpoints import checkpoint_of, save
 
 
 def with_margins(content):
-    """Weights whose scores differ and, for QueryInst, whose boxes stay near the image, as mmdet needs them."""
+    """Weights whose scores differ and, for QueryInst, whose boxes touch the image, as mmdet requires."""
     generator = torch.Generator().manual_seed(0)
     for name, value in content["state_dict"].items():
         if "fc_reg.weight" in name:
