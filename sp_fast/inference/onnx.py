@@ -32,8 +32,9 @@ class OnnxModel(Model):
             import onnxruntime
         except ImportError:
             raise ImportError(f"{path}: ONNX files need onnxruntime: pip install 'sp_fast[export]'") from None
+        providers = _providers(device)
         try:
-            self._session = onnxruntime.InferenceSession(path, providers=_providers(device))
+            self._session = onnxruntime.InferenceSession(path, providers=providers)
         except Exception as error:  # onnxruntime's errors have no common base class
             raise ValueError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
         about = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
