@@ -1,5 +1,6 @@
 """Exported models against those they were made from."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import sp_fast
@@ -18,6 +20,7 @@ from sp_fast.export.difference import Difference, difference
 from sp_fast.export.families import segmenter
 from sp_fast.export.model import image_scale
 from sp_fast.inference.instances import Instances
+from tests.docs.pages import ROOT, block
 from tests.export.conftest import CLASSES, SCALE
 
 SIZES = ((90, 150), (150, 90), (64, 64), (33, 200), (255, 257), (128, 96), (20, 20), (300, 400))
@@ -135,7 +138,7 @@ def test_other_formats_are_refused(checkpoint, tmp_path, out, format, message):
 
 
 def test_other_families_are_refused():
-    with pytest.raises(ValueError, match="expected a detector that can be exported .*KNet.*, got Linear"):
+    with pytest.raises(ValueError, match=r"expected a detector that can be exported .*KNet.*, got Linear"):
         segmenter(torch.nn.Linear(1, 1), SCALE)
 
 
@@ -172,7 +175,7 @@ def test_files_of_other_programs_are_refused(tmp_path):
     torch.export.save(torch.export.export(torch.nn.Identity(), (torch.ones(1),)), tmp_path / "model.pt2")
     save_file({"weight": torch.ones(1)}, tmp_path / "model.safetensors")
     for path in tmp_path.iterdir():
-        with pytest.raises(ValueError, match="expected a .* that `sp-fast export` wrote"):
+        with pytest.raises(ValueError, match=r"expected a .* that `sp-fast export` wrote"):
             sp_fast.load(path)
 
 
@@ -185,6 +188,17 @@ def test_the_command_reports_the_difference(checkpoint, tmp_path, capsys, monkey
     assert "Largest difference from the model: 0.0000% of the masks' pixels" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         main()
-    assert (
-        capsys.readouterr().err == f"Error: --out: {out} exists; choose another name, or pass --overwrite\n"
-    )
+    assert capsys.readouterr().err.startswith(f"Error: --out: {out} exists; ")
+
+
+def test_the_documented_code_runs(onnx_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(onnx_file, "model.onnx")
+    Image.fromarray(next(images())[0]).save("photo.jpg")
+    exec(compile(block(ROOT / "docs" / "export.md", "onnxruntime.Inf"), "export.md", "exec"), {})
+    assert capsys.readouterr().out.split()[0] in CLASSES
+
+
+def test_a_device_that_is_not_there_is_named(onnx_file):
+    with pytest.raises(ValueError, match=r"device: onnxruntime .* cannot use tpu here"):
+        sp_fast.load(onnx_file, device="tpu")
