@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from sp_fast.inference.model import Model
 
-EXPORTED = (".onnx", ".pt2")
+if TYPE_CHECKING:
+    import torch
+
 # In order of preference: what `fit` ends with, the best and the last state of a training, pre-training's end.
 _IN_A_RUN = ("model.pth", "best*.pth", "latest.pth", "epoch_*.pth", "iter_*.pth", "pretrained.pth")
 
@@ -20,8 +21,9 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
 
     Args:
         path: the folder of a run, whose `model.pth`, best or last checkpoint is taken, in this order; a
-            checkpoint of this package or of mmdet, which holds its config; or an exported file, .onnx or
-            .pt2. No code in the file is run.
+            checkpoint of this package or of mmdet, which holds its config; or an exported file: .onnx, .pt2
+            or .safetensors. No code in the file is run, except perhaps in a .pt2 file: PyTorch's
+            own reader opens those, so take them only from people you trust.
         device: "cpu", "cuda", "cuda:1", ...; "auto" is the GPU, if there is one.
 
     Returns:
@@ -34,11 +36,15 @@ def load(path: str | os.PathLike[str], *, device: str | torch.device = "auto") -
         ImportError: a checkpoint, and mmdet is not installed.
     """
     file = model_file(path)
-    device = _device(device)
-    if file.suffix in EXPORTED:
+    if file.suffix == ".onnx":
         from sp_fast.inference.onnx import OnnxModel
 
-        return OnnxModel(file)
+        return OnnxModel(file, str(device))
+    device = _device(device)
+    if file.suffix == ".pt2":
+        from sp_fast.inference.program import ProgramModel
+
+        return ProgramModel(file, device)
     try:
         from sp_fast.inference.torch_model import TorchModel
     except ModuleNotFoundError as error:
@@ -76,6 +82,8 @@ def fingerprint(path: str | os.PathLike[str]) -> str:
 
 
 def _device(name: str | torch.device) -> torch.device:
+    import torch  # not above: an ONNX file runs without it
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -23,6 +23,7 @@ from mmengine.registry import DefaultScope
 from sp_fast.inference.config_text import check_types, parse_config
 from sp_fast.inference.instances import Instances
 from sp_fast.inference.model import Model
+from sp_fast.inference.safetensors import SAFETENSORS, read_safetensors
 from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
 from sp_fast.weights import load_state
@@ -52,7 +53,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         FileNotFoundError, ValueError: see `sp_fast.load`.
     """
-    content = load_checkpoint_file(path)
+    content = read_safetensors(path) if path.suffix == SAFETENSORS else load_checkpoint_file(path)
     meta = content.get("meta")
     meta = meta if isinstance(meta, dict) else {}
     text = meta.get("cfg")
@@ -109,6 +110,7 @@ class TorchModel(Model):
     ) -> None:
         self.detector: Any = detector.eval()
         self.device = next(detector.parameters()).device
+        self.resize = tuple(resize)
         super().__init__(tuple(classes), batch_size or (1 if self.device.type == "cpu" else 8))
         with DefaultScope.overwrite_default_scope("mmdet"):
             self._pipeline = Compose([*resize, dict(type="PackDetInputs", meta_keys=_META)])

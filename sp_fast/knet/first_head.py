@@ -85,7 +85,7 @@ class ConvKernelHead(BaseModule):
         loc = self.loc_convs[0](loc)  # [B, C, h, w]
         sem = self.seg_convs[0](sem)  # [B, C, h, w]
         kernels = self.init_kernels.weight.flatten(1)  # [N, C]
-        kernels = kernels.expand(len(loc), -1, -1) if decorate is None else decorate(kernels)  # [B, N, C]
+        kernels = kernels.expand(loc.shape[0], -1, -1) if decorate is None else decorate(kernels)  # [B, N, C]
         mask_logits = convolve(kernels, loc)
         x = loc + sem
         return FirstHeadOutput(kernels + gather_features(mask_logits, x), x, mask_logits, self.conv_seg(sem))

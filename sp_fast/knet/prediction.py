@@ -59,10 +59,9 @@ def tight_boxes(masks: Tensor) -> Tensor:
 
     def extent(line: Tensor) -> tuple[Tensor, Tensor]:
         length = line.shape[1]
-        line = line.byte()
-        first, last = line.argmax(1), length - line.flip(1).argmax(1)
-        inside = line.any(1)
-        return first * inside, last * inside
+        before_end = torch.arange(length, 0, -1, device=line.device)
+        last = (line * before_end.flip(0)).amax(1)
+        return (length - (line * before_end).amax(1)) * (last > 0), last
 
     x0, x1 = extent(masks.any(1))
     y0, y1 = extent(masks.any(2))
