@@ -125,10 +125,18 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of `read_image(path)`, from the file's header only; raises the same errors."""
 
     def size(image: Image.Image) -> tuple[int, int]:
-        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        return (image.width, image.height) if turned else (image.height, image.width)
+        return (image.width, image.height) if _turns(image) else (image.height, image.width)
 
     return _decode(path, size)
+
+
+def is_turned(path: str | os.PathLike[str]) -> bool:
+    """Whether the EXIF orientation of an image file swaps height and width."""
+    return _decode(path, _turns)
+
+
+def _turns(image: Image.Image) -> bool:
+    return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
 
 
 def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) -> Result:
