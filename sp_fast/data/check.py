@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from sp_fast.data.coco import read_json
-from sp_fast.data.faults import ERROR, KINDS, NOTE, WARNING, Fault, short
+from sp_fast.data.faults import ERROR, KINDS, NOTE, WARNING, Fault, note, short
 from sp_fast.data.image_faults import Progress, image_faults, unlisted
 from sp_fast.data.mask_faults import Drawn, draw, mask_faults, object_twice
 from sp_fast.data.structure import structural_faults
 
+# A COCO-format file, or the name of other labels and what they are in COCO's format.
+Source = str | os.PathLike[str] | tuple[str | os.PathLike[str], dict[str, Any]]
 # Objects whose masks are drawn before training; of more, evenly spread images are taken.
 _MOST_DRAWN = 20_000
 
@@ -93,10 +95,10 @@ class Findings:
 
 
 def check_coco(
-    annotations: str | os.PathLike[str] | tuple[Path, Any],
+    annotations: Source,
     images: str | os.PathLike[str],
     *,
-    val: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+    val: tuple[Source, str | os.PathLike[str]] | None = None,
     pixels: bool = True,
     most_drawn: int | None = None,
     progress: Progress | None = None,
@@ -104,7 +106,7 @@ def check_coco(
     """Find all faults of a COCO-format data set; see `sp_fast.data.faults.KINDS`.
 
     Args:
-        annotations: COCO-format file; or a name for messages and the COCO-format dict itself.
+        annotations: COCO-format file; or the name of other labels and their COCO-format dict.
         images: folder of its images.
         val: annotation file and folder of a validation set, checked too, also for images of both sets.
         pixels: decode every image (finds broken and duplicated ones) instead of reading only its header.
@@ -140,7 +142,7 @@ def errors_before_training(
 
 
 def _check_file(
-    annotations: Any, folder: Path, pixels: bool, most_drawn: int | None, progress: Progress | None
+    annotations: Source, folder: Path, pixels: bool, most_drawn: int | None, progress: Progress | None
 ) -> CheckedFile:
     if not folder.is_dir():
         raise NotADirectoryError(f"images: expected a folder of images, got {folder}")
@@ -213,24 +215,18 @@ def _objects_of_image(drawn: list[Drawn], image: dict) -> Iterator[Fault]:
 def _notes(file: CheckedFile, categories: list[dict]) -> Iterator[Fault]:
     empty = [image["file_name"] for image in file.images if not file.annotations.get(image["id"])]
     if empty:
-        yield _note("no objects", "objects", f"none in {len(empty)} of {len(file.images)} images", empty)
+        yield note("no objects", f"{len(empty)} of {len(file.images)}", empty)
     unused = [name for name, number in file.counts.classes.items() if not number]
     if unused:
-        yield _note("unused class", "objects", f"none of {len(unused)} classes", unused)
+        yield note("unused class", f"{len(unused)} of {len(file.counts.classes)}", unused)
     ids = [category["id"] for category in categories]
-    if ids and sorted(ids, key=str) != sorted(range(1, len(ids) + 1), key=str):
-        yield _note("category ids", f"1 to {len(ids)}", short(ids), [])
+    if ids and set(ids) != set(range(1, len(ids) + 1)):
+        yield note("category ids", short(ids))
     kinds = Counter(
         type(one["segmentation"]) for annotations in file.annotations.values() for one in annotations
     )
     if len(kinds) > 1:
-        got = f"{kinds[list]} objects as polygons and {kinds[dict]} as run lengths"
-        yield _note("both kinds", "one of them", got, [])
-
-
-def _note(kind: str, expected: str, got: str, names: list[str]) -> Fault:
-    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    return Fault(kind, "", "", expected, f"{got}: {some}" if some else got)
+        yield note("both kinds", f"{kinds[list]} objects as polygons, {kinds[dict]} as run lengths")
 
 
 def _leaks(train: CheckedFile, val: CheckedFile) -> Iterator[Fault]:
@@ -243,7 +239,7 @@ def _leaks(train: CheckedFile, val: CheckedFile) -> Iterator[Fault]:
         name = names.get(val.contents.get(image["id"], b""))
         if name is not None:
             where = f"image {short(image['id'])} ({image['file_name']})"
-            got = f"the pixels of {name} in {train.path}"
+            got = f"the pixels of {name} in {train.path.name}"
             yield Fault(
                 "leak", where, "", "an image that training does not see", got, "images", None, image["id"]
             )
@@ -257,8 +253,8 @@ def _other_classes(train: CheckedFile, val: CheckedFile) -> Iterator[Fault]:
                 "other classes",
                 "",
                 "categories",
-                f"those of {other.path}",
-                f"also {short(only)} in {one.path}",
+                f"those of {other.path.name}",
+                f"also {short(only)} in {one.path.name}",
             )
 
 

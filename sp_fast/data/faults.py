@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -76,7 +77,7 @@ class Fault:
         kind: key of KINDS.
         where: the entry, such as "annotation 5 (a.jpg)".
         field: key of the entry; empty if the fault is of the whole entry.
-        expected: what the value should be.
+        expected: what the value should be; empty for notes.
         got: what it is.
         part: "images", "annotations" or "categories"; empty for faults of the file.
         position: index of the entry in its part, or None.
@@ -105,7 +106,13 @@ class Fault:
     def __str__(self) -> str:
         of = f"{self.where}: " if self.where else ""
         field = f"{self.field}: " if self.field else ""
-        return f"{of}{field}expected {self.expected}, got {self.got}"
+        return f"{of}{field}expected {self.expected}, got {self.got}" if self.expected else of + self.got
+
+
+def note(kind: str, got: str, names: Sequence[str] = ()) -> Fault:
+    """A note about the file, with the first few of `names`."""
+    some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    return Fault(kind, "", "", "", f"{got}: {some}" if some else got)
 
 
 _short = reprlib.Repr()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sp_fast.data.faults import Fault, short
+from sp_fast.data.faults import Fault, note, short
 from sp_fast.data.images import BrokenImageError, image_size, is_turned, list_images, read_image
 
 Progress = Callable[[int, int], None]
@@ -47,7 +47,7 @@ def image_faults(
             faults.append(_fault("outside folder", position, image, "file_name", f"a path in {folder}", got))
 
     with ThreadPoolExecutor() as pool:
-        work = pool.map(lambda entry: _look(*entry, folder, pixels), images)
+        work = pool.map(lambda entry: _look(entry[0], entry[1], folder, pixels), images)
         for done, ((_, image), (fault, content)) in enumerate(zip(images, work, strict=True), start=1):
             if fault:
                 faults.append(fault)
@@ -69,8 +69,7 @@ def unlisted(images: Sequence[Any], folder: Path) -> Fault | None:
     extra = [name for name in found if os.path.normpath(name) not in listed]
     if not extra:
         return None
-    some = ", ".join(extra[:3]) + (", ..." if len(extra) > 3 else "")
-    return Fault("unlisted", str(folder), "", "an entry for each image", f"{len(extra)} without: {some}")
+    return note("unlisted", f"{len(extra)} of {len(found)}", extra)
 
 
 def _where(image: dict) -> str:

@@ -129,7 +129,7 @@ def _entry(entry: Any, part: str, position: int) -> Iterator[Fault]:
             number = isinstance(entry[key], (float, list)) and not needed
             kind = "number" if number and _has_wild_number(entry[key]) else "type"
             yield _fault(kind, part, position, entry, key, expected, short(entry[key]))
-    sides = [entry.get("height"), entry.get("width")]
+    sides: list[Any] = [entry.get("height"), entry.get("width")]
     if part == "images" and all(map(_is_side, sides)) and sides[0] * sides[1] > _MOST_PIXELS:
         got = f"{sides[0]} x {sides[1]}"
         yield _fault("number", part, position, entry, "height", f"at most {_MOST_PIXELS} pixels", got)
