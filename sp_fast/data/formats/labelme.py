@@ -24,10 +24,8 @@ _CORNERS = 64  # of the polygon that stands for a circle
 
 def read(path: Path, images: Path) -> dict[str, Any]:
     """Reads all JSON files with shapes in a folder; points and lines are left out, with a warning."""
-    contents = [
-        (file, _content(file)) for file in (sorted(path.rglob("*.json")) if path.is_dir() else [path])
-    ]
-    contents = [(file, content) for file, content in contents if content is not None]
+    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
+    contents = [(file, content) for file in files if (content := _content(file)) is not None]
     labels = {str(shape.get("label")) for _, content in contents for shape in content["shapes"]}
     builder = Builder(sorted(labels))
     left_out: Counter[str] = Counter()
@@ -108,7 +106,7 @@ def _joined(file: Path, parts: list[Any], height: Any, width: Any) -> Any:
         raise ValueError(
             f"{file}: expected imageHeight and imageWidth in pixels, got {height!r} and {width!r}"
         )
-    whole = np.zeros((height, width), dtype=bool)
+    whole: np.ndarray = np.zeros((height, width), dtype=bool)
     for part in parts:
         if isinstance(part, tuple):
             (left, top), mask = part
