@@ -62,7 +62,7 @@ def check(
         folder = val_images or images
         pair = _source(val, folder, format), folder
     with RunProgress("images") as progress:
-        found = check_coco((data, train), images, val=pair, pixels=not no_images, progress=progress)
+        found = check_coco(train, images, val=pair, pixels=not no_images, progress=progress)
     console = Console()
     for file in found.files:
         _print(file, console)
@@ -102,9 +102,15 @@ def _print(file: CheckedFile, console: Console) -> None:
                 console.print(f"  {fault}", markup=False, highlight=False)
             if len(faults) > SHOWN:
                 console.print(f"  and {len(faults) - SHOWN} more", highlight=False)
-            console.print(f"  To mend: {KINDS[kind].mend}", markup=False, highlight=False, style="dim")
-    errors, warnings = file.number(ERROR), file.number(WARNING)
-    console.print(f"\n{errors} errors, {warnings} warnings", style="bold", highlight=False)
+            mend = KINDS[kind].mend if severity == NOTE else f"To mend: {KINDS[kind].mend}"
+            console.print(f"  {mend}", markup=False, highlight=False, style="dim")
+    console.print(f"\n{verdict(file)}", style="bold", highlight=False)
+
+
+def verdict(file: CheckedFile) -> str:
+    """The numbers of errors and warnings."""
+    numbers = [(file.number(severity), severity) for severity in (ERROR, WARNING)]
+    return ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for number, name in numbers)
 
 
 def count_rows(file: CheckedFile) -> list[tuple[str, str]]:

@@ -79,8 +79,8 @@ def detect_format(path: str | os.PathLike[str]) -> str:
     if any(path.rglob("*.txt")):
         return "yolo"
     raise ValueError(
-        f"{path}: expected labels of YOLO (.txt), LabelMe (.json with 'shapes'), Pascal VOC ({voc.OBJECTS}/) or "
-        f"Cityscapes ({cityscapes.INSTANCES}), got none of them; name a COCO file itself"
+        f"{path}: expected labels of YOLO (.txt), LabelMe (.json with 'shapes'), Pascal VOC ({voc.OBJECTS}/) "
+        f"or Cityscapes ({cityscapes.INSTANCES}), got none of them; name a COCO file itself"
     )
 
 
