@@ -177,7 +177,11 @@ def _check_file(
 def _check_objects(
     file: CheckedFile, good: dict[str, list[tuple[int, dict]]], most_drawn: int | None
 ) -> None:
-    """Draws the masks, image by image; adds their faults and the counts."""
+    """Draws the masks, image by image; adds their faults and the counts.
+
+    Masks of images that have errors are not checked: of a wrong size, all may lie outside.
+    """
+    wrong = {fault.image for fault in file.faults if fault.part == "images" and fault.severity == ERROR}
     counts = file.counts
     names = {category["id"]: category["name"] for _, category in sorted(good["categories"], key=_id)}
     counts.classes = dict.fromkeys(names.values(), 0)
@@ -193,7 +197,7 @@ def _check_objects(
     for k, image in enumerate(file.images):
         entries = of_image[image["id"]]
         file.annotations[image["id"]] = [one for _, one in entries]
-        if k % every:
+        if k % every or image["id"] in wrong:
             continue
         drawn = draw(entries, image)
         counts.areas += [one.area for one in drawn if one.area]

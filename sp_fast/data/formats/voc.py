@@ -13,8 +13,8 @@ from sp_fast.data.formats.builder import Builder, images_by_stem, masks_of, read
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
 # fmt: off
 _NAMES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )
 # fmt: on
 _VOID, _VOID_COLOUR = 255, 0xE0E0C0  # pixels at the border of objects that belong to none
