@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -67,7 +66,7 @@ def check(
     for file in found.files:
         _print(file, console)
     if out is not None:
-        from sp_fast.data.check_page import write_page
+        from sp_fast.commands.check_page import write_page
 
         write_page(found, out)
         console.print(f"Wrote {out}", markup=False, highlight=False, soft_wrap=True)
@@ -89,7 +88,7 @@ def _source(data: Path, images: Path, format: str) -> Source:
 def _print(file: CheckedFile, console: Console) -> None:
     console.print(f"\n{file.path}", style="bold", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in count_rows(file):
+    for name, value in file.counts.rows():
         table.add_row(name, value)
     console.print(table)
     for severity, colour in ((ERROR, "red"), (WARNING, "yellow"), (NOTE, "cyan")):
@@ -104,31 +103,4 @@ def _print(file: CheckedFile, console: Console) -> None:
                 console.print(f"  and {len(faults) - SHOWN} more", highlight=False)
             mend = KINDS[kind].mend if severity == NOTE else f"To mend: {KINDS[kind].mend}"
             console.print(f"  {mend}", markup=False, highlight=False, style="dim")
-    console.print(f"\n{verdict(file)}", style="bold", highlight=False)
-
-
-def verdict(file: CheckedFile) -> str:
-    """The numbers of errors and warnings."""
-    numbers = [(file.number(severity), severity) for severity in (ERROR, WARNING)]
-    return ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for number, name in numbers)
-
-
-def count_rows(file: CheckedFile) -> list[tuple[str, str]]:
-    """What the file contains, as a name and a text for each line of a table."""
-    counts = file.counts
-    per_image: Any = counts.objects_per_image
-    empty = sum(not number for number in per_image)
-    rows = [("images", f"{counts.images:,}" + (f", {empty:,} without objects" if empty else ""))]
-    crowd = f", {counts.crowd:,} of them crowds" if counts.crowd else ""
-    rows.append(("objects", f"{counts.objects:,}{crowd}"))
-    if per_image:
-        middle = statistics.median(per_image)
-        text = f"{min(per_image)} to {max(per_image)}, median {middle:g}"
-        rows.append(("objects per image", text))
-    sizes = ", ".join(f"{number:,} {name}" for name, number in counts.sizes.items())
-    rows.append(("sizes", f"{sizes} (32² and 96² pixels)"))
-    names = sorted(counts.classes, key=lambda name: -counts.classes[name])
-    some = ", ".join(f"{name} {counts.classes[name]:,}" for name in names[:6])
-    more = ", ..." if len(names) > 6 else ""
-    rows.append(("classes", f"{len(names)}: {some}{more}"))
-    return rows
+    console.print(f"\n{file.verdict}", style="bold", highlight=False)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sp_fast.data.coco import read_json
-from sp_fast.data.faults import ERROR, KINDS, NOTE, WARNING, Fault, note, short
+from sp_fast.data.counts import Counts
+from sp_fast.data.faults import ERROR, KINDS, WARNING, Fault, note, short
 from sp_fast.data.image_faults import Progress, image_faults, unlisted
 from sp_fast.data.mask_faults import Drawn, draw, mask_faults, object_twice
 from sp_fast.data.structure import structural_faults
@@ -19,32 +20,6 @@ from sp_fast.data.structure import structural_faults
 Source = str | os.PathLike[str] | tuple[str | os.PathLike[str], dict[str, Any]]
 # Objects whose masks are drawn before training; of more, evenly spread images are taken.
 _MOST_DRAWN = 20_000
-
-
-@dataclass
-class Counts:
-    """What an annotation file contains, without the entries that have errors.
-
-    Attributes:
-        images, objects, crowd: numbers; crowd regions are among the objects.
-        objects_per_image: one number per image.
-        areas: area in pixels of each mask that is not empty.
-        classes: name to number of objects, in the order of the category ids.
-    """
-
-    images: int = 0
-    objects: int = 0
-    crowd: int = 0
-    objects_per_image: list[int] = field(default_factory=list)
-    areas: list[int] = field(default_factory=list)
-    classes: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Number of small (to 32² pixels), medium (to 96²) and large objects, as in COCO."""
-        small = sum(area < 32**2 for area in self.areas)
-        large = sum(area >= 96**2 for area in self.areas)
-        return {"small": small, "medium": len(self.areas) - small - large, "large": large}
 
 
 @dataclass
@@ -68,6 +43,12 @@ class CheckedFile:
     def number(self, severity: str) -> int:
         """Number of faults of this severity."""
         return sum(fault.severity == severity for fault in self.faults)
+
+    @property
+    def verdict(self) -> str:
+        """The numbers of errors and warnings, as text."""
+        numbers = [(self.number(severity), severity) for severity in (ERROR, WARNING)]
+        return ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for number, name in numbers)
 
     def by_kind(self) -> dict[str, list[Fault]]:
         """The faults by kind, in the order of KINDS: errors, warnings, notes."""
@@ -260,15 +241,3 @@ def _other_classes(train: CheckedFile, val: CheckedFile) -> Iterator[Fault]:
                 f"those of {other.path.name}",
                 f"also {short(only)} in {one.path.name}",
             )
-
-
-__all__ = [
-    "ERROR",
-    "NOTE",
-    "WARNING",
-    "CheckedFile",
-    "Counts",
-    "Findings",
-    "check_coco",
-    "errors_before_training",
-]

@@ -115,7 +115,12 @@ def note(kind: str, got: str, names: Sequence[str] = ()) -> Fault:
     return Fault(kind, "", "", "", f"{got}: {some}" if some else got)
 
 
-_short = reprlib.Repr()
+class _Short(reprlib.Repr):
+    def repr_float(self, value: float, level: int) -> str:
+        return f"{value:.6g}"
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = 60
 _short.maxlist = _short.maxtuple = _short.maxdict = 6
 _short.maxlevel = 3

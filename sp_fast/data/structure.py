@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sp_fast.data.faults import Fault, short
@@ -67,10 +68,13 @@ def structural_faults(coco: Any) -> Iterator[Fault]:
     yield from top
     if top:
         return
-    good: dict[str, list[tuple[int, dict]]] = {}
-    for part in _PARTS:
-        good[part] = []
-        yield from _entries(coco[part], part, good[part])
+    good: dict[str, list[tuple[int, dict]]] = {part: [] for part in _PARTS}
+    yield from _entries(coco["images"], "images", good["images"])
+    names = {image["id"]: image["file_name"] for _, image in good["images"]}
+    for fault in _entries(coco["annotations"], "annotations", good["annotations"]):
+        name = names.get(fault.image)
+        yield replace(fault, where=f"{fault.where} ({name})") if name else fault
+    yield from _entries(coco["categories"], "categories", good["categories"])
     if not coco["categories"]:
         yield Fault("format", "", "categories", "at least one category", "an empty list")
     yield from _same_names([category for _, category in good["categories"]])
@@ -173,8 +177,10 @@ def _masks(coco: dict, good: dict[str, list[tuple[int, dict]]]) -> Iterator[Faul
         for key, part in (("image_id", "images"), ("category_id", "categories")):
             if one[key] not in listed[part]:
                 unknown = True
-                got = short(one[key])
-                yield _fault("reference", "annotations", position, one, key, f"an id of '{part}'", got)
+                expected, got = f"an id of '{part}'", short(one[key])
+                fault = _fault("reference", "annotations", position, one, key, expected, got)
+                name = images.get(one["image_id"], {}).get("file_name")
+                yield replace(fault, where=f"{fault.where} ({name})") if name else fault
         if unknown or one["image_id"] not in images:
             continue
         image = images[one["image_id"]]

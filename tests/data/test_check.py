@@ -198,7 +198,8 @@ def test_planted_fault_is_found_and_no_other(name, tmp_path):
 
 def test_all_faults_are_collected(tmp_path):
     coco = good_set(tmp_path)
-    for plant in (in_image(height=70), crowded, polygon(1, 2, 3), drop("categories", "name")):
+    coco["images"][1]["height"] = 70
+    for plant in (crowded, polygon(1, 2, 3), drop("categories", "name")):
         plant(coco, tmp_path / "images")
     coco["annotations"][4]["image_id"] = coco["annotations"][5]["image_id"] = 50
     found = check_coco(write(coco, tmp_path), tmp_path / "images")

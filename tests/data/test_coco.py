@@ -85,12 +85,12 @@ BAD = {
     ),
     "annotation without mask": (
         drop("annotations", "segmentation"),
-        "annotation 1: segmentation: expected polygons or run lengths, got no such key",
+        r"annotation 1 \(a\.jpg\): segmentation: expected polygons or run lengths, got no such key",
     ),
     "image of height 0": (put("images", "height", 0), r"image 3 \(a\.jpg\): height: expected .* got 0"),
     "unknown category": (
         put("annotations", "category_id", 9),
-        "annotation 1: category_id: expected an id of 'categories', got 9",
+        r"annotation 1 \(a\.jpg\): category_id: expected an id of 'categories', got 9",
     ),
     "unknown image": (
         put("annotations", "image_id", 4),
@@ -102,7 +102,7 @@ BAD = {
     ),
     "duplicate annotation": (
         put("annotations", "id", 2),
-        r"annotation 2: id: expected an id of its own, got 2, also the id of annotations\[0\]",
+        r"annotation 2 \(a\.jpg\): id: expected an id of its own, got 2, also the id of annotations\[0\]",
     ),
     "duplicate name": (
         put("categories", "name", "dog"),
