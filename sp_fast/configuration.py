@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from sp_fast.data.check import errors_before_training
 from sp_fast.data.coco import load_coco
 from sp_fast.proposals.store import seeds_path
 
@@ -27,6 +28,7 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         _section(cfg, "train_dataloader", "--batch-size").batch_size = args.batch_size
     _training_data(cfg, args)
     _validation_data(cfg, args)
+    _check_data(cfg)
     if args.class_agnostic:
         _merge_classes(cfg)
     _match_classes(cfg)
@@ -115,6 +117,13 @@ def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
             loader.dataset.ann_file = args.val_annotations
             for metric in cfg[f"{name}_evaluator"]:
                 metric.ann_file = args.val_annotations
+
+
+def _check_data(cfg: Any) -> None:
+    """Raises on errors in the data, which would else show after an epoch, or in a worker."""
+    sets = [one for one in _datasets(cfg) if one.get("type") == "InstanceDataset"]
+    for pair in dict.fromkeys((one.ann_file, one.images) for one in sets):
+        errors_before_training(*pair)
 
 
 def _merge_classes(cfg: Any) -> None:

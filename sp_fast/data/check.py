@@ -13,6 +13,7 @@ from sp_fast.data.coco import read_json
 from sp_fast.data.counts import Counts
 from sp_fast.data.faults import ERROR, KINDS, WARNING, Fault, note, short
 from sp_fast.data.image_faults import Progress, image_faults, unlisted
+from sp_fast.data.images import BROKEN_LIMIT
 from sp_fast.data.mask_faults import Drawn, draw, mask_faults, object_twice
 from sp_fast.data.structure import structural_faults
 
@@ -109,12 +110,17 @@ def errors_before_training(
 ) -> None:
     """Raise if a data set has errors that can be found without decoding its images: headers are read.
 
+    As many broken images as training skips are no error; see `BrokenImages`.
+
     Raises:
         FileNotFoundError, NotADirectoryError: no such file or folder.
         ValueError: names the first `shown` errors, one a line.
     """
     found = check_coco(annotations, images, pixels=False, most_drawn=_MOST_DRAWN)
     errors = found.errors
+    broken = [fault for fault in errors if fault.kind == "broken image"]
+    if len(broken) <= BROKEN_LIMIT * len(found.files[0].images):
+        errors = [fault for fault in errors if fault.kind != "broken image"]
     if errors:
         lines = [f"{fault}; {fault.mend}" for fault in errors[:shown]]
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
