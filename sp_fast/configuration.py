@@ -122,8 +122,9 @@ def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
 def _check_data(cfg: Any) -> None:
     """Raises on errors in the data, which would else show after an epoch, or in a worker."""
     sets = [one for one in _datasets(cfg) if one.get("type") == "InstanceDataset"]
-    for pair in dict.fromkeys((one.ann_file, one.images) for one in sets):
-        errors_before_training(*pair)
+    files = {(one.ann_file, one.images): one.get("tight_boxes", False) for one in sets}
+    for (ann_file, images), tight_boxes in files.items():
+        errors_before_training(ann_file, images, boxes=not tight_boxes)
 
 
 def _merge_classes(cfg: Any) -> None:

@@ -106,11 +106,21 @@ def check_coco(
 
 
 def errors_before_training(
-    annotations: str | os.PathLike[str], images: str | os.PathLike[str], *, shown: int = 5
+    annotations: str | os.PathLike[str],
+    images: str | os.PathLike[str],
+    *,
+    boxes: bool = True,
+    shown: int = 5,
 ) -> None:
     """Raise if a data set has errors that can be found without decoding its images: headers are read.
 
     As many broken images as training skips are no error; see `BrokenImages`.
+
+    Args:
+        annotations: COCO-format file.
+        images: folder of its images.
+        boxes: False if training takes boxes from the masks, so that `bbox` may be anything.
+        shown: number of errors in the message.
 
     Raises:
         FileNotFoundError, NotADirectoryError: no such file or folder.
@@ -118,6 +128,8 @@ def errors_before_training(
     """
     found = check_coco(annotations, images, pixels=False, most_drawn=_MOST_DRAWN)
     errors = found.errors
+    if not boxes:
+        errors = [fault for fault in errors if fault.kind != "xyxy"]
     broken = [fault for fault in errors if fault.kind == "broken image"]
     if len(broken) <= BROKEN_LIMIT * len(found.files[0].images):
         errors = [fault for fault in errors if fault.kind != "broken image"]
