@@ -143,34 +143,37 @@ def errors_before_training(
 def _check_file(
     annotations: Source, folder: Path, pixels: bool, most_drawn: int | None, progress: Progress | None
 ) -> CheckedFile:
+    path = Path(annotations[0] if isinstance(annotations, tuple) else annotations)
+    if not isinstance(annotations, tuple) and not path.is_file():
+        raise FileNotFoundError(f"no such annotation file: {path}")
     if not folder.is_dir():
         raise NotADirectoryError(f"images: expected a folder of images, got {folder}")
-    path = Path(annotations[0] if isinstance(annotations, tuple) else annotations)
     file = CheckedFile(path, folder)
-    if isinstance(annotations, tuple):
-        coco = annotations[1]
-    else:
-        try:
-            coco = read_json(path)
-        except ValueError as error:
-            file.faults.append(Fault("format", "", "", "a JSON file", str(error).removeprefix(f"{path}: ")))
-            return file
+    try:
+        coco = annotations[1] if isinstance(annotations, tuple) else read_json(path)
+    except ValueError as error:
+        file.faults.append(Fault("format", "", "", "a JSON file", str(error).removeprefix(f"{path}: ")))
+        return file
     file.faults += structural_faults(coco)
     if any(fault.kind == "format" for fault in file.faults):
         return file
-    bad = {(fault.part, fault.position) for fault in file.faults}
-    good = {
-        part: [(k, entry) for k, entry in enumerate(coco[part]) if (part, k) not in bad]
-        for part in ("images", "annotations", "categories")
-    }
+    good = _without_faults(coco, file.faults)
     file.images = [image for _, image in good["images"]]
     found, file.contents = image_faults(good["images"], folder, pixels=pixels, progress=progress)
-    file.faults += found
     extra = unlisted(coco["images"], folder)
-    file.faults += [extra] if extra else []
+    file.faults += [*found, extra] if extra else found
     _check_objects(file, good, most_drawn)
     file.faults += _notes(file, [category for _, category in good["categories"]])
     return file
+
+
+def _without_faults(coco: dict[str, list], faults: list[Fault]) -> dict[str, list[tuple[int, dict]]]:
+    """Position and entry of each image, annotation and category without a fault."""
+    bad = {(fault.part, fault.position) for fault in faults}
+    return {
+        part: [(k, entry) for k, entry in enumerate(coco[part]) if (part, k) not in bad]
+        for part in ("images", "annotations", "categories")
+    }
 
 
 def _check_objects(
