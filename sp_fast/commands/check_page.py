@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from sp_fast.data.check import CheckedFile, Findings
 from sp_fast.data.faults import KINDS, NOTE
-from sp_fast.data.images import BrokenImageError, read_image
+from sp_fast.data.images import BrokenImageError, read_labelled
 from sp_fast.data.rle import to_rle
 from sp_fast.drawing import PALETTE, data_uri, overlay
 from sp_fast.files import write_text
@@ -93,7 +93,7 @@ def _picture(file: CheckedFile, image: dict, why: str) -> dict[str, str]:
     number = f"{len(annotations)} object{'' if len(annotations) == 1 else 's'}"
     about = {"picture": "", "name": image["file_name"], "objects": number, "fault": why}
     try:
-        pixels = read_image(file.folder / image["file_name"])
+        pixels = read_labelled(file.folder / image["file_name"], (image["height"], image["width"]))[0]
     except (BrokenImageError, OSError, ValueError):
         return about
     labels = {name: k for k, name in enumerate(sorted({one["category_id"] for one in annotations}, key=str))}

@@ -41,16 +41,15 @@ KINDS = {
     "xyxy": Kind(ERROR, "boxes as corners", "write bbox as [x, y, width, height], or leave it out"),
     "image size": Kind(ERROR, "sizes that are not the file's", "label the image as it is, or correct it"),
     "swapped size": Kind(ERROR, "height and width swapped", "swap them; check that masks fit the image"),
-    "EXIF": Kind(
-        ERROR,
-        "labels ignore the EXIF orientation",
-        "turn the pixels and remove the tag (ImageMagick: mogrify -auto-orient), and label that; "
-        "or remove the tag only, if the labels fit the pixels as stored",
-    ),
     "missing image": Kind(ERROR, "images missing", "add the file, or remove its entry"),
     "broken image": Kind(ERROR, "images that cannot be read", "replace the file, or remove its entry"),
     "listed twice": Kind(ERROR, "files listed twice", "merge the two entries"),
     "leak": Kind(ERROR, "same image in both sets", "remove it from one of the sets"),
+    "EXIF": Kind(
+        WARNING,
+        "labels in stored pixels",
+        "none needed: the EXIF orientation is then ignored in training; propose with --ignore-exif",
+    ),
     "points": Kind(WARNING, "polygons of fewer than three points", "remove them; they cover nothing"),
     "empty": Kind(WARNING, "empty masks", "remove the annotation; it is left out of training"),
     "outside": Kind(WARNING, "objects outside their image", "check which image they belong to"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sp_fast.data.faults import Fault, note, short
-from sp_fast.data.images import BrokenImageError, image_size, is_turned, list_images, read_image
+from sp_fast.data.images import BrokenImageError, image_size, list_images, read_image
 
 Progress = Callable[[int, int], None]
 
@@ -93,11 +93,10 @@ def _look(position: int, image: dict, folder: Path, pixels: bool) -> tuple[Fault
     said = image["height"], image["width"]
     if said == size:
         return None, content
-    kind, what = "image size", "size of the file"
-    if said == size[::-1]:
-        turned = is_turned(path)
-        kind = "EXIF" if turned else "swapped size"
-        what = "size of the image turned as its EXIF tag says" if turned else what
+    kind = "swapped size" if said == size[::-1] else "image size"
+    what = "size of the file"
+    if said == image_size(path, exif="ignore"):
+        kind, what = "EXIF", "size of the image turned as its EXIF tag says"
     expected = f"{size[0]} x {size[1]}, the {what}"
     return _fault(kind, position, image, "height, width", expected, f"{said[0]} x {said[1]}"), content
 

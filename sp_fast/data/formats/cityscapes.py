@@ -8,22 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sp_fast.data.cityscapes import CLASSES
 from sp_fast.data.coco import read_json
 from sp_fast.data.formats.builder import Builder, images_by_stem, masks_of, read_map
 
 INSTANCES, POLYGONS = "*_instanceIds.png", "*_polygons.json"
-# The classes that are evaluated; a group of objects of one has the class alone as its number.
-_CLASSES = {
-    24: "person",
-    25: "rider",
-    26: "car",
-    27: "truck",
-    28: "bus",
-    31: "train",
-    32: "motorcycle",
-    33: "bicycle",
-}
-_IDS = {name: number for number, name in _CLASSES.items()}
+_IDS = {name: number for number, name in CLASSES.items()}
 
 
 def read(path: Path, images: Path) -> dict[str, Any]:
@@ -32,7 +22,7 @@ def read(path: Path, images: Path) -> dict[str, Any]:
     if not files:
         raise ValueError(f"{path}: expected files {INSTANCES} or {POLYGONS} of Cityscapes, got none")
     names = images_by_stem(images)
-    builder = Builder(_CLASSES.values())
+    builder = Builder(CLASSES.values())
     for file in files:
         labels = read_map(file) if file.suffix == ".png" else _drawn(file)
         # aachen_000000_000019_gtFine_instanceIds.png is of aachen_000000_000019_leftImg8bit.png.
@@ -44,8 +34,8 @@ def read(path: Path, images: Path) -> dict[str, Any]:
         for value, _, runs in masks_of(labels):
             crowd = value < 1000
             class_id = value if crowd else value // 1000
-            if class_id in _CLASSES:
-                builder.object(_CLASSES[class_id], runs, crowd)
+            if class_id in CLASSES:
+                builder.object(CLASSES[class_id], runs, crowd)
     return builder.coco()
 
 
@@ -57,7 +47,7 @@ def _drawn(file: Path) -> np.ndarray:
         shapes = [(one["label"], [(x, y) for x, y in one["polygon"]]) for one in value["objects"]]
         image = Image.new("I", size, 0)
         pen = ImageDraw.Draw(image)
-        numbers = dict.fromkeys(_CLASSES, 0)
+        numbers = dict.fromkeys(CLASSES, 0)
         for label, points in shapes:
             class_id = _IDS.get(label, _IDS.get(label.removesuffix("group")))
             number = class_id or 0  # others, such as a pole in front of a car, cover what is behind them
