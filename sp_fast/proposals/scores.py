@@ -58,8 +58,8 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
     Images are matched by `file_name`.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_coco`; ValueError also if no image is in both files, or one has
-            two sizes.
+        FileNotFoundError, ValueError: see `load_coco`; ValueError also if no image is in both files, or
+            one has two sizes.
     """
     found, wanted = load_coco(proposals), load_coco(annotations)
     ids = {image["file_name"]: image["id"] for image in found["images"]}
