@@ -12,8 +12,9 @@ _NAMES = {
     "SaliencyPromptPretrainer": "sp_fast.pretraining",
     "SaliencyProposer": "sp_fast.proposals",
     "build_backbone": "sp_fast.proposals",
+    "load": "sp_fast.inference",
 }
-_MODULES = ("data", "knet", "models", "ops", "pretraining", "proposals")
+_MODULES = ("data", "inference", "knet", "models", "ops", "pretraining", "proposals")
 __all__ = ["__version__", *_NAMES, *_MODULES]
 
 

@@ -9,7 +9,11 @@ from sp_fast.commands.check import check
 from sp_fast.commands.data import app as data
 from sp_fast.commands.demo import EXAMPLES as DEMO_EXAMPLES
 from sp_fast.commands.demo import demo
+from sp_fast.commands.evaluate import EXAMPLES as EVALUATE_EXAMPLES
+from sp_fast.commands.evaluate import evaluate
 from sp_fast.commands.experiment import app as experiment
+from sp_fast.commands.predict import EXAMPLES as PREDICT_EXAMPLES
+from sp_fast.commands.predict import predict
 from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
 from sp_fast.commands.propose import propose
 from sp_fast.commands.random_boxes import EXAMPLES as RANDOM_BOXES_EXAMPLES
@@ -32,6 +36,8 @@ app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
 app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("score", epilog=SCORE_EXAMPLES)(score)
 app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
+app.command("predict", epilog=PREDICT_EXAMPLES)(predict)
+app.command("evaluate", epilog=EVALUATE_EXAMPLES)(evaluate)
 app.command("demo", epilog=DEMO_EXAMPLES)(demo)
 app.add_typer(data, name="data")
 app.add_typer(experiment, name="experiment")

@@ -21,6 +21,8 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         ValueError: this config has no use for an option, or the data do not fit together.
     """
     _check_paths(args)
+    if args.eval_only and not args.load_from:
+        raise ValueError("--eval-only: expected the checkpoint to evaluate in --load-from, got none")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("runs") / Path(args.config).stem)
     if args.seed is not None:
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=args.seed)
@@ -28,7 +30,7 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         _section(cfg, "train_dataloader", "--batch-size").batch_size = args.batch_size
     _training_data(cfg, args)
     _validation_data(cfg, args)
-    _check_data(cfg)
+    _check_data(cfg, "val_dataloader" if args.eval_only else None)
     if args.class_agnostic:
         _merge_classes(cfg)
     _match_classes(cfg)
@@ -45,26 +47,31 @@ def scale_length(cfg: Any, unit: str, length: int) -> None:
     """Sets how long training is, and scales the learning rate's schedule and the evaluation's in proportion.
 
     Args:
-        cfg: the config, changed in place.
-        unit: "epochs" or "steps". Schedules that count in the other unit, such as a warm-up, stay.
+        cfg: the config, changed in place. Given steps where it counts epochs, it counts steps afterwards.
+        unit: "epochs" or "steps". Steps of a schedule that counts epochs otherwise, such as a warm-up, stay.
         length: number of epochs or steps, at least 1.
 
     Raises:
-        ValueError: `length` below 1, or the config counts in the other unit.
+        ValueError: `length` below 1, or the config's loop counts in the other unit.
     """
     loop = _section(cfg, "train_cfg", f"--{unit}")
     if length < 1:
         raise ValueError(f"--{unit}: expected at least 1, got {length}")
-    key, other = ("max_epochs", "steps") if unit == "epochs" else ("max_iters", "epochs")
-    if key not in loop:
-        raise ValueError(f"--{unit}: this config counts {other}; use --{other} N")
-    factor = length / loop[key]
-    loop[key] = length
+    by_epoch = loop.get("max_epochs") is not None
+    if unit == "epochs" and not by_epoch:
+        raise ValueError("--epochs: this config counts steps; use --steps N")
+    if unit == "steps" and by_epoch and loop.get("type") != "StepTrainLoop":
+        raise ValueError("--steps: this config counts epochs, and not with StepTrainLoop; use --epochs N")
+    factor = length / loop.pop("max_epochs" if by_epoch else "max_iters")
+    loop["max_epochs" if unit == "epochs" else "max_iters"] = length
     if "val_interval" in loop:
         loop.val_interval = max(1, min(length, round(loop.val_interval * factor)))
     for scheduler in cfg.get("param_scheduler") or []:
-        if scheduler.get("by_epoch", True) != (unit == "epochs"):
+        if scheduler.get("by_epoch", True) != by_epoch:
             continue
+        if unit == "steps":
+            scheduler.by_epoch = False
+            scheduler.pop("convert_to_iter_based", None)
         for name in {"begin", "end", "T_max"} & scheduler.keys():
             scheduler[name] = round(scheduler[name] * factor)
         scheduler.end = max(scheduler.get("end", length), scheduler.get("begin", 0) + 1)
@@ -119,9 +126,10 @@ def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
                 metric.ann_file = args.val_annotations
 
 
-def _check_data(cfg: Any) -> None:
+def _check_data(cfg: Any, only: str | None) -> None:
     """Raises on errors in the data, which would else show after an epoch, or in a worker."""
-    sets = [one for one in _datasets(cfg) if one.get("type") == "InstanceDataset"]
+    loaders = [only] if only else []
+    sets = [one for one in _datasets(cfg, *loaders) if one.get("type") == "InstanceDataset"]
     files = {(one.ann_file, one.images): one.get("tight_boxes", False) for one in sets}
     for (ann_file, images), tight_boxes in files.items():
         errors_before_training(ann_file, images, boxes=not tight_boxes)

@@ -6,8 +6,11 @@ from sp_fast.mmdet_plugin import (  # noqa: F401
     datasets,
     features,
     hooks,
+    inferencer,
     loops,
     metrics,
+    paste,
+    progress,
     samplers,
     transforms,
 )

@@ -12,10 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class RunProgress(AbstractContextManager):
     """Context manager to call with (done, total); shows progress, speed and time left.
 
-    `what` is counted, such as "images"; a log gets a line `every` so many seconds.
+    `what` is counted, such as "images"; a log gets a line `every` so many seconds. A `transient` bar
+    leaves nothing on the terminal.
     """
 
-    def __init__(self, what: str, console: Console | None = None, every: float = 10.0) -> None:
+    def __init__(
+        self, what: str, console: Console | None = None, every: float = 10.0, *, transient: bool = False
+    ) -> None:
         self._what = what
         self._console = console or Console(stderr=True)
         self._every = every
@@ -27,10 +30,12 @@ class RunProgress(AbstractContextManager):
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
             TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[note]}"),
             console=self._console,
+            transient=transient,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(what, total=None, speed="")
+        self._task = self._bar.add_task(what, total=None, speed="", note="")
 
     def __enter__(self) -> RunProgress:
         self._bar.start()
@@ -39,20 +44,22 @@ class RunProgress(AbstractContextManager):
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def __call__(self, done: int, total: int) -> None:
-        """Shows that `done` of `total` are done; the first call gives what was done before the start."""
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Shows that `done` of `total` are done, and a note; the first call tells where it starts."""
         now = time.monotonic()
         start, before = self._started = self._started or (now, done)
         rate = (done - before) / (now - start) if now > start else 0.0
         speed = f"{rate:.1f} {self._what}/s" if rate else ""
-        self._bar.update(self._task, completed=done, total=total, speed=speed)
+        self._bar.update(self._task, completed=done, total=total, speed=speed, note=note)
         finished = done == total and self._next < float("inf")
         if not self._bar.disable or not (finished or now >= self._next):
             return
         self._next = float("inf") if done == total else now + self._every
         left = f", {clock((total - done) / rate)} left" if rate and done < total else ""
         speed = f", {speed}" if speed else ""
-        self._console.print(f"{done}/{total} {self._what}{speed}{left}", highlight=False, soft_wrap=True)
+        note = f", {note}" if note else ""
+        line = f"{done}/{total} {self._what}{speed}{left}{note}"
+        self._console.print(line, highlight=False, soft_wrap=True)
 
 
 def clock(seconds: float) -> str:

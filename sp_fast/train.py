@@ -69,13 +69,20 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--weights", metavar="FILE", help="Published weights of the backbone")
     add("--allow-partial", action="store_true", help="Accept --weights that lack some of the backbone")
     add("--load-from", metavar="FILE", help="Weights of the whole model: pretrained.pth to fine-tune")
+    add("--from-scratch", action="store_true", help="Start from random weights, of the backbone too")
     add = parser.add_argument_group("run").add_argument
     add("--epochs", type=int, metavar="N", help="Train for N epochs; the schedule is scaled to them")
-    add("--steps", type=int, metavar="N", help="Train for N steps, where the config counts steps; likewise")
+    add("--steps", type=int, metavar="N", help="Train for N steps; likewise")
     add("--batch-size", type=int, metavar="N", help="Images per process")
     cached = "Keep decoded, resized images and masks in memory; features: a frozen backbone's maps too"
     add("--cache", choices=("ram", "features"), help=cached)
     add("--seed", type=int, metavar="N", help="Random seed of weights, order and augmentation")
+    add("--amp", action="store_true", help="Mixed precision on a GPU: bfloat16 if it has it, else float16")
+    add("--ema", action="store_true", help="Evaluate and save a moving average of the weights")
+    stop = "Stop after N validations in a row without a better mask AP"
+    add("--early-stop", type=int, metavar="N", help=stop)
+    add("--tensorboard", action="store_true", help="Write the log for TensorBoard too, in the work folder")
+    add("--wandb", metavar="PROJECT", help="Send the log to a project of Weights & Biases")
     overridden = "Override any config entry, as KEY=VALUE"
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="ENTRY", help=overridden)
     return parser.parse_args(arguments)
@@ -87,6 +94,7 @@ def load_config(args: argparse.Namespace) -> Any:
 
     from sp_fast.configs import find_config
     from sp_fast.configuration import apply_options, scale_length
+    from sp_fast.run_options import apply_run_options
 
     cfg = Config.fromfile(find_config(args.config))
     for unit in ("epochs", "steps"):
@@ -94,6 +102,7 @@ def load_config(args: argparse.Namespace) -> Any:
             scale_length(cfg, unit, getattr(args, unit))
     cfg.merge_from_dict(args.cfg_options)  # after the scaling: what is asked for by name is not scaled
     apply_options(cfg, args)
+    apply_run_options(cfg, args)
     return cfg
 
 
@@ -117,15 +126,25 @@ def prepare(args: argparse.Namespace) -> Any:
     """The runner with its data read and checked and its weights loaded, ready to train or to evaluate."""
     import sp_fast.models  # noqa: F401  (the mmcv bridge has to be there before mmdet)
     from sp_fast.mmdet_plugin.runner import Runner
+    from sp_fast.run_options import check_start
 
     cfg = load_config(args)
+    check_start(cfg, args)
     cfg.launcher = initialise_processes()
     cfg.resume = args.resume
     with removed_on_failure(Path(cfg.work_dir)):
         runner = Runner.from_cfg(cfg)
-        runner.initialise(weights=args.weights, allow_partial=args.allow_partial, load_from=args.load_from)
+        runner.initialise(
+            weights=args.weights,
+            allow_partial=args.allow_partial,
+            load_from=args.load_from,
+            complete=args.eval_only,
+        )
         # Building the data sets checks their annotations, and whether their caches fit in memory.
-        _ = runner.test_loop if args.eval_only else (runner.train_loop, runner.val_loop)
+        if args.eval_only:
+            runner.check_classes(args.load_from)
+        else:
+            _ = runner.train_loop, runner.val_loop
     return runner
 
 
@@ -149,7 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Trains or evaluates; returns the exit status.
 
-    2 for bad input, 1 for a loss that is not finite, 128 plus the signal's number when a signal stopped it.
+    2 for bad input, 1 for a loss that is not finite or too little memory, 128 plus the signal's number when a
+    signal stopped it.
     """
     try:
         runner = prepare(args)
@@ -157,12 +177,15 @@ def run(args: argparse.Namespace) -> int:
         if os.environ.get("SP_FAST_DEBUG"):
             raise
         return _failed(error, 2)
+    import torch
+
+    from sp_fast.mmdet_plugin.batch_parts import NotEnoughMemoryError
     from sp_fast.mmdet_plugin.cache import CacheError
     from sp_fast.mmdet_plugin.hooks import NonFiniteLossError, StopRequestedError
 
     try:
         runner.test() if args.eval_only else runner.train()
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, NotEnoughMemoryError, torch.OutOfMemoryError) as error:
         return _failed(error, 1)
     except CacheError as error:
         return _failed(error, 2)

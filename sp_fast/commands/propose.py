@@ -134,8 +134,11 @@ def propose(
 ) -> None:
     """Make saliency masks for a folder of images, as pseudo labels for pre-training."""
     if weights is None and backbone != "random":
+        from sp_fast.weights.published import where_to_find
+
         raise typer.BadParameter(
-            "the backbone needs weights: pass the path of a checkpoint, or --backbone random",
+            "the backbone needs weights: pass the path of a checkpoint, or --backbone random. Published "
+            f"weights:\n{where_to_find()}",
             param_hint="--weights",
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -77,15 +77,21 @@ def save_coco(coco: dict[str, Any] | list[dict[str, Any]], path: str | os.PathLi
 
 
 def write_masks(
-    out: BinaryIO, info: dict[str, Any], images: Iterable[dict[str, Any]], masks: Iterable[dict[str, Any]]
+    out: BinaryIO,
+    info: dict[str, Any],
+    images: Iterable[dict[str, Any]],
+    masks: Iterable[dict[str, Any]],
+    classes: Sequence[str] = ("object",),
 ) -> int:
-    """Write a COCO-format file of masks of one category, `object`, without holding them all in memory.
+    """Write a COCO-format file of masks without holding them all in memory.
 
     Args:
         out: file to write.
         info: any JSON values.
         images: one dict per image with id, file_name, height and width.
-        masks: one dict per mask with image_id, size (height, width), counts, bbox, area and any other keys.
+        masks: one dict per mask with image_id, size (height, width), counts, bbox, area and any other keys;
+            category_id is 1 unless given.
+        classes: names of the categories 1, 2, ...
 
     Returns:
         The number of masks, which get the ids 1, 2, ...
@@ -97,7 +103,8 @@ def write_masks(
             out.write((b",\n" if number > 1 else b"\n") + _json(entry))
         return number
 
-    out.write(b'{"info":' + _json(info) + b',"categories":[{"id":1,"name":"object"}],"images":[')
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    out.write(b'{"info":' + _json(info) + b',"categories":' + _json(categories) + b',"images":[')
     write_all(images)
     out.write(b'],"annotations":[')
     count = write_all(_annotation(number, **mask) for number, mask in enumerate(masks, start=1))
@@ -106,10 +113,18 @@ def write_masks(
 
 
 def _annotation(
-    number: int, *, image_id: int, size: list[int], counts: str, bbox: list[int], area: int, **others: Any
+    number: int,
+    *,
+    image_id: int,
+    size: list[int],
+    counts: str,
+    bbox: list[int],
+    area: int,
+    category_id: int = 1,
+    **others: Any,
 ) -> dict[str, Any]:
     segmentation = {"size": size, "counts": counts}
-    known = {"id": number, "image_id": image_id, "category_id": 1, "segmentation": segmentation}
+    known = {"id": number, "image_id": image_id, "category_id": category_id, "segmentation": segmentation}
     return {**known, "bbox": bbox, "area": area, "iscrowd": 0, **others}
 
 

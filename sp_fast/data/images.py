@@ -128,7 +128,7 @@ def read_image(path: str | os.PathLike[str], *, exif: str = "apply") -> np.ndarr
         ValueError: another `exif`.
     """
     check_exif(exif)
-    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image) if exif == "apply" else image))
+    return _decode(path, lambda image: pil_to_rgb(image, exif=exif))
 
 
 def image_size(path: str | os.PathLike[str], *, exif: str = "apply") -> tuple[int, int]:
@@ -165,7 +165,7 @@ def read_labelled(
 
     def read(image: Image.Image) -> tuple[np.ndarray, str | None]:
         way, note = _fitting(image, size, exif)
-        return _to_rgb(ImageOps.exif_transpose(image) if way == "apply" else image), note
+        return pil_to_rgb(image, exif=way), note
 
     return _decode(path, read)
 
@@ -217,7 +217,10 @@ def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) 
             raise BrokenImageError(path, reason) from error
 
 
-def _to_rgb(image: Image.Image) -> np.ndarray:
+def pil_to_rgb(image: Image.Image, *, exif: str = "apply") -> np.ndarray:
+    """A PIL image as uint8 [H, W, 3], RGB, converted as `read_image` does; ValueError where it cannot be."""
+    if exif == "apply":
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not defined")
     if image.mode.startswith("I"):

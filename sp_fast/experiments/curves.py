@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,20 +14,9 @@ from matplotlib.figure import Figure
 from sp_fast.experiments.experiment import PRETRAIN
 from sp_fast.experiments.table import training_heading, trainings
 from sp_fast.files import replacing
+from sp_fast.plots import COLOURS, INK, STYLE, inline_svg
 
-INK = "#010203"  # replaced by the colour of the page's text, light or dark
-# Okabe and Ito's colours for the colour-blind; grey for their yellow, which is too faint on white.
-COLOURS = ("#8a8f98", "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7")
 DASHES = ("solid", "dashed", "dotted")  # names in both matplotlib and CSS
-_STYLE = {
-    "font.size": 9.5,
-    "svg.fonttype": "none",
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-}
 
 
 class Curve(NamedTuple):
@@ -85,18 +72,7 @@ def svg(panel: Panel, rows: Mapping[str, str]) -> str:
 
     `rows` are names and labels of all rows, whose order chooses the colours.
     """
-    # The salt makes ids differ between panels of one page, but not between calls.
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": panel.title}):
-        figure = Figure(figsize=(5.2, 3.3), layout="constrained")
-        figure.patch.set_alpha(0)
-        _draw(figure.add_subplot(), panel, rows)
-        file = io.StringIO()
-        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    text = file.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    # The page sets the size. Ids of groups are the same in each panel, and nothing refers to them.
-    text = re.sub(r' (?:width|height)="[0-9.]+pt"', "", text)
-    return re.sub(r'<g id="[^"]*">', "<g>", text)
+    return inline_svg(lambda axes: _draw(axes, panel, rows), panel.title)
 
 
 def write_png(results: dict[str, Any], path: Path) -> None:
@@ -105,7 +81,7 @@ def write_png(results: dict[str, Any], path: Path) -> None:
     rows = {name: row["label"] for name, row in results["rows"].items()}
     columns = max(min(len(found), 3), 1)
     lines = max(math.ceil(len(found) / columns), 1)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.2 * columns, 3.5 * lines), dpi=130, layout="constrained")
         legend: dict[str, Any] = {}
         for number, panel in enumerate(found, 1):

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sp_fast.knet.masks import upsample
 
+_PIXELS_AT_ONCE = 2**25  # of masks while they are resized
+
 
 def select_top(cls_logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
     """Selects the kernel-class pairs with the highest scores in each image.
@@ -95,5 +97,10 @@ def instances(
     img_shape = tuple(meta["img_shape"][:2])
     out_shape = tuple(meta["ori_shape"][:2]) if rescale else img_shape
     chosen, row = kernels.unique(return_inverse=True)
-    masks = masks_at_image_size(mask_logits[chosen], batch_shape, img_shape, out_shape) > mask_thr
+    # A few masks at a time: probabilities of a large image take four times the memory of its masks.
+    count = max(1, _PIXELS_AT_ONCE // (out_shape[0] * out_shape[1]))
+    parts = mask_logits[chosen].split(count)
+    masks = torch.cat(
+        [masks_at_image_size(part, batch_shape, img_shape, out_shape) > mask_thr for part in parts]
+    )
     return InstanceData(bboxes=tight_boxes(masks)[row], scores=scores, labels=labels, masks=masks[row])

@@ -34,7 +34,7 @@ class StoredFeatures:
     def __init__(self, backbone: nn.Module) -> None:
         self._run = backbone.forward
         self._maps: dict[tuple[Any, bool], list[Tensor]] = {}
-        self._next: list[tuple[Any, bool]] | None = None
+        self._next: list[tuple[Any, bool]] = []
         backbone.forward = self._forward
 
     def store(self, keys: Sequence[tuple[Any, bool]], images: Tensor) -> int:
@@ -50,13 +50,14 @@ class StoredFeatures:
         return sum(one.numel() * one.element_size() for one in maps)
 
     def take(self, data_samples: Sequence[Any]) -> None:
-        """Chooses the images whose maps the backbone returns in its next call, instead of running."""
+        """Chooses the images whose maps the backbone returns in its next calls, instead of running."""
         self._next = [(one.img_id, bool(one.get("flip", False))) for one in data_samples]
 
     def _forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        keys, self._next = self._next, None
-        if keys is None:
+        if not self._next:
             return self._run(images)
+        # A step may take the batch in parts.
+        keys, self._next = self._next[: len(images)], self._next[len(images) :]
         return tuple(_padded(stage) for stage in zip(*(self._maps[key] for key in keys), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Hooks for mmengine's runner: a stop at non-finite losses, the exported weights, checkpoints by time."""
+"""Hooks for mmengine's runner: a stop at non-finite losses, the exported weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import all_reduce, get_world_size, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from sp_fast.files import replacing
+from sp_fast.mmdet_plugin.datasets import OBJECT
+from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.loops import EVALUATED
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 
 EXPORTED_NAME = "pretrained.pth"
 CHECKPOINT_NAME = "latest.pth"
+BEST_NAME = "best.pth"
 
 
 class NonFiniteLossError(RuntimeError):
@@ -72,32 +75,29 @@ class StopOnNonFiniteLossHook(Hook):
 class ExportPretrainedHook(Hook):
     """Writes `pretrained.pth` in the work folder: weights that load into the plain base model.
 
-    Args:
-        interval: epochs between two exports; 0 exports only at the end.
+    Fine-tuning takes its `state_dict`. With the binary class head, under `class_head`, and the detector's
+    config in `meta`, `sp_fast.load` predicts with it. With an EMAHook, all are averaged weights.
     """
 
     priority = "LOW"
-
-    def __init__(self, interval: int = 1) -> None:
-        self.interval = interval
-
-    def after_train_epoch(self, runner: Any) -> None:
-        """Exports every `interval` epochs."""
-        if self.every_n_epochs(runner, self.interval):
-            self.after_train(runner)
 
     def after_train(self, runner: Any) -> None:
         """Exports the weights."""
         model = unwrapped(runner.model)
         if is_main_process() and isinstance(model, SaliencyPromptPretrainer):
-            meta = dict(epoch=runner.epoch, iter=runner.iter)
-            with replacing(Path(runner.work_dir) / EXPORTED_NAME) as file:
-                torch.save({"state_dict": model.export(), "meta": meta}, file)
+            meta = dict(
+                iter=runner.iter,
+                cfg=detector_config(runner.cfg).pretty_text,
+                dataset_meta=dict(classes=(OBJECT,)),
+            )
+            with averaged(runner), replacing(Path(runner.work_dir) / EXPORTED_NAME) as file:
+                content = dict(state_dict=model.export(), class_head=model.class_head(), meta=meta)
+                torch.save(content, file)
 
 
 @HOOKS.register_module()
 class TimedCheckpointHook(Hook):
-    """Keeps one checkpoint, `latest.pth` in the work folder, for training that is counted in steps.
+    """Keeps one checkpoint to resume from, `latest.pth` in the work folder.
 
     Written when `seconds` have passed since the last one, before each validation, at the end, and when a
     signal asked the run to stop.
@@ -188,6 +188,73 @@ class TimedCheckpointHook(Hook):
     @staticmethod
     def _state_at(runner: Any, done: int) -> tuple[int, int]:
         return done, runner.message_hub.get_info(EVALUATED, -1)
+
+
+@HOOKS.register_module()
+class BestCheckpointHook(Hook):
+    """Writes `best.pth` in the work folder when a validation gives a higher value than all before it.
+
+    The value is the mask AP that comes first among the metrics, or the first metric; a value that is not
+    finite is no improvement. Best value and waiting time are in the checkpoints, so a resumed run goes on
+    counting.
+
+    Args:
+        patience: validations without improvement after which training stops; None never stops it.
+    """
+
+    priority = "LOW"  # once EMAHook has put the training weights back
+
+    def __init__(self, patience: int | None = None) -> None:
+        self.patience = patience
+
+    def before_train(self, runner: Any) -> None:
+        """Does not train on, if that is what was decided before an interruption."""
+        self._stop_if_due(runner)
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Compares, and writes."""
+        name = headline(metrics or {})
+        if name is None or isinstance(runner._train_loop, dict):
+            return
+        assert metrics is not None
+        hub = runner.message_hub
+        if metrics[name] > hub.get_info("best_value", -math.inf):
+            hub.update_info_dict({"best_value": metrics[name], "best_step": runner.iter, "waited": 0})
+            meta = dict(iter=runner.iter, epoch=0, metric=name, value=metrics[name])
+            runner.save_checkpoint(
+                runner.work_dir, BEST_NAME, save_optimizer=False, save_param_scheduler=False, meta=meta
+            )
+        else:
+            hub.update_info("waited", hub.get_info("waited", 0) + 1)
+        self._stop_if_due(runner)
+
+    def _stop_if_due(self, runner: Any) -> None:
+        waited = runner.message_hub.get_info("waited", 0)
+        if self.patience is not None and waited >= self.patience:
+            runner.train_loop.stop_training = True
+            runner.logger.info(
+                f"stopped early after step {runner.iter}: no improvement in {waited} validations; the best "
+                f"was {runner.message_hub.get_info('best_value', math.nan):.4f} after step "
+                f"{runner.message_hub.get_info('best_step', 0)}"
+            )
+
+
+def headline(metrics: Mapping[str, float]) -> str | None:
+    """The name of the metric that a run is judged by: the first mask AP, or the first of all."""
+    return next((name for name in metrics if name.endswith("segm_mAP")), next(iter(metrics), None))
+
+
+@contextlib.contextmanager
+def averaged(runner: Any) -> Iterator[None]:
+    """Within its block, the model has the weights that an EMAHook has averaged, if there is one."""
+    hook = next((one for one in runner.hooks if isinstance(one, EMAHook)), None)
+    if hook:
+        hook._swap_ema_parameters()
+    try:
+        yield
+    finally:
+        if hook:
+            hook._swap_ema_parameters()
 
 
 def unwrapped(model: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Training counted in steps, which resumes as if it had not been interrupted."""
+"""The training loop, which resumes as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -9,55 +9,68 @@ from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop
 from torch import nn
 
+from sp_fast.mmdet_plugin.batch_parts import BatchParts
 from sp_fast.mmdet_plugin.samplers import StepBatchSampler, seed_everything, step_seed
 
 EVALUATED = "evaluated_step"
 _SEED = "step_seed"
+_PARTS = "batch_parts"
 
 
 @LOOPS.register_module()
 class StepTrainLoop(BaseLoop):
-    """Trains for a number of steps; a resumed run equals one that never stopped, to the bit.
+    """Trains for a number of steps or epochs; a resumed run equals one that never stopped, to the bit.
 
     Every random number of a step follows from the seed, the step and the rank; the data are not replayed,
-    `StepBatchSampler` begins at the step. Validates every `val_interval` steps and at the end, and resumes an
-    unfinished validation from its start.
+    `StepBatchSampler` begins at the step. Validates every `val_interval` and at the end, and resumes an
+    unfinished validation from its start. A step that does not fit in a GPU's memory is taken in parts, see
+    `BatchParts`.
 
     Args:
         runner: mmengine's.
         dataloader: with `batch_sampler=dict(type='StepBatchSampler')`.
-        max_iters: steps in all.
-        val_interval: steps between two validations; None validates only at the end.
+        max_iters: steps in all; or give `max_epochs`.
+        max_epochs: epochs in all, of as many steps as there are batches in the data set. Schedules of the
+            learning rate that count epochs need `convert_to_iter_based=True`.
+        val_interval: steps or epochs, as the length is given, between two validations; None validates only
+            at the end.
         val_first: validate before the first step too.
 
     Raises:
-        ValueError: a number out of range, or another batch sampler.
+        ValueError: a number out of range, both lengths or neither, or another batch sampler.
     """
 
     def __init__(
         self,
         runner: Any,
         dataloader: Any,
-        max_iters: int,
+        max_iters: int | None = None,
+        max_epochs: int | None = None,
         val_interval: int | None = None,
         val_first: bool = False,
     ) -> None:
-        for name, value in (("max_iters", max_iters), ("val_interval", val_interval or 1)):
+        lengths = {"max_iters": max_iters, "max_epochs": max_epochs}
+        given = {name: value for name, value in lengths.items() if value is not None}
+        if len(given) != 1:
+            raise ValueError(f"train_cfg: expected max_iters or max_epochs, got {given or 'neither'}")
+        for name, value in {**given, "val_interval": val_interval or 1}.items():
             if value != int(value) or value < 1:
                 raise ValueError(f"train_cfg.{name}: expected a whole number of at least 1, got {value}")
         super().__init__(runner, dataloader)
-        self.max_iters = int(max_iters)
-        self.val_interval = int(val_interval or max_iters)
         self.val_first = val_first
-        self.max_epochs, self.epoch = 1, 0  # hooks ask for them
-        self.stop_training = False  # set by EarlyStoppingHook
+        self.max_epochs, self.epoch = int(max_epochs or 1), 0  # hooks ask for them
+        self.stop_training = False  # set by BestCheckpointHook
         self._iter = 0
+        self._parts = BatchParts()
         self._sampler = self.dataloader.batch_sampler
         if not isinstance(self._sampler, StepBatchSampler):
             raise ValueError(
                 "train_dataloader.batch_sampler: StepTrainLoop expects dict(type='StepBatchSampler'), got "
                 f"{type(self._sampler).__name__}"
             )
+        unit = 1 if max_epochs is None else len(self._sampler)
+        self.max_iters = int(max_iters or self.max_epochs) * unit
+        self.val_interval = int(val_interval) * unit if val_interval else self.max_iters
         runner.visualizer.dataset_meta = self.dataloader.dataset.metainfo
 
     @property
@@ -71,6 +84,7 @@ class StepTrainLoop(BaseLoop):
         # A checkpoint brings its own: the order goes on, whatever seed is given now.
         self._sampler.seed = hub.get_info(_SEED, self._sampler.seed)
         hub.update_info(_SEED, self._sampler.seed)
+        self._parts.count = hub.get_info(_PARTS, 1)
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self._validate_if_due()
@@ -90,11 +104,14 @@ class StepTrainLoop(BaseLoop):
             self._validate_if_due()
 
     def run_iter(self, data_batch: dict) -> None:
-        """One step."""
-        self._seed()
+        """One step, again and in more parts where the GPU's memory is too small for it."""
         hook_arguments = dict(batch_idx=self._iter, data_batch=data_batch)
-        self.runner.call_hook("before_train_iter", **hook_arguments)
-        outputs = self.runner.model.train_step(data_batch, optim_wrapper=self.runner.optim_wrapper)
+        outputs = None
+        while outputs is None:
+            self._seed()
+            self.runner.call_hook("before_train_iter", **hook_arguments)
+            outputs = self._parts.train_step(self.runner.model, data_batch, self.runner.optim_wrapper)
+            self.runner.message_hub.update_info(_PARTS, self._parts.count)
         self.runner.call_hook("after_train_iter", outputs=outputs, **hook_arguments)
 
     def _validate_if_due(self) -> None:

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine import runner as mmengine_runner
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import BaseLoop, set_random_seed
 from torch import nn
 
 from sp_fast.mmdet_plugin.hooks import CHECKPOINT_NAME, EXPORTED_NAME, TimedCheckpointHook, unwrapped
-from sp_fast.mmdet_plugin.safe_resume import install_safe_resume
-from sp_fast.pretraining.adapters import adapter_for
+from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
+from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
+from sp_fast.pretraining.adapters import class_heads
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 from sp_fast.weights import load_backbone_weights, load_state, read_state
+
+_COMPLETE = (
+    "choose a fine-tuned checkpoint of this config: an evaluation needs every tensor. A pre-trained model is "
+    "evaluated, with the head of its pre-training, by `sp-fast evaluate`"
+)
 
 
 class Runner(mmengine_runner.Runner):
@@ -29,12 +37,24 @@ class Runner(mmengine_runner.Runner):
     def from_cfg(cls, cfg: Any) -> Runner:
         """See mmengine."""
         install_safe_resume()
-        runner = super().from_cfg(cfg)
-        runner.logger.addFilter(_WithoutRepetition())
-        return runner
+        return super().from_cfg(cfg)
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """See mmengine; a `ProgressHook` takes the place of its lines on the terminal."""
+        logger = super().build_logger(*args, **kwargs)
+        logger.addFilter(_WithoutRepetition())
+        hooks = [*(self.cfg.get("default_hooks") or {}).values(), *(self.cfg.get("custom_hooks") or [])]
+        if any(hook and hook["type"] == "ProgressHook" for hook in hooks):
+            quieten(logger)
+        return logger
 
     def initialise(
-        self, *, weights: str | None = None, allow_partial: bool = False, load_from: str | None = None
+        self,
+        *,
+        weights: str | None = None,
+        allow_partial: bool = False,
+        load_from: str | None = None,
+        complete: bool = False,
     ) -> None:
         """The model's own initialisation, then the backbone's weights, then those of the whole model.
 
@@ -43,6 +63,7 @@ class Runner(mmengine_runner.Runner):
                 `load_backbone_weights` reads.
             allow_partial: keep the initial value of what `weights` lacks, and say what that is.
             load_from: a checkpoint of the model, or of its pre-training; class heads may differ.
+            complete: no tensor may differ or be missing from `load_from`, as an evaluation needs it.
 
         Raises:
             ValueError: a file that is no weights file, or whose keys or shapes do not fit; lists them.
@@ -59,23 +80,56 @@ class Runner(mmengine_runner.Runner):
             if isinstance(model, SaliencyPromptPretrainer):
                 model.backbone_loaded()
         if load_from:
-            state = read_state(load_from)
-            heads: tuple[str, ...] = ()
-            if not isinstance(model, SaliencyPromptPretrainer):
-                heads = adapter_for(model).class_heads
-                if any(name.startswith("detector.") for name in state):
-                    raise ValueError(
-                        f"{load_from}: expected weights of the model, got a checkpoint of its pre-training, "
-                        f"which serves --resume; the weights are beside it, in {EXPORTED_NAME}"
-                    )
-            report = load_state(model, state, load_from, allow=heads)
-            self.logger.info(f"weights from {load_from}: {report}")
+            self._load_model(load_from, complete)
+
+    def _load_model(self, path: str, complete: bool) -> None:
+        model = unwrapped(self.model)
+        state = read_state(path)
+        if isinstance(model, SaliencyPromptPretrainer):
+            report = load_state(model, state, path)
+        else:
+            if any(name.startswith("detector.") for name in state):
+                raise ValueError(
+                    f"{path}: expected weights of the model, got a checkpoint of its pre-training, which "
+                    f"serves --resume and `sp-fast evaluate`; the weights are beside it, in {EXPORTED_NAME}"
+                )
+            options: dict[str, Any] = dict(allow=class_heads(model))
+            if complete:
+                options = dict(remedy=_COMPLETE)
+            report = load_state(model, state, path, **options)
+        self.logger.info(f"weights from {path}: {report}")
+
+    def check_classes(self, path: str) -> None:
+        """Raises ValueError if a checkpoint's classes, where it names them, are not those of the test set."""
+        meta = load_checkpoint_file(path).get("meta") or {}
+        classes = (meta.get("dataset_meta") or {}).get("classes")
+        own = self.test_loop.dataloader.dataset.metainfo["classes"]
+        if classes is not None and tuple(classes) != tuple(own):
+            raise ValueError(
+                f"{path}: expected a model of the classes {', '.join(own)} in this order, which the training "
+                f"annotations give, got one of {', '.join(classes)}"
+            )
 
     def train(self) -> nn.Module:
         """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
-        hook = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
-        with hook.watching() if hook else contextlib.nullcontext():
+        timed = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
+        with self._line_closed(), timed.watching() if timed else contextlib.nullcontext():
             return super().train()
+
+    def test(self) -> dict:
+        """See mmengine."""
+        with self._line_closed():
+            return super().test()
+
+    @contextlib.contextmanager
+    def _line_closed(self) -> Iterator[None]:
+        """Removes the line of progress, however its block ends."""
+        try:
+            yield
+        finally:
+            for hook in self.hooks:
+                if isinstance(hook, ProgressHook):
+                    hook.close()
 
     def load_or_resume(self) -> None:
         """See mmengine; then fills the data sets' caches, unless no step is left."""
@@ -83,6 +137,8 @@ class Runner(mmengine_runner.Runner):
         if self._resume and latest.is_file():
             self._load_from = str(latest)
         super().load_or_resume()
+        if self._resume and self.iter:
+            self.logger.info(f"resumed after step {self.iter} of {self.max_iters} from {self._load_from}")
         if isinstance(self._train_loop, BaseLoop) and self.iter < self.max_iters:
             for loop in filter(None, (self.train_loop, self.val_loop)):
                 getattr(loop.dataloader.dataset, "fill_cache", lambda: None)()

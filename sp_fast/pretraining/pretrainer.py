@@ -167,5 +167,13 @@ class SaliencyPromptPretrainer(BaseDetector):
 
     def export(self) -> dict[str, Tensor]:
         """Returns weights for the plain base model, without linear layer, teacher and binary class head."""
-        state = {name: value.detach().cpu() for name, value in self.detector.state_dict().items()}
-        return self._adapter.transferable(state)
+        return self._adapter.transferable(self._detector_state())
+
+    def class_head(self) -> dict[str, Tensor]:
+        """Returns the weights of the binary class head: what `export` leaves out of the base model."""
+        state = self._detector_state()
+        rest = self._adapter.transferable(state)
+        return {name: value for name, value in state.items() if name not in rest}
+
+    def _detector_state(self) -> dict[str, Tensor]:
+        return {name: value.detach().cpu() for name, value in self.detector.state_dict().items()}

@@ -1,4 +1,4 @@
-"""The result of a run on a folder of images: COCO-format JSON, and the seeds in a file beside it.
+"""The result of a run on a folder of images: COCO-format JSON, and proposals' seeds in a file beside it.
 
 During a run, results are kept in an SQLite database in `<out>.partial/`, where a killed run leaves whole
 batches only. The two final files are written atomically.
@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,20 +36,20 @@ CREATE TABLE IF NOT EXISTS images (place INTEGER PRIMARY KEY, height, width, mas
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """The proposals of one image.
+    """The masks of one image.
 
     Attributes:
         index: position of the image in the run's sorted list.
         height, width: size of the image in pixels, as it was read.
         masks: one dict per mask with counts, area, bbox and score, best first.
-        seeds: float16 [len(masks), D].
+        seeds: float16 [len(masks), D]; of predictions: empty.
     """
 
     index: int
     height: int
     width: int
     masks: list[dict[str, Any]]
-    seeds: np.ndarray
+    seeds: np.ndarray = field(default_factory=lambda: np.empty((0, 0), np.float16))
 
 
 def seeds_path(out: Path) -> Path:
@@ -56,14 +57,13 @@ def seeds_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.seeds.safetensors")
 
 
-class ProposalStore:
+class RecordStore(ABC):
     """The results of a run so far, on disk.
 
     Args:
         out: final JSON file.
         images: (name relative to the folder, size in bytes) of every image, sorted.
         options: everything the result depends on, as JSON values; "exif" is among them.
-        channels: number of channels of the seeds, D.
         restart: discard what an interrupted run left.
         overwrite: replace an existing `out` at the end.
 
@@ -82,12 +82,11 @@ class ProposalStore:
         out: Path,
         images: Sequence[tuple[str, int]],
         options: dict[str, Any],
-        channels: int,
         *,
         restart: bool = False,
         overwrite: bool = False,
     ) -> None:
-        self.out, self._options, self._channels = out, options, channels
+        self.out, self._options = out, options
         self._names = [name for name, _ in images]
         if out.is_dir():
             raise IsADirectoryError(f"out: expected a file to write, got the folder {out}")
@@ -110,7 +109,7 @@ class ProposalStore:
         try:
             with self._database() as records:
                 records.executescript(_SETUP)
-                now = {"channels": channels, "images": images, "options": options}
+                now = {"images": images, "options": options}
                 before = records.execute("SELECT text FROM manifest").fetchone()
                 if before is None:
                     records.execute("INSERT INTO manifest VALUES (?)", [json.dumps(now)])
@@ -140,7 +139,7 @@ class ProposalStore:
         self.done.update(record.index for record in records)
 
     def finish(self, skipped: dict[str, str]) -> int:
-        """Write the final files and remove the partial ones.
+        """Write the final file and remove the partial ones.
 
         Args:
             skipped: name of each unreadable image -> reason.
@@ -148,11 +147,8 @@ class ProposalStore:
         Returns:
             The number of masks.
         """
-        with self._database():
-            with replacing(seeds_path(self.out)) as file:
-                self._write_seeds(file)
-            with replacing(self.out) as file:
-                count = self._write_json(file, skipped)
+        with self._database(), replacing(self.out) as file:
+            count = self._write_json(file, skipped)
         self.discard()
         return count
 
@@ -165,8 +161,46 @@ class ProposalStore:
         self.close()
         shutil.rmtree(self.partial)
 
+    @abstractmethod
+    def _write_json(self, out: BinaryIO, skipped: dict[str, str]) -> int:
+        """Write the final file; returns the number of masks."""
+
     def _in_order(self, columns: str) -> Iterator[Any]:
         return self._records.execute(f"SELECT {columns} FROM images ORDER BY place")
+
+    def _images(self) -> Iterator[dict[str, Any]]:
+        """The final file's images."""
+        for place, height, width in self._in_order("place, height, width"):
+            yield {"id": place + 1, "file_name": self._names[place], "height": height, "width": width}
+
+    def _masks(self) -> Iterator[dict[str, Any]]:
+        """The masks of all images, with the id and the size of their image."""
+        for place, height, width, masks in self._in_order("place, height, width, masks"):
+            for mask in json.loads(masks):
+                yield {"image_id": place + 1, "size": [height, width], **mask}
+
+
+class ProposalStore(RecordStore):
+    """The proposals of a run; see `RecordStore`. `channels` is the number of channels of the seeds, D."""
+
+    def __init__(
+        self,
+        out: Path,
+        images: Sequence[tuple[str, int]],
+        options: dict[str, Any],
+        channels: int,
+        *,
+        restart: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self._channels = channels
+        super().__init__(out, images, {**options, "channels": channels}, restart=restart, overwrite=overwrite)
+
+    def finish(self, skipped: dict[str, str]) -> int:
+        """Write the final files and remove the partial ones; see `RecordStore.finish`."""
+        with self._database(), replacing(seeds_path(self.out)) as file:
+            self._write_seeds(file)
+        return super().finish(skipped)
 
     def _write_seeds(self, out: BinaryIO) -> None:
         # The safetensors format: length of the header, the header in JSON padded to 8 bytes, the rows.
@@ -185,25 +219,16 @@ class ProposalStore:
             "description": "saliency mask proposals",
             "seeds": seeds_path(self.out).name,
             "exif": self._options["exif"],
-            "options": self._options,
+            "options": {name: value for name, value in self._options.items() if name != "channels"},
             "skipped": [{"file_name": name, "reason": why} for name, why in sorted(skipped.items())],
         }
-        images = (
-            {"id": place + 1, "file_name": self._names[place], "height": height, "width": width}
-            for place, height, width in self._in_order("place, height, width")
-        )
-        masks = (
-            {"image_id": place + 1, "size": [height, width], **mask}
-            for place, height, width, masks in self._in_order("place, height, width, masks")
-            for mask in json.loads(masks)
-        )
-        annotations = ({**mask, "seed_row": row} for row, mask in enumerate(masks))
-        return write_masks(out, info, images, annotations)
+        annotations = ({**mask, "seed_row": row} for row, mask in enumerate(self._masks()))
+        return write_masks(out, info, self._images(), annotations)
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], partial: Path) -> None:
     """Raise ValueError that lists how an interrupted run differs from this one."""
-    old, new = ({**run["options"], "channels": run["channels"]} for run in (before, now))
+    old, new = before["options"], now["options"]
     differences = [
         f"{name}: {old.get(name)} before, {new.get(name)} now"
         for name in sorted({*old, *new})

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sp_fast.data.coco import load_coco
-from sp_fast.data.evaluation import evaluate_coco
+from sp_fast.data.evaluation import EVALUATORS, evaluate_coco
 from sp_fast.data.rle import best_ious, run_lengths
 from sp_fast.data.synthetic import SHAPES, SetOptions, make_set
+from tests.data.perturbed import perturbed
 
 NAMES = [
     *("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l"),
@@ -22,13 +24,15 @@ NAMES = [
 ]
 
 
-def by_pycocotools(truth, detections, iou_type):
-    """The 12 values of pycocotools' summary, from copies of the data."""
+def by_pycocotools(truth, detections, iou_type, use_categories=True, categories=()):
+    """The 12 values of pycocotools' summary, from copies of the data; by default of all categories."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = copy.deepcopy(truth)
         coco.createIndex()
         metric = COCOeval(coco, coco.loadRes(copy.deepcopy(detections)), iou_type)
+        metric.params.useCats = int(use_categories)
+        metric.params.catIds = list(categories) or metric.params.catIds
         metric.evaluate()
         metric.accumulate()
         metric.summarize()
@@ -81,6 +85,79 @@ def test_values_match_pycocotools(truth, detections, iou_type, key):
     assert got == pytest.approx({name: wanted[name] for name in got}, abs=1e-12)
     assert got.keys() == set(NAMES) - {"mAP_l", "AR_l"}
     assert 0.3 < best_iou < 1
+
+
+@pytest.fixture(scope="module", params=["synthetic", "coco_mini", "nuclei"])
+def real_or_made(request, truth, data_dir):
+    """Annotations and perturbed copies of them as detections."""
+    files = {"coco_mini": "coco_mini/annotations/instances_val.json", "nuclei": "nuclei/instances_val.json"}
+    annotated = load_coco(data_dir(files[request.param])) if request.param in files else truth
+    images = annotated["images"]
+    if request.param == "nuclei":
+        images = images[:12]  # pycocotools is slow where images have many objects
+    kept = {image["id"] for image in images}
+    objects = [one for one in annotated["annotations"] if one["image_id"] in kept]
+    annotated = {"info": {}, **annotated, "images": images, "annotations": objects}
+    return annotated, perturbed(annotated)
+
+
+def values_of(got):
+    return {name: -1 if math.isnan(got[name]) else got[name] for name in NAMES}
+
+
+@pytest.mark.parametrize(("iou_type", "key"), [("segm", "segmentation"), ("bbox", "bbox")])
+def test_perturbed_objects_match_pycocotools(real_or_made, iou_type, key):
+    truth, found = real_or_made
+    direct = only(found, key)
+    got = evaluate_coco(truth, found, iou_type, per_class=True)
+    assert 0 < got["mAP"] < 0.9
+    assert values_of(got) == pytest.approx(by_pycocotools(truth, direct, iou_type), abs=1e-6)
+    counts = Counter(one["category_id"] for one in truth["annotations"])
+    for category in [category for category, _ in counts.most_common(2)]:
+        name = next(one["name"] for one in truth["categories"] if one["id"] == category)
+        wanted = by_pycocotools(truth, direct, iou_type, categories=[category])
+        assert values_of(got["per_class"][name]) == pytest.approx(wanted, abs=1e-6)
+    got = evaluate_coco(truth, found, iou_type, class_agnostic="no_categories")
+    wanted = by_pycocotools(truth, direct, iou_type, use_categories=False)
+    assert values_of(got) == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("class_agnostic", [False, "merged", "no_categories"])
+@pytest.mark.parametrize("iou_type", ["segm", "bbox"])
+def test_both_evaluators_agree_in_everything(truth, iou_type, class_agnostic):
+    options = dict(class_agnostic=class_agnostic, per_class=True, curves=True)
+    found = perturbed(truth)
+    one, other = (
+        evaluate_coco(truth, found, iou_type, evaluator=evaluator, **options) for evaluator in EVALUATORS
+    )
+    assert one.pop("precision") == pytest.approx(other.pop("precision"), abs=1e-12, nan_ok=True)
+    assert one["per_class"].keys() == other["per_class"].keys()
+    for name, values in one.pop("per_class").items():
+        assert values == pytest.approx(other["per_class"][name], abs=1e-12, nan_ok=True)
+    del other["per_class"]
+    assert one == pytest.approx(other, abs=1e-12, nan_ok=True)
+
+
+def test_what_is_added_on_request(truth):
+    found = perturbed(truth)
+    got = evaluate_coco(truth, found, per_class=True, curves=True)
+    assert {"per_class", "precision"}.isdisjoint(evaluate_coco(truth, found))
+    assert list(got["per_class"]) == [one["name"] for one in truth["categories"]]
+    aps = [values["mAP"] for values in got["per_class"].values()]
+    assert np.nanmean(aps) == pytest.approx(got["mAP"])
+    assert got["precision"].shape == (10, 101)
+    assert got["precision"].mean() == pytest.approx(got["mAP"])
+    agnostic = evaluate_coco(truth, found, class_agnostic="merged", per_class=True)
+    assert agnostic["per_class"]["object"]["mAP"] == agnostic["mAP"]
+
+
+def test_protocols_differ_by_masks_predicted_twice(truth, detections):
+    twice = detections + [dict(one, score=one["score"] / 2) for one in detections]
+    merged, pooled = (
+        evaluate_coco(truth, twice, class_agnostic=one)["mAP"] for one in ("merged", "no_categories")
+    )
+    assert merged == evaluate_coco(truth, detections, class_agnostic="merged")["mAP"]
+    assert pooled < merged - 1e-3
 
 
 def renamed(entries, names):
@@ -159,6 +236,12 @@ def test_best_iou_by_hand():
 def test_detections_that_do_not_fit_the_annotations(truth, detections):
     with pytest.raises(ValueError, match="iou_type must be 'segm' or 'bbox', got 'mask'"):
         evaluate_coco(truth, detections, "mask")
+    with pytest.raises(
+        ValueError, match="class_agnostic must be False, 'merged' or 'no_categories', got 'x'"
+    ):
+        evaluate_coco(truth, detections, class_agnostic="x")
+    with pytest.raises(ValueError, match="evaluator must be one of hotcoco, pycocotools, got 'x'"):
+        evaluate_coco(truth, detections, evaluator="x")
     for key in ("image_id", "category_id"):
         with pytest.raises(ValueError, match=f"{key} 99.*8 annotated images and 8 categories"):
             evaluate_coco(truth, [dict(detections[0], **{key: 99})])

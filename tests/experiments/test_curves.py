@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from sp_fast.experiments.curves import COLOURS, panels, style, svg, write_png
+from sp_fast.experiments.curves import panels, style, svg, write_png
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.results import collect
+from sp_fast.plots import COLOURS
 from tests.experiments import made_up
 
 

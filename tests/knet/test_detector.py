@@ -342,6 +342,17 @@ def test_coco_metric_reads_the_predictions(annotations):
     assert evaluate(path, empty)["coco/segm_mAP"] == 0
 
 
+def test_masks_are_resized_a_few_at_a_time(monkeypatch):
+    logits = torch.randn(7, 8, 12, generator=torch.Generator().manual_seed(0))
+    meta = dict(img_shape=(60, 90), ori_shape=(100, 120))
+    given = (logits, torch.rand(9), torch.zeros(9, dtype=torch.int64), torch.arange(9) % 7)
+    expected = instances(*given, meta, (64, 96), 0.5, True)
+    monkeypatch.setattr("sp_fast.knet.prediction._PIXELS_AT_ONCE", 2 * 100 * 120)
+    found = instances(*given, meta, (64, 96), 0.5, True)
+    assert torch.equal(found.masks, expected.masks)
+    assert torch.equal(found.bboxes, expected.bboxes)
+
+
 def test_no_predictions_at_all(annotations):
     meta = dict(img_shape=(64, 96), ori_shape=(64, 96))
     nothing = torch.zeros(0, dtype=torch.int64)

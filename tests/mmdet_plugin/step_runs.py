@@ -30,14 +30,14 @@ from tests.training.runs import CONFIGS, finetune_options, pretrain_options
 STEPS = 5
 CONFIG = """
 _base_ = [
-    '{configs}/_base_/{model}.py', '{configs}/_base_/{kind}.py', '{configs}/_base_/runtime_steps.py'
+    '{configs}/_base_/{model}.py', '{configs}/_base_/{kind}.py', '{configs}/_base_/runtime.py'
 ]
+from_scratch = True
 {rest}
 train_dataloader = dict(
     batch_size=2,
     num_workers=0,
     persistent_workers=False,
-    batch_sampler=dict(_delete_=True, type='StepBatchSampler'),
     dataset=dict(pipeline=[
         dict(type='ReadImage'),
         dict(type='LoadAnnotations', with_bbox=True, with_mask=True),

@@ -80,7 +80,7 @@ def test_training_takes_maps_and_validation_runs(scene_set, tmp_path, monkeypatc
 
     def from_memory(self, images):
         """What the step's own images give and what is taken instead, side by side."""
-        own = None if self._next is None else plain(ran[0][1], images)
+        own = plain(ran[0][1], images) if self._next else None
         maps = stored(self, images)
         if own is not None:
             taken.append((maps, own))
@@ -162,3 +162,15 @@ def test_a_refusal_ends_the_command_with_a_line(scene_set, tmp_path, monkeypatch
     result = run(scene_set, tmp_path, *command, frozen, arguments=("--cache", "features"))
     assert result.status == 2
     assert "sp-fast train: the backbone's maps of 6 images and their mirror images" in result.printed
+
+
+def test_a_batch_in_parts_takes_its_maps_in_turn():
+    backbone = small_backbone()
+    images = torch.rand(3, 3, 32, 32, dtype=torch.float64)
+    expected = backbone(images)
+    stored = StoredFeatures(backbone)
+    stored.store([(number, False) for number in range(3)], images)
+    stored.take([sample(number, False) for number in (2, 0, 1)])
+    for start, numbers in ((0, [2]), (1, [0, 1])):
+        found = backbone(images[start : start + len(numbers)])  # whatever the images are
+        assert all(torch.equal(one, other[numbers]) for one, other in zip(found, expected, strict=True))

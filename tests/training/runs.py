@@ -24,6 +24,7 @@ CHANNELS = 16
 
 CONFIG = """
 _base_ = ['{configs}/_base_/knet_demo.py', '{configs}/_base_/{kind}.py', '{configs}/_base_/runtime.py']
+from_scratch = True
 pipeline = [
     dict(type='ReadImage'),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
@@ -34,7 +35,8 @@ train_dataloader = dict(
     batch_size=2, num_workers=0, persistent_workers=False, dataset=dict(pipeline=pipeline)
 )
 {rest}
-param_scheduler = [dict(type='MultiStepLR', by_epoch=True, begin=0, end=4, milestones=[3], gamma=0.1)]
+param_scheduler = [_base_.param_scheduler[1]]
+param_scheduler[0].update(end=4, milestones=[3])
 default_hooks = dict(logger=dict(interval=1))
 """
 PRETRAIN = """

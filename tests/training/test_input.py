@@ -133,7 +133,7 @@ def test_weights_of_another_network(run, scenes, tmp_path):
 
 
 def test_a_pretraining_checkpoint_is_told_from_its_weights(run, scenes, tmp_path):
-    path = tmp_path / "epoch_1.pth"
+    path = tmp_path / "latest.pth"
     torch.save({"state_dict": {"detector.backbone.conv1.weight": torch.zeros(1)}}, path)
     error = run("finetune", *finetune_options(scenes), "--load-from", path)
     assert "the weights are beside it, in pretrained.pth" in error

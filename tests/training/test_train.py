@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import sp_fast
 from tests.training.runs import (
     TRAIN,
     environment,
@@ -43,10 +44,17 @@ def pretrained(scenes, tmp_path_factory):
 
 
 def test_pretraining_exports_weights_that_fine_tuning_loads(scenes, pretrained, tmp_path):
-    assert (pretrained / "epoch_2.pth").is_file()
+    assert load_checkpoint_file(pretrained / "latest.pth")["meta"]["iter"] == 6
     assert not list(pretrained.glob("*.partial"))
     exported = torch.load(pretrained / "pretrained.pth", weights_only=True)["state_dict"]
     assert not any(name.startswith("supervision") or "fc_cls" in name for name in exported)
+
+    image = scenes / "validation" / "000001.png"
+    found = sp_fast.load(pretrained / "pretrained.pth", device="cpu").predict(image, threshold=0)
+    assert found.classes == ("object",)
+    same = sp_fast.load(pretrained / "epoch_2.pth", device="cpu").predict(image, threshold=0)
+    assert (found.masks == same.masks).all()
+    assert (found.scores == same.scores).all()
 
     config = write_config(tmp_path / "config.py", "finetune")
     weights = pretrained / "pretrained.pth"
@@ -58,17 +66,31 @@ def test_pretraining_exports_weights_that_fine_tuning_loads(scenes, pretrained, 
     log = result.stdout + result.stderr
     assert f"weights from {weights}: " in log
     assert "roi_head.mask_head.0.fc_cls.weight" in log  # what pre-training does not give is told
+    assert len(sp_fast.load(tmp_path / "run", device="cpu").classes) == 8
     scores = scores_of(tmp_path / "run")
     assert 0 <= scores["coco/segm_mAP"] <= 1
     assert 0 <= scores["class_agnostic/segm_mAP"] <= 1
 
     result = train(
         *(config, *finetune_options(scenes), "--work-dir", tmp_path / "evaluated"),
-        *("--load-from", tmp_path / "run" / "epoch_1.pth", "--eval-only"),
+        *("--load-from", tmp_path / "run" / "latest.pth", "--eval-only"),
     )
     assert result.returncode == 0, result.stderr[-3000:]
     again = scores_of(tmp_path / "evaluated")
     assert again["class_agnostic/segm_mAP"] == scores["class_agnostic/segm_mAP"]
+
+    for file, words in (
+        ("pretrained.pth", "fc_cls.bias"),
+        ("epoch_2.pth", "a checkpoint of its pre-training"),
+    ):
+        result = train(
+            *(config, *finetune_options(scenes), "--load-from", pretrained / file, "--eval-only"),
+            *("--class-agnostic", "--work-dir", tmp_path / "refused"),
+        )
+        assert result.returncode == 2, result.stderr[-3000:]
+        assert words in result.stderr
+        assert "`sp-fast evaluate`" in result.stderr
+        assert "mAP" not in result.stdout
 
 
 def scores_of(work_dir: Path) -> dict:
@@ -112,27 +134,30 @@ def test_two_processes_end_with_the_same_weights(scenes, tmp_path):
     assert all(torch.equal(start[name], first[f"detector.{name}"]) for name in start)
 
 
-def test_a_killed_run_resumes(scenes, tmp_path):
+def test_an_interrupted_run_resumes(scenes, tmp_path):
+    """Ctrl-C at whatever moment, after the first step; the rest of a schedule in epochs is kept."""
     config = write_config(tmp_path / "config.py", "pretrain")
     arguments = [str(config), *pretrain_options(scenes), "--work-dir", str(tmp_path / "run")]
+    arguments += ["--cfg-options", "default_hooks.checkpoint.seconds=0"]
     process = subprocess.Popen(
-        [sys.executable, str(TRAIN), *arguments], env=environment(), stderr=subprocess.DEVNULL
+        [sys.executable, str(TRAIN), *arguments], env=environment(), stderr=subprocess.PIPE, text=True
     )
+    latest = tmp_path / "run" / "latest.pth"
     deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "last_checkpoint").is_file() and process.poll() is None:
+    while not latest.is_file() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    reached = Path((tmp_path / "run" / "last_checkpoint").read_text()).name
-    assert reached < "epoch_4.pth"
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    if process.returncode:  # else it was through before
+        assert process.returncode == 128 + signal.SIGINT
+        assert "stopped by SIGINT after step" in said
+        assert said.splitlines()[-1].endswith("the same command with --resume goes on")
 
     result = train(*arguments, "--resume")
     assert result.returncode == 0, result.stderr[-3000:]
-    log = result.stdout + result.stderr
-    assert f"resumed epoch: {reached[6]}" in log
-    final = load_checkpoint_file(tmp_path / "run" / "epoch_4.pth")
-    assert (final["meta"]["epoch"], final["meta"]["iter"]) == (4, 12)
+    final = load_checkpoint_file(latest)
+    assert final["meta"]["iter"] == 12
     rates = [group["lr"] for group in final["optimizer"]["param_groups"]]
     assert max(rates) == pytest.approx(1e-5)
 

@@ -19,7 +19,7 @@ train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    batch_sampler=dict(type='StepBatchSampler'),
     dataset=dict(
         type='InstanceDataset',
         ann_file='data/coco/annotations/instances_train2017.10.json',
@@ -48,7 +48,7 @@ val_evaluator = [
 ]
 test_evaluator = val_evaluator
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=48, val_interval=12)
+train_cfg = dict(type='StepTrainLoop', max_epochs=48, val_interval=12)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -60,6 +60,14 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=100),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=48, milestones=[36, 44], gamma=0.1),
+    dict(
+        type='MultiStepLR',
+        by_epoch=True,
+        convert_to_iter_based=True,
+        begin=0,
+        end=48,
+        milestones=[36, 44],
+        gamma=0.1,
+    ),
 ]
 custom_hooks = [dict(type='StopOnNonFiniteLossHook')]

@@ -12,7 +12,7 @@ train_dataloader = dict(
     num_workers=4,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    batch_sampler=dict(type='StepBatchSampler'),
     dataset=dict(
         type='InstanceDataset',
         ann_file='masks.json',
@@ -23,7 +23,7 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12)
+train_cfg = dict(type='StepTrainLoop', max_epochs=12)
 val_cfg = None
 test_cfg = None
 
@@ -35,6 +35,14 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
+    dict(
+        type='MultiStepLR',
+        by_epoch=True,
+        convert_to_iter_based=True,
+        begin=0,
+        end=12,
+        milestones=[8, 11],
+        gamma=0.1,
+    ),
 ]
 custom_hooks = [dict(type='StopOnNonFiniteLossHook'), dict(type='ExportPretrainedHook')]

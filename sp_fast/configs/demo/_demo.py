@@ -1,5 +1,5 @@
 # Shared by pre-training and fine-tuning of the demo: 128-pixel scenes, one thread, batches of 8.
-_base_ = ['../_base_/knet_demo.py', '../_base_/finetune.py', '../_base_/runtime_steps.py']
+_base_ = ['../_base_/knet_demo.py', '../_base_/finetune.py', '../_base_/runtime.py']
 
 train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline
 train_pipeline[2].scale = test_pipeline[1].scale = (128, 128)
@@ -8,7 +8,6 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     persistent_workers=False,
-    batch_sampler=dict(_delete_=True, type='StepBatchSampler'),
     dataset=dict(
         ann_file='runs/demo/set/labelled.json',
         images='runs/demo/set/labelled',
@@ -16,7 +15,8 @@ train_dataloader = dict(
         pipeline=train_pipeline,
     ),
 )
-# Training is from scratch: the statistics of batch norm have to be learned.
+from_scratch = True  # needs no --weights
+# The statistics of batch norm have to be learned then.
 model = dict(backbone=dict(norm_eval=False))
 optim_wrapper = dict(optimizer=dict(lr=5e-4), paramwise_cfg=None)
 max_iters = 300

@@ -21,4 +21,4 @@ val_cfg = val_dataloader = val_evaluator = None
 test_cfg = test_dataloader = test_evaluator = None
 param_scheduler = _base_.param_scheduler
 param_scheduler[1].update(end=max_iters, T_max=max_iters - 50)
-custom_hooks = [dict(type='StopOnNonFiniteLossHook'), dict(type='ExportPretrainedHook', interval=0)]
+custom_hooks = [dict(type='StopOnNonFiniteLossHook'), dict(type='ExportPretrainedHook')]

@@ -24,4 +24,5 @@ train_pipeline = [
 train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
 train_cfg = dict(max_epochs=24)
 optim_wrapper = dict(clip_grad=dict(max_norm=0.01), paramwise_cfg=_base_.paramwise_cfg)
-param_scheduler = [dict(type='MultiStepLR', by_epoch=True, begin=0, end=24, milestones=[18, 22], gamma=0.1)]
+param_scheduler = [_base_.param_scheduler[1]]
+param_scheduler[0].update(end=24, milestones=[18, 22])

@@ -1,6 +1,6 @@
 """Adapters between the pre-trainer and the model families, one per family."""
 
-from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults, adapter_for
+from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults, adapter_for, class_heads
 from sp_fast.pretraining.adapters.knet import KNetAdapter
 from sp_fast.pretraining.adapters.mask2former import Mask2FormerAdapter
 from sp_fast.pretraining.adapters.queryinst import QueryInstAdapter
@@ -13,4 +13,5 @@ __all__ = [
     "QueryInstAdapter",
     "StageResults",
     "adapter_for",
+    "class_heads",
 ]

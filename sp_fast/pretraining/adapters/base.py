@@ -15,6 +15,10 @@ from sp_fast.knet.targets import Targets, padded_masks, targets_from_samples
 Decorate = Callable[[Tensor], Tensor]
 
 _ADAPTERS: dict[str, type[Adapter]] = {}
+# mmdet's names of the layers whose shapes depend on the number of classes.
+_MMDET_CLASS_HEADS = (
+    r"(?!.*rpn_head).*\.(fc_cls|fc_reg|conv_logits|conv_cls|retina_cls|cls_branches|cls_embed|class_embed)\.",
+)
 
 
 class StageResults(NamedTuple):
@@ -120,3 +124,11 @@ def adapter_for(detector: nn.Module) -> Adapter:
             return _ADAPTERS[cls.__name__](detector)
     known = ", ".join(sorted(_ADAPTERS))
     raise ValueError(f"detector: expected one of {known}, got {type(detector).__name__}")
+
+
+def class_heads(detector: nn.Module) -> tuple[str, ...]:
+    """Patterns of the names of parameters that depend on the number of classes, for any detector of mmdet."""
+    for cls in type(detector).__mro__:
+        if cls.__name__ in _ADAPTERS:
+            return _ADAPTERS[cls.__name__].class_heads
+    return _MMDET_CLASS_HEADS

@@ -1,7 +1,7 @@
 # Fine-tuning on labelled images kept in memory, with batches of one orientation, and with the learning rate's drops where
 # the paper's 48 epochs have them. Measured half-way and at the end. Files are given on the command line; the experiment
 # sets the size of the images.
-_base_ = ['../../../sp_fast/configs/_base_/finetune.py', '../../../sp_fast/configs/_base_/runtime_steps.py']
+_base_ = ['../../../sp_fast/configs/_base_/finetune.py', '../../../sp_fast/configs/_base_/runtime.py']
 
 max_iters = 240
 train_pipeline, test_pipeline = _base_.train_pipeline, _base_.test_pipeline
@@ -10,7 +10,6 @@ train_dataloader = dict(
     batch_size=16,
     num_workers=0,
     persistent_workers=False,
-    batch_sampler=dict(_delete_=True, type='StepBatchSampler'),
     dataset=dict(pipeline=train_pipeline),
 )
 # One image per batch: its result then depends on no other image's padding.

@@ -15,4 +15,4 @@ optim_wrapper = dict(clip_grad=dict(max_norm=1), paramwise_cfg=None)
 param_scheduler = _base_.param_scheduler
 param_scheduler[0].end = max_iters // 20
 param_scheduler[1].update(end=max_iters, milestones=[max_iters * 8 // 12, max_iters * 11 // 12])
-custom_hooks = [dict(type='StopOnNonFiniteLossHook'), dict(type='ExportPretrainedHook', interval=0)]
+custom_hooks = [dict(type='StopOnNonFiniteLossHook'), dict(type='ExportPretrainedHook')]

@@ -1,0 +1,267 @@
+"""What is evaluated: results, masks or the predictions of a model, with the ids of the annotations."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sp_fast.data.coco import load_coco
+from sp_fast.data.rle import rle_pixels, run_lengths
+
+ANY_OBJECT = ("object",)  # the one class of proposals and of pre-trained models
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detections with the image and category ids of the annotations.
+
+    Attributes:
+        entries: list in COCO's results format, with `segmentation`, `bbox` or both.
+        any_object: the detections have no classes; those of the annotations have to be merged.
+        notes: what to know about them, a sentence each.
+    """
+
+    entries: list[dict[str, Any]]
+    any_object: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks can be evaluated, and not boxes only."""
+        return not self.entries or "segmentation" in self.entries[0]
+
+
+def read_detections(
+    path: str | os.PathLike[str], truth: dict[str, Any], *, ignore_classes: bool = False
+) -> Detections:
+    """Read detections in COCO's results format (a list), or in a COCO-format file with scores.
+
+    In a list, images and categories are those of `truth` by id. A COCO-format file, as `sp-fast propose` and
+    `sp-fast predict` write it, is matched by file name and by category name.
+
+    Args:
+        path: JSON file.
+        truth: annotations from `load_coco`.
+        ignore_classes: accept any categories.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not JSON, an entry that lacks a key, such as its score, a mask that does not fit its
+            image, or images or categories that are not those of `truth`.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no such file of results: {path}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    if isinstance(content, list):
+        for problem in _problems(content, truth, ignore_classes):
+            raise ValueError(f"{path}: {problem}")
+        return Detections(content)
+    return _from_coco(path, truth, ignore_classes)
+
+
+def predict_detections(
+    model: Any,
+    truth: dict[str, Any],
+    images: str | os.PathLike[str],
+    *,
+    ignore_classes: bool = False,
+    top_k: int = 100,
+    progress: Callable[[int, int], None] | None = None,
+) -> Detections:
+    """Predict all annotated images with a model.
+
+    Args:
+        model: model from `sp_fast.load`; its classes are matched by name.
+        truth: annotations from `load_coco`.
+        images: folder of the images.
+        ignore_classes: accept any classes.
+        top_k: largest number of instances per image.
+        progress: called with (images done, all images), at the start and after each batch.
+
+    Raises:
+        ValueError: the model has other classes, or an image has another size than its annotations.
+        OSError: an image that cannot be read.
+    """
+    ids = _match(model.classes, truth, "the model", ignore_classes)
+    entries: list[dict[str, Any]] = []
+    infos, size = truth["images"], max(model.batch_size, 1)
+    for start in range(0, len(infos), size):
+        if progress is not None:
+            progress(start, len(infos))
+        batch = infos[start : start + size]
+        paths = [Path(images) / info["file_name"] for info in batch]
+        for info, found in zip(batch, model.predict(paths, threshold=0.0, top_k=top_k), strict=True):
+            if found.masks.shape[1:] != (info["height"], info["width"]):
+                raise ValueError(
+                    f"{info['file_name']}: expected {info['height']} x {info['width']} pixels (height, "
+                    f"width) as annotated, got an image of {found.masks.shape[1]} x {found.masks.shape[2]}"
+                )
+            entries += _entries(info["id"], found, ids, truth)
+    if progress is not None:
+        progress(len(infos), len(infos))
+    return Detections(entries, ids is None, _merged_note("the model", ids, ignore_classes))
+
+
+def _entries(image_id: Any, found: Any, ids: dict[str, Any] | None, truth: dict[str, Any]) -> Iterator[dict]:
+    sides = np.concatenate([found.boxes[:, :2], found.boxes[:, 2:] - found.boxes[:, :2]], axis=1)
+    for name, score, rle, box in zip(
+        found.names, found.scores.tolist(), run_lengths(found.masks), sides.tolist(), strict=True
+    ):
+        category = truth["categories"][0]["id"] if ids is None else ids.get(name)
+        if category is not None:  # else a class without annotations
+            yield {
+                "image_id": image_id,
+                "category_id": category,
+                "score": score,
+                "segmentation": rle,
+                "bbox": box,
+            }
+
+
+def _match(
+    names: Sequence[str], truth: dict[str, Any], source: str, ignore_classes: bool
+) -> dict[str, Any] | None:
+    """Ids of the annotations' categories by name; None if classes are to be merged."""
+    with_objects = {one["category_id"] for one in truth["annotations"]}
+    wanted = [one["name"] for one in truth["categories"] if one["id"] in with_objects]
+    if ignore_classes:
+        return None
+    if set(wanted) <= set(names):
+        return {one["name"]: one["id"] for one in truth["categories"] if one["name"] in names}
+    if tuple(names) == ANY_OBJECT:
+        return None
+    raise ValueError(
+        f"expected {source} to have the classes of the annotations ({_listed(wanted)}), got "
+        f"{_listed(names)}; --class-agnostic merged compares without classes"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(list(names)[:8]) + more
+
+
+def _merged_note(source: str, ids: dict[str, Any] | None, ignore_classes: bool) -> tuple[str, ...]:
+    if ids is not None or ignore_classes:
+        return ()
+    return (f"{source} has one class for all objects, so the annotations' classes are merged.",)
+
+
+def _from_coco(path: Path, truth: dict[str, Any], ignore_classes: bool) -> Detections:
+    coco = load_coco(path)
+    ids = _match([one["name"] for one in coco["categories"]], truth, str(path), ignore_classes)
+    names = {one["id"]: one["name"] for one in coco["categories"]}
+    known = {info["file_name"]: info for info in truth["images"]}
+    images = {info["id"]: known.get(info["file_name"]) for info in coco["images"]}
+    shared = {info["id"] for info in images.values() if info is not None}
+    if not shared:
+        raise ValueError(
+            f"{path}: expected the annotated images (such as {next(iter(known), 'none')}), got other images "
+            f"(such as {coco['images'][0]['file_name'] if coco['images'] else 'none'}); file names must match"
+        )
+    for info in coco["images"]:
+        own = images[info["id"]]
+        if own is not None and (info["height"], info["width"]) != (own["height"], own["width"]):
+            raise ValueError(
+                f"{path}: {info['file_name']} has {info['height']} x {info['width']} pixels (height, width), "
+                f"but its annotations {own['height']} x {own['width']}"
+            )
+    entries = []
+    for one in coco["annotations"]:
+        if not _is_number(one.get("score")):
+            raise ValueError(
+                f"{path}: annotation {one['id']} has the score {one.get('score')!r}: expected a number in "
+                "'score'; annotations without scores cannot be ranked"
+            )
+        image = images[one["image_id"]]
+        category = truth["categories"][0]["id"] if ids is None else ids.get(names[one["category_id"]])
+        if image is not None and category is not None:
+            kept = {key: one[key] for key in ("score", "segmentation", "bbox")}
+            entries.append({"image_id": image["id"], "category_id": category, **kept})
+    return Detections(entries, ids is None, (*_coverage(path, images, shared, truth, ids, ignore_classes),))
+
+
+def _coverage(
+    path: Path,
+    images: dict[Any, Any],
+    shared: set[Any],
+    truth: dict[str, Any],
+    ids: dict[str, Any] | None,
+    ignore_classes: bool,
+) -> Iterator[str]:
+    yield from _merged_note(str(path), ids, ignore_classes)
+    missing, others = len(truth["images"]) - len(shared), len(images) - len(shared)
+    if missing:
+        yield f"{missing} of {len(truth['images'])} annotated images are not in {path} and count as empty."
+    if others:
+        yield f"{others} images of {path} are not annotated and are left out."
+
+
+def _problems(results: list[Any], truth: dict[str, Any], ignore_classes: bool) -> Iterator[str]:
+    """What is wrong with a list in COCO's results format; each check relies on the ones before it."""
+    sizes = {info["id"]: [info["height"], info["width"]] for info in truth["images"]}
+    categories = {one["id"] for one in truth["categories"]}
+    for k, one in enumerate(results):
+        if not isinstance(one, dict):
+            yield f"result {k} must be a dict, got a {type(one).__name__}"
+        for key in ("image_id", "category_id", "score"):
+            if key not in one:
+                yield f"result {k} lacks the key '{key}'"
+        if not _is_number(one["score"]):
+            yield f"result {k} has the score {one['score']!r}: expected a number"
+    other = [one["image_id"] for one in results if one["image_id"] not in sizes]
+    if other:
+        yield (
+            f"expected results for the {len(sizes)} annotated images, got {len(other)} of {len(results)} "
+            f"results for other images, such as image_id {other[0]!r}"
+        )
+    unknown = [one["category_id"] for one in results if one["category_id"] not in categories]
+    if unknown and not ignore_classes:
+        yield (
+            f"expected categories of the annotations ({_listed([str(one) for one in categories])}), got "
+            f"{len(unknown)} results of others, such as category_id {unknown[0]!r}; --class-agnostic merged "
+            "compares without classes"
+        )
+    kind = "segmentation" if results and "segmentation" in results[0] else "bbox"
+    for k, one in enumerate(results):
+        if kind not in one:
+            yield f"result {k} lacks the key '{kind}'" + (" or 'segmentation'" if kind == "bbox" else "")
+        why = _box_problem(one["bbox"]) if kind == "bbox" else _mask_problem(one, sizes[one["image_id"]])
+        if why:
+            yield f"result {k} has a bad {kind}: {why}"
+
+
+def _box_problem(box: Any) -> str:
+    good = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
+    return "" if good else f"expected [x, y, width, height] in pixels, got {box!r}"
+
+
+def _mask_problem(one: dict[str, Any], size: list[int]) -> str:
+    mask = one["segmentation"]
+    if isinstance(mask, list):
+        good = mask and all(
+            isinstance(part, list) and len(part) % 2 == 0 and all(map(_is_number, part)) for part in mask
+        )
+        return "" if good else "expected polygons [[x0, y0, x1, y1, ...], ...] in pixels"
+    if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
+        return "expected polygons or a dict of 'size' and 'counts'"
+    if list(mask["size"]) != size:
+        return f"its run lengths have size {mask['size']}, but its image is {size} (height, width)"
+    counts = mask["counts"]
+    total = sum(counts) if isinstance(counts, list) else int(rle_pixels([str(counts)])[0])
+    return "" if total == size[0] * size[1] else f"its run lengths do not cover {size[0] * size[1]} pixels"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,117 @@
+"""Training steps whose batch does not fit in the memory of a GPU."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmengine.dist import get_world_size
+from torch import Tensor, nn
+
+
+class NotEnoughMemoryError(RuntimeError):
+    """A training step needs more memory than the GPU has."""
+
+
+class BatchParts:
+    """Takes a training step in one part, or in as many as the memory of the GPU needs.
+
+    The parts' gradients are added up, weighted by their images, for one step of the optimiser. Learning
+    rate, order of the images and number of steps stay. The result differs slightly from that of the whole
+    batch where a loss is normalised by the number of matched objects, where batch norm learns its
+    statistics, where images are padded to the largest of their part, and in what is drawn at random.
+
+    Attributes:
+        count: number of parts.
+    """
+
+    def __init__(self) -> None:
+        self.count = 1
+
+    def train_step(
+        self, model: nn.Module, data_batch: Mapping[str, list], optim_wrapper: Any
+    ) -> dict[str, Tensor] | None:
+        """One step; returns the losses to log, or None to be called again, with twice as many parts.
+
+        Args:
+            model: model with mmengine's `train_step`.
+            data_batch: lists with an item per image.
+            optim_wrapper: mmengine's.
+
+        Raises:
+            NotEnoughMemoryError: the memory is too small for one image or for the optimiser's state; or the
+                step cannot be repeated, because the optimiser holds gradients of earlier steps, or because
+                other processes would have to repeat it too.
+        """
+        images = len(next(iter(data_batch.values())))
+        count = min(self.count, images)
+        before, accumulated = optim_wrapper._inner_count, optim_wrapper._accumulative_counts > 1
+        logs: dict[str, Tensor] = {}
+        shortage = ""
+        try:
+            for start, end in _bounds(images, count):
+                part = {name: items[start:end] for name, items in data_batch.items()}
+                weight = (end - start) / images
+                found = model.train_step(part, optim_wrapper=_Gradients(optim_wrapper, weight))
+                for name, value in found.items():
+                    logs[name] = logs.get(name, 0) + weight * value.detach()
+        except torch.OutOfMemoryError as error:
+            shortage = str(error)
+        if not shortage:
+            optim_wrapper._inner_count = before + 1
+            self._update(optim_wrapper)
+            return logs
+        # Only now, that the error no longer holds the step's tensors, can their memory be given back.
+        optim_wrapper.zero_grad()
+        optim_wrapper._inner_count = before
+        torch.cuda.empty_cache()
+        if count >= images or accumulated or get_world_size() > 1:
+            raise NotEnoughMemoryError(_advice(-(-images // count), shortage))
+        self.count = 2 * count
+        print(
+            f"out of memory with {-(-images // count)} images at once: from here on, each batch of {images} "
+            f"is taken in {min(self.count, images)} parts, whose gradients are added up",
+            flush=True,
+        )
+        return None
+
+    def _update(self, optim_wrapper: Any) -> None:
+        if not optim_wrapper.should_update():
+            return
+        try:
+            optim_wrapper.step()
+        except torch.OutOfMemoryError as error:  # some parameters may have been updated: no second try
+            raise NotEnoughMemoryError(_advice(0, str(error))) from error
+        optim_wrapper.zero_grad()
+
+
+class _Gradients:
+    """Stands for the optimiser in a part's `train_step`: adds up gradients, updates nothing."""
+
+    def __init__(self, optim_wrapper: Any, weight: float) -> None:
+        self._optim_wrapper, self._weight = optim_wrapper, weight
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Of the optimiser: mixed precision."""
+        with self._optim_wrapper.optim_context(model):
+            yield
+
+    def update_params(self, loss: Tensor) -> None:
+        """Adds the gradients of the part's share of the loss."""
+        self._optim_wrapper.backward(self._optim_wrapper.scale_loss(loss) * self._weight)
+
+
+def _bounds(images: int, count: int) -> Iterator[tuple[int, int]]:
+    """First and last image of each part, of sizes that differ by 1 at most."""
+    for i in range(count):
+        yield images * i // count, images * (i + 1) // count
+
+
+def _advice(images: int, shortage: str) -> str:
+    what = f"a step of {images} image{'s' * (images > 1)}" if images else "the state of the optimiser"
+    ways = "smaller images (the pipeline's Resize), --amp, a smaller model"
+    several = "a smaller --batch-size, " if images > 1 else ""
+    return f"{what} does not fit in the GPU's memory: {several}{ways} may help. CUDA's message: {shortage}"

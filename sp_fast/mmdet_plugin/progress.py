@@ -1,0 +1,171 @@
+"""What a run shows on the terminal: one line with the time left, and a table of the measured values."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from rich.console import Console
+from rich.table import Table
+
+import sp_fast
+from sp_fast.mmdet_plugin.hooks import BEST_NAME, CHECKPOINT_NAME, EXPORTED_NAME, headline
+from sp_fast.progress import RunProgress, clock
+
+_PACKAGE = str(Path(sp_fast.__file__).parent)
+_SECONDS = 30.0  # between two lines in a log
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Shows steps, speed, time left, the last loss and the last mask AP; at the end, all measured values.
+
+    On a terminal that is one line, in a log file a line every half minute and one after each validation.
+    mmengine's own log stays in the work folder.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._lines: dict[str, RunProgress] = {}
+        self._shown: RunProgress | None = None
+        self._started = 0.0
+        self._images = 0
+        self._metrics: dict[str, float] = {}
+        self._judged = ""
+
+    def close(self) -> None:
+        """Removes the line."""
+        if self._shown is not None:
+            self._shown.__exit__()
+            self._shown = None
+
+    def before_train(self, runner: Any) -> None:
+        """Starts the clock."""
+        self._started = time.monotonic()
+
+    def after_train_iter(self, runner: Any, outputs: dict | None = None, **_: Any) -> None:
+        """Shows a step."""
+        note = _losses(outputs or {}, parts=not self._console.is_terminal)
+        self._show("steps", runner.iter + 1, runner.max_iters, note + self._judged)
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Leaves the line to the validation."""
+        self.close()
+        self._images = 0
+        self._lines.pop("images", None)
+
+    def after_val_iter(self, runner: Any, outputs: Any = None, **_: Any) -> None:
+        """Shows a batch of the validation, on a terminal."""
+        self._images += len(outputs or ())
+        if self._console.is_terminal:
+            self._show("images", self._images, len(runner.val_dataloader.sampler))
+
+    def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Keeps what was measured, and writes it into a log."""
+        self.close()
+        self._metrics = dict(metrics or {})
+        name = headline(self._metrics)
+        if name is None:
+            return
+        self._judged = f", {label(name)} {percent(self._metrics[name])}"
+        if is_main_process() and not self._console.is_terminal:
+            text = f"validation after step {runner.iter}{self._judged}"
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+    def after_train(self, runner: Any) -> None:
+        """Says what came out."""
+        self.close()
+        folder = Path(runner.work_dir)
+        names = [name for name in (EXPORTED_NAME, BEST_NAME, CHECKPOINT_NAME) if (folder / name).is_file()]
+        if is_main_process():
+            took = clock(time.monotonic() - self._started)
+            print(f"step {runner.iter} of {runner.max_iters} after {took}; in {folder}: {', '.join(names)}")
+            _print_table(self._metrics)
+
+    def before_test_epoch(self, runner: Any) -> None:
+        """Starts counting."""
+        self._images = 0
+
+    def after_test_iter(self, runner: Any, outputs: Any = None, **_: Any) -> None:
+        """Shows a batch of the evaluation."""
+        self._images += len(outputs or ())
+        self._show("images", self._images, len(runner.test_dataloader.sampler))
+
+    def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
+        """Prints what was measured."""
+        self.close()
+        if is_main_process():
+            _print_table(metrics or {})
+
+    def _show(self, what: str, done: int, total: int, note: str = "") -> None:
+        if not is_main_process():
+            return
+        if what not in self._lines:
+            self._lines[what] = RunProgress(what, self._console, _SECONDS, transient=True)
+        if self._shown is None:  # not before the loader's processes are forked: the line has a thread
+            self._shown = self._lines[what].__enter__()
+        self._shown(done, total, note)
+
+
+def quieten(logger: logging.Logger) -> None:
+    """Shows warnings and this package's own messages on the terminal; the log files keep all."""
+    for handler in logger.handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("%(message)s"))
+            handler.addFilter(
+                lambda record: record.levelno >= logging.WARNING or record.pathname.startswith(_PACKAGE)
+            )
+
+
+def _losses(outputs: Mapping[str, Any], *, parts: bool) -> str:
+    """The loss of a step; with `parts`, also its terms, each summed over the stages."""
+    terms: dict[str, float] = {}
+    for name, value in outputs.items():
+        _, found, kind = name.rpartition("loss_")
+        if found and parts:
+            terms[kind] = terms.get(kind, 0.0) + float(value)
+    listed = ", ".join(f"{kind} {value:.3f}" for kind, value in terms.items())
+    total = f"loss {float(outputs['loss']):.3f}" if "loss" in outputs else ""
+    return f"{total} ({listed})" if listed else total
+
+
+def percent(value: float) -> str:
+    """A share in percent; a dash where there was nothing to measure."""
+    return f"{100 * value:.1f}" if math.isfinite(value) and value >= 0 else "-"
+
+
+def label(name: str) -> str:
+    """A metric in words: `coco/segm_mAP_50` is `mask AP50`."""
+    row, column = _place(name)
+    return f"{column} {row}"
+
+
+def _place(name: str) -> tuple[str, str]:
+    """Row and column of a metric in the table."""
+    *groups, last = name.split("/")
+    kind, _, measure = last.partition("_")
+    kinds = {"segm": "mask", "bbox": "box"}
+    column = " ".join(
+        [*(group.replace("_", "-") for group in groups if group != "coco"), kinds.get(kind, kind)]
+    )
+    return measure.replace("mAP", "AP").replace("_", "" if measure[1:2] in "RA" else " "), column
+
+
+def _print_table(metrics: Mapping[str, float]) -> None:
+    places = {_place(name): value for name, value in metrics.items()}
+    columns = list(dict.fromkeys(column for _, column in places))
+    if not places:
+        return
+    table = Table("", *columns, title="percent", title_justify="left")
+    for row in dict.fromkeys(row for row, _ in places):
+        table.add_row(row, *(percent(places.get((row, column), math.nan)) for column in columns))
+    Console().print(table)
