@@ -4,6 +4,8 @@ import sys
 
 import typer
 
+from sp_fast.commands.check import EXAMPLES as CHECK_EXAMPLES
+from sp_fast.commands.check import check
 from sp_fast.commands.data import app as data
 from sp_fast.commands.demo import EXAMPLES as DEMO_EXAMPLES
 from sp_fast.commands.demo import demo
@@ -31,6 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.command("check", epilog=CHECK_EXAMPLES)(check)
 app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
 app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("score", epilog=SCORE_EXAMPLES)(score)

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from sp_fast.data.check import errors_before_training
 from sp_fast.data.coco import load_coco
 from sp_fast.proposals.store import seeds_path
 
@@ -29,6 +30,7 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         _section(cfg, "train_dataloader", "--batch-size").batch_size = args.batch_size
     _training_data(cfg, args)
     _validation_data(cfg, args)
+    _check_data(cfg, "val_dataloader" if args.eval_only else None)
     if args.class_agnostic:
         _merge_classes(cfg)
     _match_classes(cfg)
@@ -122,6 +124,15 @@ def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
             loader.dataset.ann_file = args.val_annotations
             for metric in cfg[f"{name}_evaluator"]:
                 metric.ann_file = args.val_annotations
+
+
+def _check_data(cfg: Any, only: str | None) -> None:
+    """Raises on errors in the data, which would else show after an epoch, or in a worker."""
+    loaders = [only] if only else []
+    sets = [one for one in _datasets(cfg, *loaders) if one.get("type") == "InstanceDataset"]
+    files = {(one.ann_file, one.images): one.get("tight_boxes", False) for one in sets}
+    for (ann_file, images), tight_boxes in files.items():
+        errors_before_training(ann_file, images, boxes=not tight_boxes)
 
 
 def _merge_classes(cfg: Any) -> None:

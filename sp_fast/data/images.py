@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 EXIF = ("apply", "ignore")
+BROKEN_LIMIT = 0.05  # largest tolerated share of broken images
 
 _ORIENTATION = 0x0112  # EXIF tag
 _TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
@@ -48,7 +49,7 @@ class BrokenImages:
         limit: largest tolerated share of broken images.
     """
 
-    def __init__(self, limit: float = 0.05) -> None:
+    def __init__(self, limit: float = BROKEN_LIMIT) -> None:
         self.limit = limit
         self.reasons: dict[Path, str] = {}
 

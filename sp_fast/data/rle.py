@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import hypot
+from operator import mul, sub
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,28 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     if isinstance(segmentation["counts"], list):
         return coco_mask.frPyObjects(segmentation, height, width)
     return segmentation
+
+
+def may_be_empty(segmentation: Any, size: tuple[int, int]) -> bool:
+    """False if the polygons or run lengths of one object surely cover pixels of an image of (height, width).
+
+    Much faster than drawing; polygons have at least three points.
+    """
+    if isinstance(segmentation, list):
+        return not any(_surely_covers(polygon, *size) for polygon in segmentation)
+    if isinstance(segmentation["counts"], list):
+        return not any(segmentation["counts"][1::2])
+    return not coco_mask.area(segmentation)
+
+
+def _surely_covers(polygon: list[float], height: int, width: int) -> bool:
+    x, y = polygon[::2], polygon[1::2]
+    if min(polygon) < 0 or max(x) > width or max(y) > height:
+        return False
+    next_x, next_y = x[1:] + x[:1], y[1:] + y[:1]
+    area = abs(sum(map(mul, x, next_y)) - sum(map(mul, y, next_x))) / 2
+    # Jarnik's bound: area and number of grid points inside a closed curve differ by less than its length.
+    return area > sum(map(hypot, map(sub, next_x, x), map(sub, next_y, y)))
 
 
 def run_lengths(masks: np.ndarray) -> list[dict[str, Any]]:

@@ -58,7 +58,8 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
     Images are matched by `file_name`.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_coco`; ValueError also if no image is in both files.
+        FileNotFoundError, ValueError: see `load_coco`; ValueError also if no image is in both files, or
+            one has two sizes.
     """
     found, wanted = load_coco(proposals), load_coco(annotations)
     ids = {image["file_name"]: image["id"] for image in found["images"]}
@@ -69,6 +70,14 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
             f"no image is in both {proposals} and {annotations}: they are matched by file_name, such as "
             f"{next(iter(ids), '')!r} and {next(iter(names), '')!r}"
         )
+    sizes = {image["file_name"]: (image["height"], image["width"]) for image in found["images"]}
+    for image in wanted["images"]:
+        size = image["height"], image["width"]
+        if sizes.get(image["file_name"], size) != size:
+            raise ValueError(
+                f"{image['file_name']}: expected one size in both files, got {sizes[image['file_name']]} in "
+                f"{proposals} and {size} in {annotations} (height, width)"
+            )
     masks, objects = _masks(found), _masks(wanted)
     iou = np.concatenate([best_ious(objects[image], masks[other]) for image, other in common.items()])
     area = np.concatenate([rle_areas(objects[image]) for image in common])

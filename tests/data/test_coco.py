@@ -71,35 +71,56 @@ def pop(key):
 
 
 BAD = {
-    "no annotations": (pop("annotations"), "the key 'annotations' is missing"),
-    "no categories": (pop("categories"), "the key 'categories' is missing"),
-    "empty categories": (lambda coco: coco.update(categories=[], annotations=[]), "'categories' is empty"),
-    "images not a list": (lambda coco: coco.update(images={}), "'images' must be a list, got a dict"),
-    "image not a dict": (lambda coco: coco["images"].insert(0, 4), r"images\[0\] must be a dict, got a int"),
-    "image without width": (drop("images", "width"), r"images\[0\] \(id 3\) lacks the key 'width'"),
-    "annotation without mask": (drop("annotations", "segmentation"), "lacks the key 'segmentation'"),
-    "image of height 0": (put("images", "height", 0), "image 3 has height 0 and width 8"),
+    "no annotations": (pop("annotations"), "annotations: expected a list .* got no such key"),
+    "no categories": (pop("categories"), "categories: expected a list .* got no such key"),
+    "empty categories": (
+        lambda coco: coco.update(categories=[], annotations=[]),
+        "categories: expected at least one category",
+    ),
+    "images not a list": (lambda coco: coco.update(images={}), "images: expected a list, got a dict"),
+    "image not a dict": (lambda coco: coco["images"].insert(0, 4), r"images\[0\]: expected a dict, got 4"),
+    "image without width": (
+        drop("images", "width"),
+        r"image 3 \(a\.jpg\): width: expected .* got no such key",
+    ),
+    "annotation without mask": (
+        drop("annotations", "segmentation"),
+        r"annotation 1 \(a\.jpg\): segmentation: expected polygons or run lengths, got no such key",
+    ),
+    "image of height 0": (put("images", "height", 0), r"image 3 \(a\.jpg\): height: expected .* got 0"),
     "unknown category": (
         put("annotations", "category_id", 9),
-        "annotation 1 has category_id 9, which is not",
+        r"annotation 1 \(a\.jpg\): category_id: expected an id of 'categories', got 9",
     ),
     "unknown image": (
         put("annotations", "image_id", 4),
-        "annotation 1 has image_id 4, which is not in 'images'",
+        "annotation 1: image_id: expected an id of 'images', got 4",
     ),
-    "unhashable image": (put("annotations", "image_id", [3]), r"annotation 1 has image_id \[3\]"),
-    "duplicate annotation": (put("annotations", "id", 2), "the id 2 appears twice in 'annotations'"),
-    "duplicate name": (put("categories", "name", "dog"), "the name 'dog' appears twice"),
-    "mask of another size": (put("images", "width", 9), r"size \[6, 8\], but its image is \[6, 9\]"),
-    "damaged text": (bad_counts("0zz~"), "annotation 1 has a bad segmentation: .* cannot be decoded"),
+    "unhashable image": (
+        put("annotations", "image_id", [3]),
+        r"annotation 1: image_id: expected a whole number or a text, got \[3\]",
+    ),
+    "duplicate annotation": (
+        put("annotations", "id", 2),
+        r"annotation 2 \(a\.jpg\): id: expected an id of its own, got 2, also the id of annotations\[0\]",
+    ),
+    "duplicate name": (
+        put("categories", "name", "dog"),
+        "categories.name: expected .* got 'dog' for the ids 1, 7",
+    ),
+    "mask of another size": (
+        put("images", "width", 9),
+        r"expected the image's size \[6, 9\].* got size \[6, 8\]",
+    ),
+    "damaged text": (bad_counts("0zz~"), r"annotation 1 \(a\.jpg\): segmentation: .* cannot be decoded"),
     "empty text": (bad_counts(""), "cannot be decoded"),
     "not ascii": (bad_counts("ä"), "cannot be decoded"),
-    "short text": (bad_counts("11"), "cover 2 pixels, expected 48"),
-    "short runs": (bad_counts([4, 4]), "sum to 8, expected 48"),
-    "negative runs": (bad_counts([50, -2]), "non-negative integers"),
-    "no counts": (bad_counts(None), "'counts' must be a string or a list"),
-    "odd polygon": (put("annotations", "segmentation", [[1, 2, 3]], 2), "annotation 5 .* even number"),
-    "no mask at all": (put("annotations", "segmentation", "x"), "expected polygons or a dict"),
+    "short text": (bad_counts("11"), "expected counts of 48 pixels in all, got 2"),
+    "short runs": (bad_counts([4, 4]), "expected counts of 48 pixels in all, got 8"),
+    "negative runs": (bad_counts([50, -2]), "expected counts of whole numbers from 0"),
+    "no counts": (bad_counts(None), "expected counts as a text or a list"),
+    "odd polygon": (put("annotations", "segmentation", [[1, 2, 3]], 2), "annotation 5 .* an even number"),
+    "no mask at all": (put("annotations", "segmentation", "x"), "expected polygons or run lengths, got 'x'"),
 }
 
 

@@ -162,5 +162,5 @@ def test_annotation_file_is_checked(scenes):
     coco = json.loads(path.read_text())
     coco["annotations"][0]["category_id"] = 99
     path.write_text(json.dumps(coco))
-    with pytest.raises(ValueError, match=r"masks\.json: annotation 5 has category_id 99"):
+    with pytest.raises(ValueError, match=r"masks\.json: annotation 5 .*category_id: expected .*, got 99"):
         evaluate(scenes, "InstanceMetric")

@@ -75,3 +75,12 @@ def test_no_common_image(tmp_path: Path) -> None:
     proposals = coco(tmp_path / "p.json", {"a.jpg": []})
     with pytest.raises(ValueError, match=r"matched by file_name, such as 'a.jpg' and 'b.jpg'"):
         score_proposals(proposals, coco(tmp_path / "o.json", {"b.jpg": []}))
+
+
+def test_an_image_of_two_sizes(tmp_path: Path) -> None:
+    masks = coco(tmp_path / "masks.json", {"a.jpg": [(0, 0, 9, 9)]})
+    image = {"id": 1, "file_name": "a.jpg", "height": 100, "width": 200}
+    other = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "object"}]}
+    save_coco(other, tmp_path / "other.json")
+    with pytest.raises(ValueError, match=r"a\.jpg: expected one size .* got \(200, 200\) .* \(100, 200\)"):
+        score_proposals(masks, tmp_path / "other.json")

@@ -83,7 +83,7 @@ def test_missing_key(run, scenes, tmp_path):
         "finetune", *changed(scenes, tmp_path, lambda coco: coco["annotations"][1].pop("category_id"))
     )
     assert "changed.json" in error
-    assert "lacks the key 'category_id'" in error
+    assert "category_id: expected a whole number or a text, got no such key" in error
 
 
 def test_unknown_category(run, scenes, tmp_path):
@@ -91,7 +91,7 @@ def test_unknown_category(run, scenes, tmp_path):
         coco["annotations"][2]["category_id"] = 99
 
     error = run("finetune", *changed(scenes, tmp_path, change), "--class-agnostic")
-    assert "category_id 99, which is not in 'categories'" in error
+    assert "category_id: expected an id of 'categories', got 99" in error
 
 
 def test_bad_run_lengths(run, scenes, tmp_path):
@@ -99,7 +99,7 @@ def test_bad_run_lengths(run, scenes, tmp_path):
         coco["annotations"][0]["segmentation"]["counts"] += "0"
 
     error = run("finetune", *changed(scenes, tmp_path, change))
-    assert "has a bad segmentation" in error
+    assert "segmentation: expected counts of" in error
 
 
 def test_validation_with_other_categories(run, scenes, tmp_path):

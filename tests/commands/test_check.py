@@ -1,0 +1,99 @@
+"""The command `sp-fast check`: exit status, what it prints and writes, bad input."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from sp_fast import cli
+from sp_fast.data.faults import KINDS, NOTE
+from tests.data.test_check import good_set, write
+
+
+@pytest.fixture
+def check(monkeypatch, capfd):
+    """Runs the command; returns exit status, standard output and standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["sp-fast", "check", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "80")
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        assert "Traceback" not in err
+        return stop.value.code, out, err
+
+    return run
+
+
+def test_good_data_exit_with_0_and_a_page(check, tmp_path):
+    coco = good_set(tmp_path)
+    coco["annotations"][0]["area"] = 0
+    path, page = write(coco, tmp_path), tmp_path / "page.html"
+    code, out, _ = check(path, "--images", tmp_path / "images", "--out", page)
+    assert code == 0
+    assert "0 errors, 1 warning\n" in out
+    assert max(map(len, out.replace(str(tmp_path), "").splitlines())) <= 80
+    html = page.read_text()
+    assert html.count("<figure>") == 5  # four samples and the image with the fault
+    assert "://" not in html
+    code, _, err = check(path, "--images", tmp_path / "images", "--out", page)
+    assert code == 2
+    assert "--overwrite" in err
+    assert check(path, "--images", tmp_path / "images", "--out", page, "--overwrite")[0] == 0
+
+
+def test_errors_exit_with_1_and_still_write_the_page(check, tmp_path):
+    coco = good_set(tmp_path)
+    for one in coco["annotations"]:
+        one["iscrowd"] = "0"
+    (tmp_path / "images" / "2.png").write_bytes(b"no image")
+    page = tmp_path / "page.html"
+    code, out, _ = check(write(coco, tmp_path), "--images", tmp_path / "images", "--out", page)
+    assert code == 1
+    assert "values of a wrong type (8)" in out
+    assert "and 5 more" in out
+    assert "9 errors, 0 warnings" in out
+    assert page.is_file()
+
+
+def test_other_formats_are_converted(check, tmp_path):
+    good_set(tmp_path)
+    labels, out = tmp_path / "labels", tmp_path / "train.json"
+    labels.mkdir()
+    (labels / "0.txt").write_text("0 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    (labels / "classes.txt").write_text("cat\n")
+    code, _, _ = check(labels, "--images", tmp_path / "images", "--convert", out)
+    assert code == 0
+    coco = json.loads(out.read_text())
+    assert (len(coco["images"]), len(coco["annotations"])) == (4, 1)
+    assert check(out, "--images", tmp_path / "images")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.json", "--images", "images"], "no such labels: none.json"),
+        (["ann.json", "--images", "none"], "expected a folder of images, got none"),
+        (["ann.json", "--images", "images", "--val-images", "images"], "--val-images: expected --val"),
+        (["ann.json", "--images", "images", "--convert", "b.json"], "--convert: expected labels in another"),
+        (["images", "--images", "images"], "expected labels of YOLO"),
+        (["images", "--images", "images", "--format", "kitti"], "format: expected auto, coco"),
+    ],
+)
+def test_bad_input_exits_with_2(arguments, message, check, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(good_set(tmp_path), tmp_path)
+    code, _, err = check(*arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_every_kind_of_fault_is_documented():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    rows = [f"| {kind.severity} | {kind.title} | {kind.mend} |" for kind in KINDS.values()]
+    documented = [row for row in rows if row in page]
+    assert documented == [row for row in rows if not row.startswith(f"| {NOTE}")]
