@@ -7,6 +7,8 @@ import typer
 from sp_fast.commands.demo import EXAMPLES as DEMO_EXAMPLES
 from sp_fast.commands.demo import demo
 from sp_fast.commands.experiment import app as experiment
+from sp_fast.commands.fit import EXAMPLES as FIT_EXAMPLES
+from sp_fast.commands.fit import fit
 from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
 from sp_fast.commands.propose import propose
 from sp_fast.commands.random_boxes import EXAMPLES as RANDOM_BOXES_EXAMPLES
@@ -24,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.command("fit", epilog=FIT_EXAMPLES)(fit)
 app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
 app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("score", epilog=SCORE_EXAMPLES)(score)

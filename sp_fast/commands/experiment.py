@@ -73,7 +73,7 @@ def run(
     if quick:
         arguments["quick"] = True
     chosen = None if rows is None else rows.split(",")
-    numbers = None if seeds is None else _numbers(seeds)
+    numbers = None if seeds is None else seed_numbers(seeds)
     run_and_report(name, out, arguments, rows=chosen, seeds=numbers, minutes=minutes, jobs=jobs)
 
 
@@ -170,7 +170,8 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return arguments
 
 
-def _numbers(text: str) -> list[int]:
+def seed_numbers(text: str) -> list[int]:
+    """The numbers of `--seeds`."""
     numbers = text.split(",")
     if not all(number.strip().isdecimal() for number in numbers):
         raise ValueError(f"--seeds: expected comma-separated whole numbers, such as 0,1,2, got {text!r}")

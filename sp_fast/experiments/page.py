@@ -59,6 +59,7 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
         seeds=seeds_text(plan.seeds),
         test=TEST if results["comparisons"] else "",
         notes=plan.experiment.notes,
+        choices=plan.experiment.settings,
         missing=missing(results),
         blocks=blocks(results),
         styles={name: style(position) for position, name in enumerate(labels)},
