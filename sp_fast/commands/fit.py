@@ -204,9 +204,9 @@ def _new(
 
     weights = request["weights"]
     names = ("labels", "label_images", "val", "val_images")
-    places = {name: request[name] and Path(request[name]) for name in names}
+    files: Any = {name: request[name] and Path(request[name]) for name in names}
     backbone = backbone_of(weights)
-    data = gather((out / DATA).resolve(), [Path(one) for one in request["images"]], **places)
+    data = gather((out / DATA).resolve(), [Path(one) for one in request["images"]], **files)
     choices = choose(data, weights, request["settings"], gpu=gpu)
     masks = next(one.value for one in choices if one.name == "masks")
     with RunProgress("candidates", console) as progress:

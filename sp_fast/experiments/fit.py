@@ -56,7 +56,7 @@ def experiment(
     rows = [
         Row(
             PRETRAINED,
-            "pre-trained on your images",
+            "with pre-training",
             proposals,
             _pretraining(found, weights, chosen),
             finetune,
