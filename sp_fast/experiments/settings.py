@@ -20,6 +20,7 @@ MODELS = {
 }
 FROZEN = ("knet_mobilenet_v2_64",)  # models whose backbone is frozen
 OBJECT_SIDE = 24  # side in pixels that the median object should have: three cells of the masks, at stride 8
+MANY_OBJECTS = 20  # per image, above which a CPU takes smaller batches and more steps
 CPU_SIDE, GPU_SIDES = 384, (1333, 800)
 GIVEN = "given"
 
@@ -38,6 +39,7 @@ class Labels(NamedTuple):
     longer_side: int  # median over images, in pixels
     object_side: float  # median over objects of the root of the area, in pixels
     most_objects: int  # 95th percentile over images
+    mean_objects: float  # over images
 
 
 def measure(data: FitData) -> Labels:
@@ -50,6 +52,7 @@ def measure(data: FitData) -> Labels:
         round(np.median([max(one["height"], one["width"]) for one in coco["images"]])),
         float(np.median([one["area"] ** 0.5 for one in objects])) if objects else OBJECT_SIDE,
         math.ceil(np.percentile(per_image, 95)),
+        float(np.mean(per_image)),
     )
 
 
@@ -81,17 +84,16 @@ def choose(data: FitData, weights: str, given: Mapping[str, Any], *, gpu: bool) 
     kernels = add("kernels", min(many, 300), why)
     why = "half of the kernels: the others learn what is background"
     add("masks", kernels // 2, f"pseudo labels per image, {why}")
-    wanted = 8 if gpu else 4
-    batch = add(
-        "batch_size", min(wanted, data.labels_count), f"{device}, {data.labels_count} labelled images"
-    )
-    passes, low, high = (100, 1000, 20_000) if gpu else (90, 300, 900)
-    steps = min(max(passes * data.labels_count // batch, low), high)
-    why = f"{passes} passes over {data.labels_count} images, {low} to {high} steps on {device}"
+    wanted = 8 if gpu else 2 if labels.mean_objects > MANY_OBJECTS else 4
+    why = f"{device}, {labels.mean_objects:.0f} objects per labelled image"
+    batch = add("batch_size", min(wanted, data.labels_count), why)
+    passes, low, high = (100, 8000, 160_000) if gpu else (90, 1200, 3600)
+    steps = min(max(passes * data.labels_count, low), high) // batch
+    why = f"{passes} passes over {data.labels_count} images, {low} to {high} images on {device}"
     finetune = add("finetune_steps", steps, why)
-    passes, low, high = (12, 2000, 30_000) if gpu else (10, 200, 500)
-    steps = min(max(passes * data.images_count // batch, low), high)
-    why = f"{passes} passes over {data.images_count} images, {low} to {high} steps on {device}"
+    passes, low, high = (12, 16_000, 240_000) if gpu else (10, 800, 2000)
+    steps = min(max(passes * data.images_count, low), high) // batch
+    why = f"{passes} passes over {data.images_count} images, {low} to {high} images on {device}"
     pretrain = add("pretrain_steps", steps, why)
     add("amp", gpu, "bfloat16 saves time and memory on a GPU" if gpu else "bfloat16 gains little on a CPU")
     why = "of the steps; the learning rate then falls along a cosine"

@@ -12,18 +12,29 @@ from torch import Tensor
 from sp_fast.knet.masks import upsample
 
 
-def select_top(cls_logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+def mask_quality(mask_logits: Tensor) -> Tensor:
+    """Mean probability inside each mask, fp32 `[B, N]`, from logits `[B, N, h, w]`; 0 for an empty mask."""
+    inside = (mask_logits > 0).float()
+    total = (mask_logits.float().sigmoid() * inside).sum((2, 3))
+    return total / inside.sum((2, 3)).clamp(min=1)
+
+
+def select_top(
+    cls_logits: Tensor, limit: int, quality: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Selects the kernel-class pairs with the highest scores in each image.
 
     Args:
         cls_logits: class logits `[B, N, K]`.
         limit: largest number of pairs per image.
+        quality: factor `[B, N]` of the scores of each kernel, or None.
 
     Returns:
         Scores, int64 labels and int64 kernel indices, each `[B, min(limit, N K)]`, best first.
     """
     classes = cls_logits.shape[2]
-    scores = cls_logits.float().sigmoid().flatten(1)
+    scores = cls_logits.float().sigmoid()
+    scores = (scores if quality is None else scores * quality[..., None]).flatten(1)
     scores, index = scores.topk(min(limit, scores.shape[1]), dim=1)
     return scores, index % classes, index // classes
 

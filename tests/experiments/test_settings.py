@@ -50,6 +50,7 @@ def test_many_small_objects_get_more_kernels_and_larger_images(tmp_path, weights
     assert "90 objects" in many["kernels"].reason
     assert "16" in many["size"].reason
     assert many["masks"].value == many["kernels"].value // 2
+    assert (few["batch_size"].value, many["batch_size"].value) == (4, 2)
 
 
 def test_given_settings_are_kept_and_said(tmp_path, weights):
