@@ -157,7 +157,7 @@ def _cache(count: int, seen: int, side: int, objects: int, frozen: bool) -> tupl
     maps = count * side * side * 8 * (24 / 16 + 32 / 64 + 96 / 256 + 320 / 1024)
     if images > free:
         return None, f"{count} images do not fit in memory"
-    if frozen and seen > 2 * count and images + maps < free:
+    if frozen and seen > 4 * count and images + maps < free:
         return (
             "features",
             f"the backbone is frozen, and each of {count} images is seen {seen / count:.0f} times",

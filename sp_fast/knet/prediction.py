@@ -12,11 +12,31 @@ from torch import Tensor
 from sp_fast.knet.masks import upsample
 
 
-def mask_quality(mask_logits: Tensor) -> Tensor:
-    """Mean probability inside each mask, fp32 `[B, N]`, from logits `[B, N, h, w]`; 0 for an empty mask."""
-    inside = (mask_logits > 0).float()
-    total = (mask_logits.float().sigmoid() * inside).sum((2, 3))
-    return total / inside.sum((2, 3)).clamp(min=1)
+def kernel_quality(cls_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Computes a factor for the scores of each kernel: small for uncertain masks and for repeated ones.
+
+        quality = (mean probability inside the mask)^2 (1 - largest IoU with the mask of a better kernel)
+
+    Better means a higher product of the first factor and the best class score. An empty mask has 0.
+
+    Args:
+        cls_logits: class logits `[B, N, K]`.
+        mask_logits: mask logits `[B, N, h, w]` at stride 8.
+
+    Returns:
+        fp32 `[B, N]` in [0, 1].
+    """
+    p = upsample(mask_logits.float()).sigmoid().flatten(2)  # [B, N, HW]
+    inside = (p > 0.5).float()
+    area = inside.sum(2)
+    certain = ((p * inside).sum(2) / area.clamp(min=1)).square()
+    score = certain * cls_logits.float().sigmoid().amax(2)
+    overlap = inside @ inside.transpose(1, 2)  # [B, N, N]
+    iou = overlap / (area[:, :, None] + area[:, None] - overlap).clamp(min=1)
+    index = torch.arange(score.shape[1], device=score.device)
+    above = score[:, None] > score[:, :, None]  # [B, i, j]: j is better than i
+    equal = (score[:, None] == score[:, :, None]) & (index < index[:, None])
+    return certain * (1 - (iou * (above | equal)).amax(2))
 
 
 def select_top(
