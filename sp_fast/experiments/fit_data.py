@@ -81,12 +81,12 @@ def gather(
     labelled = [place / one["file_name"] for one in train["images"]]
     excluded = [val_place / one["file_name"] for one in held["images"]]
     links = link_images(out / "images", {**found, place: [*found.get(place, []), *labelled]}, excluded)
-    if not links:
-        raise ValueError("IMAGES: expected images that are not validated on, got none")
     names = {one["id"]: links.get((place / one["file_name"]).resolve()) for one in train["images"]}
     shared = [{**one, "file_name": names[one["id"]]} for one in train["images"] if names[one["id"]]]
     ids = {one["id"] for one in shared}
     objects = [one for one in train["annotations"] if one["image_id"] in ids]
+    if not objects:
+        raise ValueError("--labels: expected objects in images that are not validated on, got none")
     save_coco({**train, "images": shared, "annotations": objects}, out / "truth.json")
     save_coco(train, out / "train.json")
     save_coco(held, out / "val.json")

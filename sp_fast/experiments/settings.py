@@ -87,11 +87,11 @@ def choose(data: FitData, weights: str, given: Mapping[str, Any], *, gpu: bool) 
     wanted = 8 if gpu else 2 if labels.mean_objects > MANY_OBJECTS else 4
     why = f"{device}, {labels.mean_objects:.0f} objects per labelled image"
     batch = add("batch_size", min(wanted, data.labels_count), why)
-    passes, low, high = (100, 8000, 160_000) if gpu else (90, 1200, 3600)
+    passes, low, high = (100, 8000, 160_000) if gpu else (70, 1200, 2400)
     steps = min(max(passes * data.labels_count, low), high) // batch
     why = f"{passes} passes over {data.labels_count} images, {low} to {high} images on {device}"
     finetune = add("finetune_steps", steps, why)
-    passes, low, high = (12, 16_000, 240_000) if gpu else (10, 800, 2000)
+    passes, low, high = (12, 16_000, 240_000) if gpu else (6, 800, 1600)
     steps = min(max(passes * data.images_count, low), high) // batch
     why = f"{passes} passes over {data.images_count} images, {low} to {high} images on {device}"
     pretrain = add("pretrain_steps", steps, why)

@@ -107,4 +107,5 @@ def test_bad_data_are_told_by_their_option(photos):
     save_coco({**empty, "annotations": []}, photos / "empty.json")
     with pytest.raises(ValueError, match="--labels: expected objects to learn from"):
         gather(photos / "data", [photos / "photos"], photos / "empty.json")
-    assert not (photos / "data").exists()
+    with pytest.raises(ValueError, match="--labels: expected objects in images that are not validated on"):
+        gather(photos / "data", [photos / "photos"], photos / "labels.json", None, photos / "labels.json")
