@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -110,7 +111,15 @@ def fit(
         "settings": {name: value for name, value in given.items() if value is not None},
     }
     console = Console()
-    arguments = _prepared(out, request, overwrite, gpu, numbers, compare, console)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-made folder is removed
+    try:
+        arguments = _prepared(out, request, overwrite, gpu, numbers, compare, console)
+    except KeyboardInterrupt:
+        console.print("Interrupted while the settings were chosen; run the same command again.")
+        raise typer.Exit(130) from None
+    except RuntimeError as error:
+        console.print(str(error), markup=False, highlight=False)
+        raise typer.Exit(1) from None
     _print_settings(arguments, console)
     command = shlex.join(["sp-fast", *(word for word in sys.argv[1:] if word != "--overwrite")])
     run_and_report("fit", out, {**arguments, "compare": compare, "command": command}, seeds=numbers)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sp_fast.data.coco import load_coco, save_coco
 from sp_fast.experiments.experiment import Training
-from sp_fast.experiments.scheduler import WORKER
+from sp_fast.experiments.scheduler import WORKER, RunFailedError
 from sp_fast.experiments.settings import Choice
 from sp_fast.experiments.worker import read_scalars
 from sp_fast.files import write_json
@@ -25,7 +25,7 @@ def seconds_per_step(training: Training) -> float:
     """Median time of a few steps of a fine-tuning on some of its images, after the first two.
 
     Raises:
-        RuntimeError: the training failed; the message ends with the end of its output.
+        RunFailedError: the training failed; the message ends with the end of its output.
     """
     coco = load_coco(training.annotations or "")
     images = coco["images"][: 2 * training.options["train_dataloader.batch_size"]]
@@ -50,7 +50,7 @@ def seconds_per_step(training: Training) -> float:
         done = subprocess.run([*WORKER, str(folder / "run")], capture_output=True, text=True)
         if done.returncode:
             end = "\n    ".join((done.stdout + done.stderr).splitlines()[-25:])
-            raise RuntimeError(f"{STEPS} steps of fine-tuning to measure their time failed:\n    {end}")
+            raise RunFailedError(f"{STEPS} steps of fine-tuning to measure their time failed:\n    {end}")
         logged = read_scalars(folder / "run")
     return statistics.median(one["time"] for step, one in logged.items() if step > 2 and "time" in one)
 
