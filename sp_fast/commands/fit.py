@@ -89,6 +89,8 @@ def fit(
     if minutes is not None and minutes <= 0:
         raise ValueError(f"--minutes: expected a number above 0, got {minutes:g}")
     gpu = _use(device)
+    if amp and not gpu:
+        raise ValueError("--amp: expected a GPU, but the device is a CPU; leave it out")
     given = {
         "model": model,
         "size": size,
