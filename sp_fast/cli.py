@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from sp_fast.commands.data import app as data
 from sp_fast.commands.demo import EXAMPLES as DEMO_EXAMPLES
 from sp_fast.commands.demo import demo
 from sp_fast.commands.experiment import app as experiment
@@ -32,6 +33,7 @@ app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("score", epilog=SCORE_EXAMPLES)(score)
 app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
 app.command("demo", epilog=DEMO_EXAMPLES)(demo)
+app.add_typer(data, name="data")
 app.add_typer(experiment, name="experiment")
 
 

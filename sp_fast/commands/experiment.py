@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,8 +87,12 @@ def run_and_report(
     seeds: list[int] | None = None,
     minutes: float | None = None,
     jobs: int | None = None,
+    finish: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Runs an experiment, writes its report, and exits with the command's status."""
+    """Runs an experiment, writes its report, and exits with the command's status.
+
+    `finish` is called with the plan before the report, unless runs are missing.
+    """
     try:
         import mmdet  # noqa: F401  (before minutes are spent on what comes first)
     except ModuleNotFoundError as error:
@@ -126,6 +131,8 @@ def run_and_report(
     except RunFailedError as error:
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(1) from None
+    if complete and finish is not None:
+        finish(plan)
     write_report(plan, source, console)
     if not complete:
         raise typer.Exit(MORE_TO_DO)

@@ -124,8 +124,11 @@ def fit(
         raise typer.Exit(1) from None
     _print_settings(arguments, console)
     command = shlex.join(["sp-fast", *(word for word in sys.argv[1:] if word != "--overwrite")])
-    run_and_report("fit", out, {**arguments, "compare": compare, "command": command}, seeds=numbers)
-    _finish(out, arguments, numbers, compare, console)
+    from sp_fast.experiments.fit import write_model
+
+    arguments |= {"compare": compare, "command": command}
+    run_and_report("fit", out, arguments, seeds=numbers, finish=write_model)
+    _print_use(out, numbers, compare, console)
 
 
 def _use(device: str) -> bool:
@@ -256,22 +259,15 @@ def _print_settings(arguments: dict[str, Any], console: Console) -> None:
     console.print(table)
 
 
-def _finish(out: Path, arguments: dict[str, Any], seeds: list[int], compare: bool, console: Console) -> None:
-    """Writes the model, and prints what to do with it."""
-    from sp_fast.experiments.fit import write_model
+def _print_use(out: Path, seeds: list[int], compare: bool, console: Console) -> None:
+    from sp_fast.experiments import results
     from sp_fast.experiments.plan import Plan
     from sp_fast.experiments.store import recall
+    from sp_fast.experiments.use import MODEL, use
 
-    source, _ = recall(out)
-    target = write_model(Plan(source.load(), out, seeds))
-    data = arguments["data"]
-    lines = [f"Model:   {target}", "", "Next:"]
+    plan = Plan(recall(out)[0].load(), out, seeds)
+    told = use(plan, results.collect(plan))
+    lines = [f"Model:   {out / MODEL}", "", "Next:", *(f"  {one}" for one in (told.commands if told else []))]
     if not compare:
-        lines += ["  does pre-training help? the same command with --compare --seeds 0,1,2"]
-    for words in (
-        ["predict", str(target), "IMAGES", "--out", "predictions"],
-        ["evaluate", str(target), "--images", data["val_images"], "--annotations", data["val"]],
-        ["export", str(target), "--format", "onnx"],
-    ):
-        lines.append(f"  {shlex.join(['sp-fast', *words])}")
+        lines.append("  the same command with --compare --seeds 0,1,2: does pre-training help?")
     console.print(Text("\n".join(lines)), soft_wrap=True)

@@ -124,6 +124,9 @@ def propose(
         str, typer.Option(parser=_device, metavar="DEVICE", help="Device: cpu, cuda, cuda:1, ... or auto.")
     ] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="Threads that read images and encode masks.")] = 4,
+    ignore_exif: Annotated[
+        bool, typer.Option("--ignore-exif", help="Read stored pixels: ignore the EXIF orientation.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Resume an interrupted run, or start over.")
     ] = True,
@@ -163,6 +166,7 @@ def propose(
                 batch_size=batch_size,
                 device=device,
                 workers=workers,
+                exif="ignore" if ignore_exif else "apply",
                 restart=not resume,
                 overwrite=overwrite,
                 progress=progress,

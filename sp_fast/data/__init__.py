@@ -8,6 +8,7 @@ from sp_fast.data.images import (
     image_size,
     list_images,
     read_image,
+    read_labelled,
 )
 
 __all__ = [
@@ -18,5 +19,6 @@ __all__ = [
     "list_images",
     "load_coco",
     "read_image",
+    "read_labelled",
     "save_coco",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,10 @@ from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
+EXIF = ("apply", "ignore")
+
 _ORIENTATION = 0x0112  # EXIF tag
+_TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
 Result = TypeVar("Result")
 
 
@@ -107,28 +110,93 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return sorted(found, key=lambda path: path.as_posix())
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], *, exif: str = "apply") -> np.ndarray:
     """Read an image file as uint8 [H, W, 3], RGB.
 
-    The EXIF orientation is applied. Grayscale is repeated over the channels, CMYK and palettes are converted,
-    16-bit gray is scaled by 255 / 65535, an alpha channel is dropped, and only the first of several frames is
-    read.
+    Grayscale is repeated over the channels, CMYK and palettes are converted, 16-bit gray is scaled by
+    255 / 65535, an alpha channel is dropped, and only the first of several frames is read.
+
+    Args:
+        path: the file.
+        exif: "apply" turns the image as its EXIF orientation says; "ignore" gives the stored pixels, in
+            which some data sets are labelled. TIFF files are always turned.
 
     Raises:
         FileNotFoundError: no such file.
         BrokenImageError: empty, truncated, not an image, or with floating-point pixels (of undefined range).
+        ValueError: another `exif`.
     """
-    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image)))
+    check_exif(exif)
+    return _decode(path, lambda image: _to_rgb(ImageOps.exif_transpose(image) if exif == "apply" else image))
 
 
-def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Height and width of `read_image(path)`, from the file's header only; raises the same errors."""
+def image_size(path: str | os.PathLike[str], *, exif: str = "apply") -> tuple[int, int]:
+    """Height and width of `read_image(path, exif=exif)`, from the header only; raises the same errors."""
+    check_exif(exif)
 
     def size(image: Image.Image) -> tuple[int, int]:
-        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+        turned = exif == "apply" and _orientation(image) in _TURNED
         return (image.width, image.height) if turned else (image.height, image.width)
 
     return _decode(path, size)
+
+
+def read_labelled(
+    path: str | os.PathLike[str], size: tuple[int, int], exif: str = "auto"
+) -> tuple[np.ndarray, str | None]:
+    """Read an image whose labels have a known size, so that they fit.
+
+    Where only one way to treat the EXIF orientation gives that size, it is chosen. Where both do (an image
+    that is mirrored or upside down, or square), `exif` decides.
+
+    Args:
+        path: the file.
+        size: height and width that the labels say.
+        exif: "apply", "ignore", or "auto", which is "apply" but says so.
+
+    Returns:
+        The image as `read_image` gives it, and what a user should be told, if anything.
+
+    Raises:
+        FileNotFoundError, BrokenImageError, ValueError: as `read_image`.
+    """
+    check_exif(exif, ("auto", *EXIF))
+
+    def read(image: Image.Image) -> tuple[np.ndarray, str | None]:
+        way, note = _fitting(image, size, exif)
+        return _to_rgb(ImageOps.exif_transpose(image) if way == "apply" else image), note
+
+    return _decode(path, read)
+
+
+def _orientation(image: Image.Image) -> int:
+    # Pillow turns TIFF files itself, size and pixels, and leaves no choice.
+    return 1 if image.format == "TIFF" else image.getexif().get(_ORIENTATION, 1)
+
+
+def _fitting(image: Image.Image, size: tuple[int, int], exif: str) -> tuple[str, str | None]:
+    wanted = "apply" if exif == "auto" else exif
+    value = _orientation(image)
+    if value not in range(2, 9):
+        return wanted, None
+    stored = image.height, image.width
+    turned = stored[::-1] if value in _TURNED else stored
+    fitting = [way for way, its in zip(EXIF, (turned, stored), strict=True) if its == tuple(size)]
+    if len(fitting) == 1:
+        done = "applied" if fitting[0] == "apply" else "ignored"
+        note = f"the labels fit only with EXIF orientation {value} {done}, so it is {done}"
+        return fitting[0], None if fitting[0] == wanted else note
+    note = (
+        f"the labels fit with EXIF orientation {value} applied or ignored, so it is applied; set the data "
+        "set's exif='ignore' if they are in stored pixels, or exif='apply' if not"
+    )
+    return wanted, note if fitting and exif == "auto" else None
+
+
+def check_exif(exif: str, choices: Sequence[str] = EXIF) -> None:
+    """Raise ValueError unless `exif` is one of `choices`."""
+    if exif not in choices:
+        raise ValueError(f"exif: expected {' or '.join(map(repr, choices))}, got {exif!r}")
 
 
 def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) -> Result:

@@ -14,9 +14,9 @@ from sp_fast.experiments.fit_data import FitData
 from sp_fast.experiments.paper import WITHOUT_PROMPTS
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.settings import Choice
+from sp_fast.experiments.use import MODEL
 
 PRETRAINED, WITHOUT = "pretrained", "without"
-MODEL = "model.pth"
 METRIC = "coco/segm_mAP"
 AGNOSTIC = "class_agnostic/segm_mAP"
 

@@ -14,9 +14,29 @@ from sp_fast.experiments.curves import panels, style, svg
 from sp_fast.experiments.experiment import PRETRAIN
 from sp_fast.experiments.pictures import BEST, Strip, prediction_samples, proposal_samples
 from sp_fast.experiments.plan import PROPOSALS, Plan, Run
-from sp_fast.experiments.table import TEST, blocks, missing, seeds_text, training_heading, trainings
+from sp_fast.experiments.table import (
+    TEST,
+    Grid,
+    blocks,
+    by_class,
+    by_size,
+    missing,
+    seeds_text,
+    training_heading,
+    trainings,
+)
+from sp_fast.experiments.use import Use
 from sp_fast.pages import render
 from sp_fast.progress import clock
+
+VERSIONS = {
+    "torch": "PyTorch",
+    "python": "Python",
+    "mmdet": "mmdet",
+    "sp_fast": "sp_fast",
+    "revision": "commit",
+}
+MANY = 15  # classes in a table; the others are folded
 
 
 class Step(NamedTuple):
@@ -46,14 +66,26 @@ class Step(NamedTuple):
         return "pre-training" if self.part == PRETRAIN else f"fine-tuning on {self.part}"
 
 
-def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: str) -> str:
-    """The page's HTML; `plan` gives the folders of masks and predictions, `command` how it was made."""
+class Breakdown(NamedTuple):
+    """AP and AR after one training by size and by class of the objects."""
+
+    heading: str
+    sizes: Grid
+    classes: Grid
+
+
+def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: str, use: Use | None) -> str:
+    """The page's HTML.
+
+    `plan` gives the folders of masks and predictions, `command` how it was made, `use` what to do with it.
+    """
     labels = {name: row["label"] for name, row in results["rows"].items()}
     steps = _steps(plan)
     proposals = [step for step in steps if step.part == PROPOSALS and step.finished]
+    breakdowns = _breakdowns(results)
     return render(
         "experiment.html",
-        {"clock": clock, "mean": mean, "short": _short},
+        {"clock": clock, "mean": mean, "short": _short, "gigabytes": _gigabytes},
         results=results,
         times=times,
         seeds=seeds_text(plan.seeds),
@@ -62,6 +94,9 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
         choices=plan.experiment.settings,
         missing=missing(results),
         blocks=blocks(results),
+        breakdowns=breakdowns,
+        has_classes=any(len(one.classes.lines) > 1 for one in breakdowns),
+        many=MANY,
         styles={name: style(position) for position, name in enumerate(labels)},
         curves=[Markup(svg(panel, labels)) for panel in panels(results)],
         coverage={step.name: scores for step in proposals if (scores := step.scores)},
@@ -70,10 +105,13 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
             {step.name: step.finished[0] for step in proposals}, plan.experiment.samples
         ),
         predictions=_predictions(plan, results),
-        steps=[(step, [times[key]["seconds"] for key in step.runs if key in times]) for step in steps],
+        steps=[(step, [times[key] for key in step.runs if key in times]) for step in steps],
+        gpu=any("gpu_memory" in entry for entry in times.values()),
         data=_data(steps),
         environments=_environments(times),
+        versions=list(VERSIONS.values()),
         command=command,
+        use=use,
     )
 
 
@@ -127,6 +165,18 @@ def _environments(times: dict[str, Any]) -> dict[tuple, list[float]]:
     """Device, threads and versions -> seconds of each run."""
     found = defaultdict(list)
     for entry in times.values():
-        key = tuple(entry[name] for name in ("device", "threads", "torch", "python"))
+        key = entry["device"], entry["threads"], tuple(entry.get(name) for name in VERSIONS)
         found[key].append(entry["seconds"])
     return found
+
+
+def _breakdowns(results: dict[str, Any]) -> list[Breakdown]:
+    found = [
+        Breakdown(training_heading(name), by_size(results, name), by_class(results, name))
+        for name in trainings(results)
+    ]
+    return [one for one in found if one.sizes.lines]
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,18 +16,28 @@ from sp_fast.data.coco import load_coco
 from sp_fast.data.images import read_image
 from sp_fast.data.rle import to_rle
 from sp_fast.drawing import PALETTE, WHITE, data_uri, overlay, resized
+from sp_fast.experiments.experiment import Row
 from sp_fast.experiments.plan import Plan, Run
-from sp_fast.experiments.worker import MASKS, PREDICTIONS, filled
+from sp_fast.experiments.worker import MASKS, PREDICTED, place
 
 BEST = 8
-PREDICTED = f"{PREDICTIONS}.segm.json"
+NAMED = 5  # masks whose class is written below a picture
+
+
+class Picture(NamedTuple):
+    """A picture as a data URI; its caption: a note, colour and class of some masks, number of the others."""
+
+    uri: str
+    note: str = ""
+    masks: Sequence[tuple[str, str]] = ()
+    more: int = 0
 
 
 class Strip(NamedTuple):
-    """Pictures side by side as data URIs, one per sample image; row and seed of predictions."""
+    """Pictures side by side, one per sample image; row and seed of predictions."""
 
     label: str
-    pictures: list[str]
+    pictures: list[Picture]
     row: str | None = None
     seed: int | None = None
 
@@ -39,15 +50,16 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
         coco = json.loads((run.folder / MASKS).read_text())
         ids = {info["file_name"]: info["id"] for info in coco["images"]}
         names = names or _spread(list(ids), count)
-        paths = [_place(run, "images") / name for name in names]
+        paths = [place(run, "images") / name for name in names]
         if not paths or not all(path.is_file() for path in paths):
             continue
         images = [read_image(path) for path in paths]
         if not strips:
-            strips.append(Strip("image", [data_uri(resized(image)) for image in images]))
+            strips.append(Strip("image", [Picture(data_uri(resized(image))) for image in images]))
         masks = _by_image(coco["annotations"])
         best = [_best(masks[ids.get(name)], BEST) for name in names]
-        strips.append(Strip(label, [_drawn(*pair) for pair in zip(images, best, strict=True)]))
+        pairs = [(image, _as_rles(one, *image.shape[:2])) for image, one in zip(images, best, strict=True)]
+        strips.append(Strip(label, [_drawn(*pair) for pair in pairs]))
     return strips
 
 
@@ -55,54 +67,127 @@ def prediction_samples(plan: Plan, training: str) -> list[Strip]:
     """The annotated objects of some validation images, and each row's predictions; empty without images.
 
     All rows are shown with the seed that most of them have finished. The number of predictions drawn is the
-    number of objects in the image, those with the best scores. Each has the colour of the object with the
-    highest IoU, or white if that is not above 0.5.
+    number of objects in the image, those with the best scores. The images are those where the mean over rows
+    of `_mean_iou` is best, typical and worst, `samples / 2` of each.
     """
+    shown = _shown(plan, training)
+    if not shown:
+        return []
+    first = shown[0][1]
+    folder, annotations = place(first, "val_images"), place(first, "val_annotations")
+    if not folder.is_dir() or not annotations.is_file():
+        return []
+    coco = load_coco(annotations)
+    objects = _by_image(one for one in coco["annotations"] if not one["iscrowd"])
+    infos = [info for info in coco["images"] if objects[info["id"]]]
+    sizes = {info["id"]: (info["height"], info["width"]) for info in infos}
+    truth = {key: _as_rles(objects[key], *size) for key, size in sizes.items()}
+    # Empty if classes are merged, or there is only one: then a name tells nothing.
+    names = {one["id"]: one["name"] for one in coco["categories"]} if _has_classes(first) else {}
+    predicted: dict[str, dict[Any, list[dict[str, Any]]]] = {}
+    for row, run in shown:
+        found = _by_image(json.loads((run.folder / PREDICTED).read_text()))
+        best = {key: _best(found[key], len(truth[key])) for key in sizes}
+        predicted[row.name] = {key: _as_rles(best[key], *size) for key, size in sizes.items()}
+    scores = {
+        (row, key): _mean_iou(masks, truth[key], same_class=bool(names))
+        for row, by_image in predicted.items()
+        for key, masks in by_image.items()
+    }
+    means = {key: mean(scores[row, key] for row in predicted) for key in sizes}
+    infos.sort(key=lambda info: (-means[info["id"]], info["file_name"]))
+    chosen = _best_typical_worst(infos, max(plan.experiment.samples // 2, 1))
+    paths = [folder / info["file_name"] for info, _ in chosen]
+    if not all(path.is_file() for path in paths):
+        return []
+    images = [
+        (info["id"], which, read_image(path)) for (info, which), path in zip(chosen, paths, strict=True)
+    ]
+    drawn = [_drawn(image, truth[key], None, names, which) for key, which, image in images]
+    strips = [Strip("annotated objects", drawn)]
+    for row, run in shown:
+        drawn = [
+            _drawn(image, predicted[row.name][key], truth[key], names, f"IoU {scores[row.name, key]:.2f}")
+            for key, _, image in images
+        ]
+        strips.append(Strip(row.label, drawn, row.name, run.seed))
+    return strips
+
+
+def _shown(plan: Plan, training: str) -> list[tuple[Row, Run]]:
+    """The rows with predictions of the same images, and their runs with the seed that most have finished."""
     ready = []
     for seed in plan.seeds:
         runs = [(row, plan.of(row.name, training, seed)) for row in plan.experiment.rows]
         finished = [(row, run) for row, run in runs if run is not None and run.finished]
         ready.append([(row, run) for row, run in finished if (run.folder / PREDICTED).is_file()])
-    runs_shown = max(ready, key=len)
-    if not runs_shown or not _place(runs_shown[0][1], "val_images").is_dir():
-        return []
-    first = runs_shown[0][1]
-    coco = load_coco(_place(first, "val_annotations"))
-    objects = _by_image(one for one in coco["annotations"] if not one["iscrowd"])
-    # Without objects there is nothing to see, and a crowd cannot be told apart.
-    few = [info for info in coco["images"] if 2 <= len(objects[info["id"]]) <= 8]
-    infos = _spread(few or coco["images"], plan.experiment.samples)
-    images = {info["id"]: read_image(_place(first, "val_images") / info["file_name"]) for info in infos}
-    drawn = [_drawn(image, objects[key]) for key, image in images.items()]
-    strips = [Strip("annotated objects", drawn)]
-    for row, run in runs_shown:
-        if run.spec["val_annotations"] == first.spec["val_annotations"]:
-            predicted = _by_image(json.loads((run.folder / PREDICTED).read_text()))
-            best = {key: _best(predicted[key], len(objects[key])) for key in images}
-            drawn = [_drawn(image, best[key], objects[key]) for key, image in images.items()]
-            strips.append(Strip(row.label, drawn, row.name, run.seed))
-    return strips
+    most = max(ready, key=len)
+    return [
+        (row, run) for row, run in most if run.spec["val_annotations"] == most[0][1].spec["val_annotations"]
+    ]
 
 
-def _drawn(image: np.ndarray, masks: list[dict[str, Any]], truth: list[dict[str, Any]] | None = None) -> str:
-    """The image with annotations over it as a data URI; with `truth`, in the colours of those objects."""
-    rles = [to_rle(one["segmentation"], *image.shape[:2]) for one in masks]
-    colours = list(PALETTE[np.arange(len(rles)) % len(PALETTE)])
-    if truth is not None and rles:
-        objects = [to_rle(one["segmentation"], *image.shape[:2]) for one in truth]
-        iou = np.asarray(coco_mask.iou(rles, objects, [0] * len(objects)))
+def _has_classes(run: Run) -> bool:
+    return len(run.result().get("details", {}).get("classes", ())) > 1
+
+
+def _best_typical_worst(ranked: list[Any], count: int) -> list[tuple[Any, str]]:
+    """The first, middle and last `count` values, or fewer so that none comes twice."""
+    count = min(count, len(ranked) // 3)
+    if not count:
+        return list(zip(ranked, ("best", "worst"), strict=False))
+    middle = (len(ranked) - count) // 2
+    parts = {"best": ranked[:count], "typical": ranked[middle : middle + count], "worst": ranked[-count:]}
+    return [(value, which) for which, values in parts.items() for value in values]
+
+
+def _mean_iou(found: list[dict[str, Any]], objects: list[dict[str, Any]], *, same_class: bool) -> float:
+    """The best IoU of each object with a predicted mask (of its class), averaged over objects."""
+    if not found:
+        return 0.0
+    iou = _ious(found, objects)
+    if same_class:
+        classes = [np.array([one["category_id"] for one in each]) for each in (found, objects)]
+        iou[classes[0][:, None] != classes[1]] = 0
+    return float(iou.max(axis=0).mean())
+
+
+def _ious(found: list[dict[str, Any]], objects: list[dict[str, Any]]) -> np.ndarray:
+    masks, others = ([one["segmentation"] for one in each] for each in (found, objects))
+    return np.asarray(coco_mask.iou(masks, others, [0] * len(others)))
+
+
+def _drawn(
+    image: np.ndarray,
+    masks: list[dict[str, Any]],
+    truth: list[dict[str, Any]] | None = None,
+    names: Mapping[Any, str] = MappingProxyType({}),
+    note: str = "",
+) -> Picture:
+    """The image with masks over it, and their classes if `names` are given.
+
+    With `truth`, a mask has the colour of the object with the highest IoU, white if that is not above 0.5.
+    """
+    colours = list(PALETTE[np.arange(len(masks)) % len(PALETTE)])
+    if truth is not None and masks:
+        iou = _ious(masks, truth)
         colours = [PALETTE[one.argmax() % len(PALETTE)] if one.max() > 0.5 else WHITE for one in iou]
-    return data_uri(overlay(image, [coco_mask.decode(rle).astype(bool) for rle in rles], colours))
+    pixels = [coco_mask.decode(one["segmentation"]).astype(bool) for one in masks]
+    named = []
+    for one, colour in zip(masks[: NAMED if names else 0], colours, strict=False):
+        score = "" if truth is None else f" {one['score']:.2f}"
+        named.append(("#{:02x}{:02x}{:02x}".format(*colour), f"{names[one['category_id']]}{score}"))
+    more = len(masks) - len(named) if names else 0
+    return Picture(data_uri(overlay(image, pixels, colours)), note, named, more)
+
+
+def _as_rles(annotations: list[dict[str, Any]], height: int, width: int) -> list[dict[str, Any]]:
+    """The annotations of an image with compressed run lengths."""
+    return [dict(one, segmentation=to_rle(one["segmentation"], height, width)) for one in annotations]
 
 
 def _best(annotations: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     return sorted(annotations, key=lambda one: -one.get("score", 0))[:count]
-
-
-def _place(run: Run, name: str) -> Path:
-    """A path of the run's spec, with `{data}` and `{seed}` filled in."""
-    data = str(run.folder.parent / run.needs.get("data", ""))
-    return Path(filled(run.spec[name], {"data": data, "seed": str(run.seed)}))
 
 
 def _by_image(annotations: Iterable[dict[str, Any]]) -> defaultdict[Any, list[dict[str, Any]]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections import defaultdict
-from pathlib import Path
 from statistics import mean
 
 from rich.console import Console
@@ -20,6 +18,7 @@ from sp_fast.experiments.plan import PROPOSALS, Plan
 from sp_fast.experiments.scheduler import is_running
 from sp_fast.experiments.store import Source, option
 from sp_fast.experiments.table import markdown, print_table
+from sp_fast.experiments.use import near, use
 from sp_fast.files import write_text
 from sp_fast.progress import clock
 
@@ -34,7 +33,8 @@ def write_report(plan: Plan, source: Source, console: Console) -> None:
     write_png(found, plan.out / CURVES)
     text = f"{markdown(found)}\n![Learning curves]({CURVES})\n\n```\n{command}\n```\n"
     write_text(text, plan.out / TABLE)
-    write_text(page(plan, found, results.read_times(plan), command), plan.out / PAGE)
+    times = results.read_times(plan)
+    write_text(page(plan, found, times, command, use(plan, found)), plan.out / PAGE)
     print_table(found, console)
     for what, name in (("Page", PAGE), ("Table", TABLE), ("Curves", CURVES), ("Numbers", results.RESULTS)):
         console.print(Text(f"{what + ':':8} {plan.out / name}"), soft_wrap=True)
@@ -44,18 +44,11 @@ def command_line(plan: Plan, source: Source) -> str:
     """The command that continues the experiment, or runs it again."""
     if plan.experiment.command:
         return plan.experiment.command
-    words = ["sp-fast", "experiment", "run", _near(source.name), "--out", str(plan.out)]
+    words = ["sp-fast", "experiment", "run", near(source.name), "--out", str(plan.out)]
     words += ["--seeds", ",".join(map(str, plan.seeds))]
     for name, value in source.arguments.items():
-        words += option(name, _near(value) if isinstance(value, str) else value)
+        words += option(name, near(value) if isinstance(value, str) else value)
     return shlex.join(words)
-
-
-def _near(path: str) -> str:
-    """A path inside the current folder relative to it, anything else as it is."""
-    here = Path.cwd()
-    inside = os.path.isabs(path) and Path(path).is_relative_to(here)
-    return str(Path(path).relative_to(here)) if inside else path
 
 
 def print_status(plan: Plan, console: Console) -> None:

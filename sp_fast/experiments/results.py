@@ -34,6 +34,7 @@ def collect(plan: Plan) -> dict[str, Any]:
                 "curves": curves,
                 "losses": {seed: result["losses"] for seed, result in finished.items()},
                 "summary": _summary(experiment, curves),
+                "details": _details({seed: result.get("details") for seed, result in finished.items()}),
             }
         proposals = _of_row(plan, results, row.name, PROPOSALS)
         scores = {seed: result["scores"] for seed, result in proposals.items() if "scores" in result}
@@ -61,7 +62,7 @@ def write(plan: Plan) -> dict[str, Any]:
 
 
 def read_times(plan: Plan) -> dict[str, Any]:
-    """Seconds, device and versions of each finished run by its key."""
+    """Seconds, peak memory, device and versions of each finished run by its key."""
     return {
         run.key: json.loads((run.folder / TIMES).read_text())
         for run in plan.runs.values()
@@ -90,13 +91,35 @@ def _percent(value: float | None) -> float | None:
 
 def _summary(experiment: Experiment, curves: dict[str, Any]) -> dict[str, Any]:
     """The last value of each metric by seed, its mean and its spread."""
-    found = {}
-    for name in experiment.metrics:
-        last = {seed: curve[-1][name] for seed, curve in curves.items() if curve}
-        values = {seed: value for seed, value in last.items() if value is not None}
-        if values:
-            found[name] = {"values": values, **mean_and_spread(values.values())}
+    last = {seed: curve[-1] for seed, curve in curves.items() if curve}
+    found = {
+        name: _over_seeds({seed: one[name] for seed, one in last.items()}) for name in experiment.metrics
+    }
+    return {name: entry for name, entry in found.items() if entry}
+
+
+def _details(by_seed: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
+    """For each size and each class: number of objects by seed, and the values with mean and spread."""
+    found: dict[str, dict[str, dict[str, Any]]] = {"sizes": {}, "classes": {}}
+    for part, entries in found.items():
+        measured = {seed: one[part] for seed, one in by_seed.items() if one}
+        for name in dict.fromkeys(name for one in measured.values() for name in one):
+            here = {seed: one[name] for seed, one in measured.items() if name in one}
+            headings = [heading for heading in next(iter(here.values())) if heading != "objects"]
+            entries[name] = {
+                "objects": {seed: one["objects"] for seed, one in here.items()},
+                **{
+                    heading: _over_seeds({seed: _percent(one[heading]) for seed, one in here.items()})
+                    for heading in headings
+                },
+            }
     return found
+
+
+def _over_seeds(values: dict[str, float | None]) -> dict[str, Any] | None:
+    """The values that there are, by seed, with mean and spread; None if there are none."""
+    measured = {seed: value for seed, value in values.items() if value is not None}
+    return {"values": measured, **mean_and_spread(measured.values())} if measured else None
 
 
 def mean_and_spread(values: Iterable[float]) -> dict[str, float | None]:

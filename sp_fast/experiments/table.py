@@ -14,6 +14,7 @@ from rich.text import Text
 from sp_fast.experiments.experiment import PRETRAIN
 
 NOT_RUN = "-"
+SIZES = ("small", "medium", "large")
 TEST = "Differences are paired by seed; higher and lower mean significant in Student's t-test at 5 %."
 
 
@@ -34,6 +35,23 @@ class Block(NamedTuple):
     columns: list[str]
     lines: list[Line]
     findings: list[str]
+
+
+class Grid(NamedTuple):
+    """Values with two headings above them: `columns` below each of `groups`, names of sizes or of rows."""
+
+    groups: dict[str, str]  # name -> heading
+    columns: list[str]
+    lines: list[GridLine]
+
+
+class GridLine(NamedTuple):
+    """A size, a class or a row, with the cells of all groups; only a row has a `row`."""
+
+    label: str
+    cells: list[str]
+    objects: str = ""
+    row: str | None = None
 
 
 def trainings(results: dict[str, Any]) -> list[str]:
@@ -78,7 +96,7 @@ def _block(results: dict[str, Any], training: str, rows: dict[str, Any]) -> Bloc
     for metric, heading in results["metrics"].items():
         entries = [row["summary"].get(metric) for row in rows.values()]
         if metric == first or any(entries):
-            columns[heading] = [_value(entry, _digits(entries)) for entry in entries]
+            columns[heading] = _column(entries)
         expected = [row["expected"] for row in rows.values()]
         if metric == first and any(value is not None for value in expected):
             columns["paper"] = [NOT_RUN if value is None else f"{value:g}" for value in expected]
@@ -94,6 +112,58 @@ def _block(results: dict[str, Any], training: str, rows: dict[str, Any]) -> Bloc
     compared = [one for one in results["comparisons"] if one["training"] == training]
     findings = [_finding(one, results, first, digits) for one in compared if first in one["metrics"]]
     return Block(training_heading(training), list(columns), lines, findings)
+
+
+def by_size(results: dict[str, Any], training: str) -> Grid:
+    """AP and AR of each row for small, medium and large objects."""
+    rows = _with_details(results, training)
+    if not rows:
+        return Grid({}, [], [])
+    sizes = {size: [row["sizes"][size] for row in rows.values()] for size in SIZES}
+    columns = ["AP", "AR"]
+    cells = [_column([one[name] for one in entries]) for entries in sizes.values() for name in columns]
+    lines = [
+        GridLine(results["rows"][name]["label"], list(one), row=name)
+        for name, one in zip(rows, zip(*cells, strict=True), strict=True)
+    ]
+    return Grid({size: f"{size}: {_objects(entries)}" for size, entries in sizes.items()}, columns, lines)
+
+
+def by_class(results: dict[str, Any], training: str) -> Grid:
+    """AP, AP50 and AR of each class after each row, most objects first; of more than three rows only AP."""
+    rows = _with_details(results, training)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.values():
+        for name, entry in row["classes"].items():
+            found.setdefault(name, []).append(entry)
+    names = sorted(found, key=lambda name: -max(max(one["objects"].values()) for one in found[name]))
+    columns = ["AP", "AP50", "AR"] if len(rows) <= 3 else ["AP"]
+    cells = [
+        _column([row["classes"].get(name, {}).get(column) for name in names])
+        for row in rows.values()
+        for column in columns
+    ]
+    lines = [
+        GridLine(name, list(one), _objects(found[name]))
+        for name, one in zip(names, zip(*cells, strict=True), strict=True)
+    ]
+    return Grid({row: results["rows"][row]["label"] for row in rows}, columns, lines)
+
+
+def _with_details(results: dict[str, Any], training: str) -> dict[str, Any]:
+    """Values by size and class of the rows that have them."""
+    found = {name: row["trainings"].get(training, {}) for name, row in results["rows"].items()}
+    return {name: row["details"] for name, row in found.items() if row.get("details", {}).get("sizes")}
+
+
+def _objects(entries: Sequence[dict[str, Any]]) -> str:
+    """Number of objects; the lowest and the highest if the seeds differ."""
+    counts = {count for entry in entries for count in entry["objects"].values()}
+    return "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+
+
+def _column(entries: Sequence[dict[str, Any] | None]) -> list[str]:
+    return [_value(entry, _digits(entries)) for entry in entries]
 
 
 def _finding(one: dict[str, Any], results: dict[str, Any], metric: str, digits: int) -> str:

@@ -8,22 +8,33 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import math
 import platform
+import shutil
+import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sp_fast.experiments.plan import RESULT
+import sp_fast
+from sp_fast.experiments.plan import RESULT, Run
 from sp_fast.experiments.store import Source
 from sp_fast.files import write_json
+
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
 
 PROGRESS = "progress.json"
 TIMES = "times.json"
 MASKS = "masks.json"
 PREDICTIONS = "predictions"
+PREDICTED = f"{PREDICTIONS}.segm.json"
 CURVE_POINTS = 40
 
 
@@ -47,8 +58,10 @@ def main(folder: Path) -> int:
         if status:
             return status
         result = _trained(folder, training)
-    before = json.loads((folder / TIMES).read_text())["seconds"] if (folder / TIMES).is_file() else 0.0
-    write_json({"seconds": before + time.time() - started, **_environment()}, folder / TIMES)
+    before = json.loads((folder / TIMES).read_text()) if (folder / TIMES).is_file() else {}
+    seconds = before.get("seconds", 0.0) + time.time() - started
+    peaks = {name: max(peak, before.get(name, 0)) for name, peak in _peak_memory().items()}
+    write_json({"seconds": seconds, **peaks, **_environment()}, folder / TIMES)
     write_json(result, folder / RESULT)
     return 0
 
@@ -140,7 +153,19 @@ def _trained(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     data = {"training": fingerprint(training["images"], training["annotations"])}
     if training["val_images"]:
         data["validation"] = fingerprint(training["val_images"], training["val_annotations"])
-    return {"evaluations": evaluations, "losses": losses, "data": data}
+    found = {"evaluations": evaluations, "losses": losses, "data": data}
+    if (folder / PREDICTED).is_file():
+        found["details"] = _details(folder, training, evaluations)
+    return found
+
+
+def _details(folder: Path, training: dict[str, Any], evaluations: list[dict[str, Any]]) -> dict[str, Any]:
+    from sp_fast.experiments.details import details
+
+    # The first evaluator wrote the predictions; it is class-agnostic only if all are.
+    names = {name for one in evaluations for name in one if name != "step"}
+    agnostic = all(name.startswith("class_agnostic/") for name in names)
+    return details(folder / PREDICTED, training["val_annotations"], class_agnostic=agnostic)
 
 
 def read_scalars(folder: Path) -> dict[int, dict[str, Any]]:
@@ -168,6 +193,12 @@ def fingerprint(images: str, annotations: str | None = None) -> dict[str, Any]:
     return found
 
 
+def place(run: Run, name: str) -> Path:
+    """A path of the run's spec, with `{data}` and `{seed}` filled in."""
+    data = str(run.folder.parent / run.needs.get("data", ""))
+    return Path(filled(run.spec[name], {"data": data, "seed": str(run.seed)}))
+
+
 def filled(value: Any, places: dict[str, str]) -> Any:
     """The value with `{data}` and `{seed}` replaced in all its strings."""
     if isinstance(value, dict):
@@ -186,6 +217,19 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def _peak_memory() -> dict[str, int]:
+    """Most memory of this process, and on the GPU of its tensors, in bytes; what the system tells of it."""
+    import torch
+
+    peaks = {}
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peaks["memory"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if torch.cuda.is_available():
+        peaks["gpu_memory"] = torch.cuda.max_memory_allocated()
+    return peaks
+
+
 def _environment() -> dict[str, Any]:
     import torch
 
@@ -195,7 +239,20 @@ def _environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "mmdet": metadata.version("mmdet") if importlib.util.find_spec("mmdet") else None,
+        "sp_fast": sp_fast.__version__,
+        "revision": _revision(),
     }
+
+
+def _revision() -> str | None:
+    """The git commit of a package that is used from its repository; `-dirty` if files were changed."""
+    root = Path(sp_fast.__file__).parents[1]
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return None
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def _processor() -> str:

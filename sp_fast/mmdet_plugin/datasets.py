@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
 
 from sp_fast.data.coco import load_coco
-from sp_fast.data.images import BrokenImageError, BrokenImages, image_size, list_images
+from sp_fast.data.images import EXIF, BrokenImageError, BrokenImages, check_exif, image_size, list_images
 from sp_fast.mmdet_plugin.cache import ImageCache
 from sp_fast.mmdet_plugin.samplers import SeededIndex, seed_everything
 
@@ -34,20 +34,24 @@ class ImageDataset:
     Args:
         cache: "ram" keeps images and masks in memory as they are before the first random transform; None
             reads them each time.
+        exif: "apply" or "ignore" the EXIF orientation of images where their labels fit both ways; see
+            `read_labelled`. "auto": as `info.exif` of the annotation file says, which the commands of this
+            package write; without it, "apply".
         args, options: arguments of mmdet's data set.
 
     Raises:
-        ValueError: another `cache`.
+        ValueError: another `cache` or `exif`.
         CacheError: see `ImageCache`.
     """
 
     test_mode: bool
     pipeline: Any
 
-    def __init__(self, *args: Any, cache: str | None = None, **options: Any) -> None:
+    def __init__(self, *args: Any, cache: str | None = None, exif: str = "auto", **options: Any) -> None:
         if cache not in (None, "ram"):
             raise ValueError(f"cache: expected None or 'ram', got {cache!r}")
-        self.cache = cache
+        check_exif(exif, ("auto", *EXIF))
+        self.cache, self.exif = cache, exif
         self.image_cache: ImageCache | None = None
         self.broken = BrokenImages()
         super().__init__(*args, **options)
@@ -70,7 +74,7 @@ class ImageDataset:
 
     def info_without_seeds(self, index: int) -> dict:
         """What is known of image `index` before reading its pixels and seeds."""
-        return super().get_data_info(index)  # type: ignore[misc]
+        return {**super().get_data_info(index), "exif": self.exif}  # type: ignore[misc]
 
     def prepare_data(self, idx: int) -> Any:
         """The pipeline's result for image `idx`; None when it is broken, and mmengine draws another.
@@ -141,7 +145,7 @@ class InstanceDataset(ImageDataset, CocoDataset):
             come with boxes that are loose, or in other conventions.
         seeds: the safetensors file that `sp-fast propose` writes beside its masks. Every instance then gets
             its row of it: results["gt_seeds"] float32 [n, D], in line with the masks.
-        cache: "ram" or None; see `ImageDataset`.
+        cache, exif: see `ImageDataset`.
         metainfo, pipeline, test_mode, indices, filter_cfg, ...: as mmdet's CocoDataset.
 
     Raises:
@@ -169,6 +173,7 @@ class InstanceDataset(ImageDataset, CocoDataset):
     def load_data_list(self) -> list[dict]:
         """One dict per image of the annotation file, in the file's order."""
         coco = load_coco(self.ann_file, images=self.data_prefix["img"], tight_boxes=self.tight_boxes)
+        self._set_exif(coco.get("info"))
         if not coco["images"]:
             raise ValueError(f"{self.ann_file}: 'images' is empty, expected at least one image")
         self._set_classes(coco["categories"])
@@ -178,6 +183,11 @@ class InstanceDataset(ImageDataset, CocoDataset):
         for annotation in coco["annotations"]:
             of_image[annotation["image_id"]].append(annotation)
         return [self._image_info(image, of_image[image["id"]]) for image in coco["images"]]
+
+    def _set_exif(self, info: Any) -> None:
+        told = info.get("exif") if isinstance(info, dict) else None
+        if self.exif == "auto" and told in EXIF:
+            self.exif = told
 
     def _set_classes(self, categories: list[dict]) -> None:
         categories = sorted(categories, key=lambda category: category["id"])
@@ -246,7 +256,7 @@ class InstanceDataset(ImageDataset, CocoDataset):
 
     def get_data_info(self, idx: int) -> dict:
         """What the annotation file says about image `idx`, and its seeds."""
-        info = super().get_data_info(idx)
+        info = self.info_without_seeds(idx)
         if self.seeds is not None:
             info["gt_seeds"] = self.seeds([instance["seed_row"] for instance in info["instances"]])
         return info
@@ -259,13 +269,15 @@ class ImageFolderDataset(ImageDataset, BaseDetDataset):
     Args:
         images: the folder.
         cache: "ram" or None; see `ImageDataset`.
+        exif: "apply" (the same as "auto") or "ignore" the EXIF orientation.
         pipeline, indices, ...: as mmdet's BaseDetDataset.
     """
 
     METAINFO = {"classes": (OBJECT,)}  # noqa: RUF012 (as in the base class)
 
-    def __init__(self, images: str, **options: Any) -> None:
-        super().__init__(data_prefix={"img": images}, **options)
+    def __init__(self, images: str, exif: str = "auto", **options: Any) -> None:
+        exif = "apply" if exif == "auto" else exif
+        super().__init__(data_prefix={"img": images}, exif=exif, **options)
 
     def load_data_list(self) -> list[dict]:
         """One dict per image, in the order of their paths."""
@@ -276,7 +288,7 @@ class ImageFolderDataset(ImageDataset, BaseDetDataset):
         """The path of an image and its size in pixels, which samplers by aspect ratio ask for."""
         info = super().info_without_seeds(index)
         try:
-            info["height"], info["width"] = image_size(info["img_path"])
+            info["height"], info["width"] = image_size(info["img_path"], exif=self.exif)
         except BrokenImageError:
             info["height"] = info["width"] = 1  # reading its pixels will tell
         return info

@@ -8,30 +8,47 @@ import numpy as np
 from mmcv.transforms import BaseTransform, Compose
 from mmdet.datasets.transforms import PackDetInputs
 from mmdet.registry import TRANSFORMS
+from mmengine.logging import print_log
 
-from sp_fast.data.images import read_image
+from sp_fast.data.images import read_image, read_labelled
 
 
 @TRANSFORMS.register_module()
 class ReadImage(BaseTransform):
-    """Reads `img_path` as `img`, uint8 [H, W, 3] in mmdet's BGR order, EXIF orientation applied.
+    """Reads `img_path` as `img`, uint8 [H, W, 3] in mmdet's BGR order.
 
-    Sets `img_shape` and `ori_shape` to (H, W).
+    Sets `img_shape` and `ori_shape` to (H, W). The EXIF orientation is applied or ignored so that the image
+    has the size that its labels say; where both have, `results["exif"]` of the data set decides. Where this
+    differs from the data set's option or is a guess, each reading process says so once.
 
     Raises:
         BrokenImageError: the file cannot be decoded.
         ValueError: `height` and `width` of the annotation file are not those of the image.
     """
 
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """The results with the image added."""
-        image = read_image(results["img_path"])
-        expected = results.get("height", image.shape[0]), results.get("width", image.shape[1])
+        exif = results.get("exif", "auto")
+        if "height" not in results or "width" not in results:
+            image = read_image(results["img_path"], exif="ignore" if exif == "ignore" else "apply")
+            return self._with(image, results)
+        expected = results["height"], results["width"]
+        image, note = read_labelled(results["img_path"], expected, exif)
+        if note and note not in self._said:
+            self._said.add(note)
+            print_log(f"{results['img_path']}: {note} (said once)", logger="current", level=30)
         if image.shape[:2] != expected:
             raise ValueError(
                 f"{results['img_path']} is {image.shape[0]} x {image.shape[1]} (height x width), its "
                 f"annotations say {expected[0]} x {expected[1]}: the masks would not lie on their objects"
             )
+        return self._with(image, results)
+
+    @staticmethod
+    def _with(image: np.ndarray, results: dict[str, Any]) -> dict[str, Any]:
         results["img"] = np.ascontiguousarray(image[..., ::-1])
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results

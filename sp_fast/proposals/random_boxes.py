@@ -82,7 +82,12 @@ def write_random_boxes(
     broken.check(len(paths))
     boxes = (box for image in records for box in _boxes(image, count, seed))
     with replacing(out) as file:
-        write_masks(file, {"description": "random boxes", "count": count, "seed": seed}, records, boxes)
+        write_masks(
+            file,
+            {"description": "random boxes", "exif": "apply", "count": count, "seed": seed},
+            records,
+            boxes,
+        )
     return len(records), broken
 
 

@@ -19,7 +19,14 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
-from sp_fast.data.images import BrokenImageError, BrokenImages, TooManyBrokenError, list_images, read_image
+from sp_fast.data.images import (
+    BrokenImageError,
+    BrokenImages,
+    TooManyBrokenError,
+    check_exif,
+    list_images,
+    read_image,
+)
 from sp_fast.ops.checks import check_int
 from sp_fast.proposals.image_masks import encode, image_masks
 from sp_fast.proposals.proposer import SaliencyProposer
@@ -65,6 +72,7 @@ def propose_folder(
     batch_size: int | None = None,
     device: str | torch.device = "cpu",
     workers: int = 2,
+    exif: str = "apply",
     restart: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -87,6 +95,7 @@ def propose_folder(
             of larger batches costs more than it gains.
         device: device of the network.
         workers: number of threads that read images and encode masks.
+        exif: "apply" or "ignore" the EXIF orientation of the images; `info.exif` of `out` says which.
         restart: discard what an interrupted run left.
         overwrite: replace an existing `out`.
         progress: called with (images done, total images), at the start and after each batch.
@@ -104,11 +113,12 @@ def propose_folder(
         batch_size = 1 if torch.device(device).type == "cpu" else 8
     check_int("batch_size", batch_size, 1)
     check_int("workers", workers, 1)
+    check_exif(exif)
     sides = _sides(size)
     folder, out = Path(images), Path(out)
     paths = list_images(folder)
     files = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
-    options = {"size": sides, **describe(proposer)}
+    options = {"size": sides, "exif": exif, **describe(proposer)}
     channels = proposer.backbone.channels
     proposer = proposer.to(device)
     store = ProposalStore(out, files, options, channels, restart=restart, overwrite=overwrite)
@@ -125,7 +135,7 @@ def propose_folder(
         commit([])
         todo = [index for index in range(len(paths)) if index not in store.done]
         encoding: list[Future[ImageRecord]] = []
-        for batch in _batches(pool, paths, todo, sides, batch_size, 2 * workers, broken):
+        for batch in _batches(pool, paths, todo, sides, exif, batch_size, 2 * workers, broken):
             following = _propose(pool, proposer, batch, device)
             commit(encoding)  # while the device may still be busy with the batch
             encoding = following
@@ -177,8 +187,8 @@ def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return max(sides), min(sides)
 
 
-def _load(index: int, path: Path, sides: tuple[int, int] | None) -> _Loaded:
-    pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)
+def _load(index: int, path: Path, sides: tuple[int, int] | None, exif: str) -> _Loaded:
+    pixels = torch.from_numpy(read_image(path, exif=exif)).permute(2, 0, 1)
     height, width = pixels.shape[-2:]
     if sides is not None:
         scale = min(sides[0] / max(height, width), sides[1] / min(height, width))
@@ -192,6 +202,7 @@ def _batches(
     paths: Sequence[Path],
     todo: Sequence[int],
     sides: tuple[int, int] | None,
+    exif: str,
     batch_size: int,
     ahead: int,
     broken: BrokenImages,
@@ -200,7 +211,7 @@ def _batches(
 
     Images of one orientation stay in order, so a resumed run makes the same batches as an uninterrupted one.
     """
-    upcoming = ((index, pool.submit(_load, index, paths[index], sides)) for index in todo)
+    upcoming = ((index, pool.submit(_load, index, paths[index], sides, exif)) for index in todo)
     waiting = deque(islice(upcoming, max(ahead, batch_size)))
     collected: dict[bool, list[_Loaded]] = {True: [], False: []}
     while waiting:

@@ -39,7 +39,7 @@ class ImageRecord:
 
     Attributes:
         index: position of the image in the run's sorted list.
-        height, width: size of the image in pixels, with the EXIF orientation applied.
+        height, width: size of the image in pixels, as it was read.
         masks: one dict per mask with counts, area, bbox and score, best first.
         seeds: float16 [len(masks), D].
     """
@@ -62,7 +62,7 @@ class ProposalStore:
     Args:
         out: final JSON file.
         images: (name relative to the folder, size in bytes) of every image, sorted.
-        options: everything the result depends on, as JSON values.
+        options: everything the result depends on, as JSON values; "exif" is among them.
         channels: number of channels of the seeds, D.
         restart: discard what an interrupted run left.
         overwrite: replace an existing `out` at the end.
@@ -184,6 +184,7 @@ class ProposalStore:
         info = {
             "description": "saliency mask proposals",
             "seeds": seeds_path(self.out).name,
+            "exif": self._options["exif"],
             "options": self._options,
             "skipped": [{"file_name": name, "reason": why} for name, why in sorted(skipped.items())],
         }

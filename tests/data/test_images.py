@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sp_fast.data.images import BrokenImageError, BrokenImages, image_size, list_images, read_image
+from sp_fast.data.images import (
+    BrokenImageError,
+    BrokenImages,
+    image_size,
+    list_images,
+    read_image,
+    read_labelled,
+)
 
 
 @pytest.fixture
@@ -153,3 +160,60 @@ def test_broken_images_report_names_the_first_few():
         images.add(f"{k}.jpg", "empty")
     assert images.report(1000).startswith("7 of 1000 images could not be read: 0.jpg (empty), ")
     assert images.report(1000).endswith("4.jpg (empty) and 2 more")
+
+
+def turned(pixels, path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return save(pixels, path, exif=exif)
+
+
+def test_tiff_files_are_always_turned(pixels, tmp_path):
+    path = turned(pixels, tmp_path / "a.tiff", 6)
+    for exif in ("apply", "ignore"):
+        assert image_size(path, exif=exif) == read_image(path, exif=exif).shape[:2] == (40, 24)
+
+
+def test_exif_orientation_can_be_ignored(pixels, tmp_path):
+    path = turned(pixels, tmp_path / "a.png", 6)
+    np.testing.assert_array_equal(read_image(path, exif="ignore"), pixels)
+    assert image_size(path, exif="ignore") == (24, 40)
+    assert image_size(path) == read_image(path).shape[:2] == (40, 24)
+    for read in (read_image, image_size):
+        with pytest.raises(ValueError, match="exif: expected 'apply' or 'ignore', got 'auto'"):
+            read(path, exif="auto")
+
+
+@pytest.mark.parametrize("exif", ["auto", "apply", "ignore"])
+@pytest.mark.parametrize("size", [(24, 40), (40, 24)])
+def test_the_size_of_labels_decides_where_it_can(pixels, tmp_path, exif, size):
+    path = turned(pixels, tmp_path / "a.png", 6)
+    image, note = read_labelled(path, size, exif)
+    fitting = "ignore" if size == (24, 40) else "apply"
+    np.testing.assert_array_equal(image, read_image(path, exif=fitting))
+    done = {"ignore": "ignored", "apply": "applied"}[fitting]
+    if fitting == {"auto": "apply"}.get(exif, exif):
+        assert note is None
+    else:
+        assert f"the labels fit only with EXIF orientation 6 {done}" in note
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 6])
+def test_the_option_decides_where_both_fit(pixels, tmp_path, orientation):
+    pixels = pixels[:24, :24] if orientation == 6 else pixels
+    path = turned(np.ascontiguousarray(pixels), tmp_path / "a.png", orientation)
+    read = {exif: read_labelled(path, pixels.shape[:2], exif) for exif in ("auto", "apply", "ignore")}
+    np.testing.assert_array_equal(read["ignore"][0], pixels)
+    np.testing.assert_array_equal(read["apply"][0], read_image(path))
+    np.testing.assert_array_equal(read["auto"][0], read["apply"][0])
+    assert (read["apply"][0] != pixels).any()
+    assert read["apply"][1] is read["ignore"][1] is None
+    assert f"orientation {orientation} applied or ignored, so it is applied" in read["auto"][1]
+
+
+def test_labels_without_orientation_or_of_another_size_say_nothing(pixels, tmp_path):
+    for orientation, size in [(1, (24, 40)), (0, (24, 40)), (6, (30, 30))]:
+        path = turned(pixels, tmp_path / "a.png", orientation)
+        image, note = read_labelled(path, size)
+        assert note is None
+        np.testing.assert_array_equal(image, read_image(path))

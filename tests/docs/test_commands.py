@@ -28,7 +28,7 @@ def commands() -> list[str]:
 
 def help_of(words: list[str]) -> tuple[str, list[str]]:
     """The help text of the command at the start of `words`, and the words after its name."""
-    depth = 2 if words[0] == "experiment" else 1
+    depth = 2 if words[0] in ("experiment", "data") else 1
     result = CliRunner().invoke(app, [*words[:depth], "--help"])
     assert result.exit_code == 0, result.output
     return result.output, words[depth:]

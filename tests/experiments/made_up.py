@@ -57,11 +57,10 @@ def write_images(folder: Path, count: int = 3) -> None:
         name = f"{number}.png"
         Image.fromarray(generator.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(folder / name)
         images.append({"id": number, "file_name": name, "height": 40, "width": 60})
-        for box in ((2, 3, 20, 20), (30, 10, 25, 25)):
-            annotations.append(
-                {"id": len(annotations) + 1, "image_id": number, "category_id": 1, **mask(box), "score": 0.9}
-            )
-    categories = [{"id": 1, "name": "object"}]
+        for category, box in ((1, (2, 3, 20, 20)), (2, (30, 10, 25, 25))):
+            identity = {"id": len(annotations) + 1, "image_id": number, "category_id": category}
+            annotations.append({**identity, **mask(box), "score": 0.9})
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog & co"}]
     write_json(
         {"images": images, "annotations": annotations, "categories": categories}, folder / "truth.json"
     )
@@ -80,6 +79,20 @@ def value(row: str, training: str, seed: int) -> float:
     """The AP, of 0 to 1, at the end of a training; 0.12 for `none` on 10 %, seed 0."""
     start = {"none": 0.12, "labels": 0.15, "prompts": 0.16}[row]
     return start + {"10 %": 0.0, "100 %": 0.08}[training] + 0.01 * seed
+
+
+def details(last: float) -> dict:
+    """Values by size and class; 0.02 higher for small objects and cats, of which there are three."""
+    nothing = {"objects": 0, "AP": None, "AR": None}
+    small = {"objects": 6, "AP": last + 0.02, "AR": last + 0.1}
+    per_class = {"AP50": 2 * last, "AR": last + 0.1}
+    return {
+        "sizes": {"small": small, "medium": nothing, "large": nothing},
+        "classes": {
+            "dog & co": {"objects": 2, "AP": last, **per_class},
+            "cat": {"objects": 3, "AP": last + 0.02, **per_class},
+        },
+    }
 
 
 def finish(plan: Plan, run: Run, images: Path) -> None:
@@ -109,11 +122,22 @@ def finish(plan: Plan, run: Run, images: Path) -> None:
                 for part in (1, 2, 3, 4)
             ]
             result["data"]["validation"] = {**prints, "annotations_sha256": HASH}
+            result["details"] = details(last)
             predicted = [
                 {"image_id": k, "category_id": 1, "score": 0.4, **mask((2, 3, 20, 18))} for k in (1, 2, 3)
             ]
             write_json(predicted, run.folder / "predictions.segm.json")
     seconds = 60.0 if run.kind == "proposals" else 10.0 * run.steps
-    times = {"seconds": seconds, "device": "a processor", "host": "secret-host", "threads": 1}
-    write_json({**times, "python": "3.11", "torch": "2.14"}, run.folder / "times.json")
+    memory = 2e9 if run.kind == "proposals" else 1e9 + 1e8 * run.seed
+    times = {
+        "seconds": seconds,
+        "memory": memory,
+        "device": "a processor",
+        "host": "secret-host",
+        "threads": 1,
+    }
+    write_json(
+        {**times, "python": "3.11", "torch": "2.14", "sp_fast": "1.5", "revision": "abc1234"},
+        run.folder / "times.json",
+    )
     write_json(result, run.folder / "result.json")

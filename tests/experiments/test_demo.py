@@ -58,6 +58,23 @@ def test_everything_is_written(demo):
     assert max(len(line) for line in printed.splitlines() if "──" in line) <= 80
 
 
+def test_sizes_memory_and_versions_are_measured(demo):
+    out, _ = demo
+    results, times = (json.loads((out / name).read_text()) for name in ("results.json", "times.json"))
+    truth = json.loads((next((out / "runs").glob("data-*")) / "set" / "validation.json").read_text())
+    for row in results["rows"].values():
+        details = row["trainings"]["8 scenes"]["details"]
+        assert sum(size["objects"]["3"] for size in details["sizes"].values()) == len(truth["annotations"])
+        assert details["classes"] == {}  # fine-tuned and measured with one class
+    for entry in times.values():
+        assert entry["mmdet"]
+        assert entry["sp_fast"]
+        assert 1e8 < entry["memory"] < 1e11  # PyTorch alone takes 200 MB
+    page = (out / "report.html").read_text()
+    for part in ("sp-fast predict ", "sp-fast evaluate ", ">worst"):
+        assert part in page
+
+
 def test_each_row_started_from_its_own_pretraining(demo):
     logs = {name: (path / "output.log").read_text() for name, path in folders(demo[0]).items()}
     for row in ("pseudo-labels", "prompts"):

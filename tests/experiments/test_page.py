@@ -5,6 +5,7 @@ import io
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ from rich.console import Console
 
 from sp_fast.drawing import overlay
 from sp_fast.experiments.page import page
-from sp_fast.experiments.pictures import prediction_samples
+from sp_fast.experiments.pictures import Picture, prediction_samples
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.report import command_line, write_report
 from sp_fast.experiments.results import collect, read_times
 from sp_fast.experiments.store import Source
+from sp_fast.experiments.use import Use, use
 from tests.experiments import made_up
 
 
@@ -48,12 +50,32 @@ class Tags(HTMLParser):
         self.text += data
 
 
-def rendered(plan: Plan) -> str:
-    return page(plan, collect(plan), read_times(plan), "sp-fast experiment run made_up --out 'a b'")
+def rendered(plan: Plan, use: Use | None = None) -> str:
+    return page(plan, collect(plan), read_times(plan), "sp-fast experiment run made_up --out 'a b'", use)
 
 
-def test_the_page_holds_the_numbers_the_settings_and_the_environment(finished: Plan) -> None:
-    text = " ".join(Tags(rendered(finished)).text.split())
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("page")
+
+
+@pytest.fixture(scope="module")
+def html(folder: Path) -> str:
+    """The page of the finished experiment."""
+    images = folder / "images"
+    made_up.write_images(images)
+    plan = Plan(made_up.experiment(images), folder / "out", [0, 1, 2])
+    for run in plan.runs.values():
+        made_up.finish(plan, run, images)
+    return rendered(plan, Use("The best model.", ["sp-fast predict 'a b' photos", "sp-fast export 'a b'"]))
+
+
+@pytest.fixture(scope="module")
+def text(html: str) -> str:
+    return " ".join(Tags(html).text.split())
+
+
+def test_the_page_holds_the_numbers_the_settings_and_the_environment(text: str) -> None:
     for part in (
         "Made-up <numbers>",
         "Mean ± standard deviation over seeds 0, 1, 2; 25 of 25 runs finished.",
@@ -65,24 +87,38 @@ def test_the_page_holds_the_numbers_the_settings_and_the_environment(finished: P
         "config = demo/finetune",
         "Made up & small.",
         made_up.HASH[:16],
-        "a processor 1 2.14 3.11 25",
+        # The most memory of three seeds.
+        "9 of 9 6:40 1.2 GB",
+        "a processor 1 2.14 3.11 - 1.5 abc1234 25",
         # Proposals of 60 s, 6 pre-trainings of 200 s, 9 fine-tunings of 400 s and 9 of 800 s.
         "together took 3:21:00",
+        "Use the model The best model. sp-fast predict 'a b' photos sp-fast export 'a b'",
         "Make it again sp-fast experiment run made_up --out 'a b'",
     ):
         assert part in text
     assert "secret-host" not in text
 
 
-def test_the_page_needs_nothing_else(finished: Plan, tmp_path) -> None:
-    text = rendered(finished)
-    links = Tags(text).links
+def test_the_page_holds_values_by_size_and_class(text: str) -> None:
+    for part in (
+        "Fine-tuned on 10 % small: 6 medium: 0 large: 0 AP AR AP AR AP AR",
+        "no pre-training 15.0 ± 1.0 23.0 ± 1.0 - - - -",
+        "class objects no pre-training pseudo labels [alone] saliency prompts AP AP50 AR AP AP50 AR",
+        "cat 3 15.0 ± 1.0 26.0 ± 2.0 23.0 ± 1.0 18.0 ± 1.0",
+        "dog & co 2 13.0 ± 1.0 26.0 ± 2.0 23.0 ± 1.0 16.0 ± 1.0",
+    ):
+        assert part in text
+    assert text.index("cat 3 15.0") < text.index("dog & co 2 13.0")
+
+
+def test_the_page_needs_nothing_else(html: str, folder: Path) -> None:
+    links = Tags(html).links
     assert all(link.startswith(("data:image/webp;base64,", "#")) for link in links)
-    # Plain images and masks; objects, and 3 rows after 2 trainings; 2 images each.
-    assert len([link for link in links if link.startswith("data:")]) == 2 * (2 + 2 * 4)
-    assert all("www.w3.org" in link for link in re.findall(r"https?:[^\"]*", text))
-    assert "<script" not in text
-    assert str(tmp_path) not in text
+    # Plain images and masks of 2 images; objects, and 3 rows after 2 trainings, of 3 images.
+    assert len([link for link in links if link.startswith("data:")]) == 2 * 2 + 3 * 2 * 4
+    assert all("www.w3.org" in link for link in re.findall(r"https?:[^\"]*", html))
+    assert "<script" not in html
+    assert str(folder) not in html
 
 
 @pytest.mark.parametrize("rows", [[], ["none"], ["labels"]])
@@ -95,6 +131,73 @@ def test_the_page_of_what_is_finished_so_far(plan: Plan, tmp_path, rows) -> None
     assert ("Predictions" in text) == bool(rows)
     assert ("Pseudo labels" in text) == (rows == ["labels"])
     assert "Go on" in text
+
+
+def test_classes_with_few_objects_are_folded(finished: Plan) -> None:
+    for run in finished.runs.values():
+        result = run.result()
+        if "details" in result:
+            one = result["details"]["classes"]["cat"]
+            many = {f"class {k}": {**one, "objects": 100 - k} for k in range(80)}
+            result["details"]["classes"] = many
+            (run.folder / "result.json").write_text(json.dumps(result))
+    text = rendered(finished)
+    plain = " ".join(Tags(text).text.split())
+    assert plain.count("65 classes with fewer objects") == 2
+    assert plain.index("class 14 86 ") < plain.index("65 classes") < plain.index("class 15 85 ")
+    assert len(text) < 2_000_000
+
+
+def test_the_images_are_the_best_the_typical_and_the_worst(finished: Plan, tmp_path) -> None:
+    for row in ("none", "labels", "prompts"):
+        path = finished.of(row, "10 %", 0).folder / "predictions.segm.json"
+        # Image 2: both objects exactly. 1: the first exactly. 3: a mask of another class counts nothing.
+        found = [
+            (2, 1, (2, 3, 20, 20)),
+            (2, 2, (30, 10, 25, 25)),
+            (1, 1, (2, 3, 20, 20)),
+            (3, 2, (2, 3, 20, 20)),
+        ]
+        masks = [{"image_id": k, "category_id": c, "score": 0.25, **made_up.mask(box)} for k, c, box in found]
+        path.write_text(json.dumps(masks))
+    objects, first, *_ = prediction_samples(finished, "10 %")
+    assert [picture.note for picture in objects.pictures] == ["best", "typical", "worst"]
+    assert [picture.note for picture in first.pictures] == ["IoU 1.00", "IoU 0.50", "IoU 0.00"]
+    assert [name for _, name in objects.pictures[0].masks] == ["cat", "dog & co"]
+    assert [name for _, name in first.pictures[0].masks] == ["cat 0.25", "dog & co 0.25"]
+    colours = [[colour for colour, _ in strip.pictures[0].masks] for strip in (objects, first)]
+    assert colours[0] == colours[1]
+
+
+def test_without_classes_no_names_are_written(finished: Plan) -> None:
+    for run in finished.runs.values():
+        result = run.result()
+        if "details" in result:
+            result["details"]["classes"] = {}
+            (run.folder / "result.json").write_text(json.dumps(result))
+    assert not any(p.masks for strip in prediction_samples(finished, "10 %") for p in strip.pictures)
+
+
+def test_the_commands_use_the_best_model(finished: Plan, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = use(finished, collect(finished))
+    # 26 with seed 2.
+    assert found.model == (
+        "The model with the highest AP of all runs, 26.0: seed 2, saliency prompts: fine-tune on 100 %."
+    )
+    folder = finished.of("prompts", "100 %", 2).folder.relative_to(tmp_path)
+    assert found.commands == [
+        f"sp-fast predict {folder} photos --out found",
+        f"sp-fast evaluate {folder} --images images --annotations images/truth.json",
+        f"sp-fast export {folder} --format onnx --out model.onnx",
+    ]
+    (finished.out / "model.pth").touch()
+    found = use(finished, collect(finished))
+    assert found.commands[0] == "sp-fast predict out/model.pth photos --out found"
+
+
+def test_no_model_no_commands(plan: Plan) -> None:
+    assert use(plan, collect(plan)) is None
 
 
 def test_predictions_are_those_of_the_seed_that_most_rows_have(plan: Plan, tmp_path) -> None:
@@ -121,8 +224,8 @@ def test_a_prediction_has_the_colour_of_the_object_that_it_covers(finished: Plan
     assert miss[10:40, 270:272].mean() > 200  # white
 
 
-def decoded(uri: str) -> np.ndarray:
-    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
+def decoded(picture: Picture) -> np.ndarray:
+    with Image.open(io.BytesIO(base64.b64decode(picture.uri.split(",")[1]))) as image:
         return np.asarray(image).astype(float)
 
 

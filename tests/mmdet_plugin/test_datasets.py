@@ -248,3 +248,81 @@ def test_image_folder_needs_no_annotations(scenes):
 
 def test_transforms_are_registered():
     assert {"ReadImage", "PackInstances", "KeepSeedsAligned"} <= set(TRANSFORMS.module_dict)
+
+
+def turn(scenes, orientation):
+    """Give the first image an EXIF orientation; its labels stay in stored pixels."""
+    path = scenes / "images" / "0.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+
+
+def tell(scenes, exif):
+    coco = json.loads((scenes / "masks.json").read_text())
+    (scenes / "masks.json").write_text(json.dumps(coco | {"info": {"exif": exif}}))
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("how", ["option", "file"])
+def test_labels_in_stored_pixels(scenes, orientation, how):
+    turn(scenes, orientation)
+    if how == "file":
+        tell(scenes, "ignore")
+    dataset = with_seeds(scenes, exif="ignore" if how == "option" else "auto")
+    assert assert_aligned(dataset[0]) == [2, 1, 0]
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The lines that ReadImage logs."""
+    lines = []
+    monkeypatch.setattr(
+        "sp_fast.mmdet_plugin.transforms.print_log", lambda text, **options: lines.append(text)
+    )
+    return lines
+
+
+@pytest.mark.parametrize("exif", ["auto", "apply", "ignore"])
+def test_labels_that_fit_one_way_need_no_option(scenes, said, exif):
+    turn(scenes, 6)
+    dataset = with_seeds(scenes, exif=exif)
+    for _ in range(2):
+        assert assert_aligned(dataset[0]) == [2, 1, 0]
+    assert len(said) == int(exif != "ignore")
+    assert all("0.png: the labels fit only with EXIF orientation 6 ignored" in line for line in said)
+
+
+@pytest.mark.parametrize("exif", ["auto", "apply", "ignore"])
+def test_a_guess_is_said_once(scenes, exif, said):
+    stored = build(scenes)[0]["inputs"]
+    turn(scenes, 3)
+    dataset = build(scenes, exif=exif)
+    for _ in range(2):
+        read = dataset[0]["inputs"]
+        assert torch.equal(read if exif == "ignore" else read.flip(1, 2), stored)
+    assert len(said) == int(exif == "auto")
+    with pytest.raises(ValueError, match="exif: expected 'auto' or 'apply' or 'ignore', got 'maybe'"):
+        build(scenes, exif="maybe")
+
+
+def test_the_option_wins_over_the_file(scenes):
+    tell(scenes, "ignore")
+    assert build(scenes, exif="apply").exif == "apply"
+    assert build(scenes).exif == "ignore"
+
+
+def test_image_folder_without_exif(scenes):
+    turn(scenes, 6)
+    options = {
+        "images": str(scenes / "images"),
+        "pipeline": [{"type": "ReadImage"}, *PACK],
+        "_scope_": "mmdet",
+    }
+    sizes = {
+        exif: DATASETS.build({"type": "ImageFolderDataset", "exif": exif, **options})
+        for exif in ("auto", "ignore")
+    }
+    assert [sizes[exif][0]["inputs"].shape[1:] for exif in sizes] == [(48, 32), (32, 48)]
+    assert [sizes[exif].sizes()[0] for exif in sizes] == [(48, 32), (32, 48)]

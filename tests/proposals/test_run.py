@@ -244,7 +244,7 @@ def test_two_runs_with_the_same_output(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     interrupt(folder, out, 4)
     images = [(p.relative_to(folder).as_posix(), p.stat().st_size) for p in sorted(folder.rglob("*.png"))]
-    options = {"size": None, **describe(proposer())}
+    options = {"size": None, "exif": "apply", **describe(proposer())}
     store = ProposalStore(out, images, options, 64)
     with pytest.raises(BlockingIOError, match="another process is writing"):
         ProposalStore(out, images, options, 64)
@@ -299,6 +299,24 @@ def test_too_many_broken_images_leave_nothing(folder: Path, tmp_path: Path) -> N
     with pytest.raises(TooManyBrokenError, match=r"1 of 13 images could not be read: .*empty.jpg.*5%"):
         run(folder, out)
     assert list(out.parent.iterdir()) == []
+
+
+def test_stored_pixels_when_exif_is_ignored(folder: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(folder / "000.png") as picture:
+        picture.save(folder / "turned.png", exif=exif)
+    run(folder, tmp_path / "masks.json", exif="ignore")
+    coco = load(tmp_path / "masks.json")
+    assert coco.dataset["info"]["exif"] == "ignore"
+    upright, turned = (
+        next(i for i in coco.dataset["images"] if i["file_name"] == name)
+        for name in ("000.png", "turned.png")
+    )
+    masks = [[a["segmentation"] for a in coco.imgToAnns[image["id"]]] for image in (upright, turned)]
+    assert masks[0] == masks[1] != []
+    with pytest.raises(ValueError, match="exif: expected 'apply' or 'ignore'"):
+        run(folder, tmp_path / "other.json", exif="auto")
 
 
 def test_images_of_every_kind(folder: Path, tmp_path: Path) -> None:
