@@ -146,13 +146,13 @@ def _arguments(weights: str, cache: str | None) -> list[str]:
 
 
 def write_model(plan: Plan) -> Path:
-    """Puts the fine-tuned checkpoint of the pre-trained row and first seed at `model.pth`.
+    """Puts the fine-tuned checkpoint of the pre-trained row and first finished seed at `model.pth`.
 
     It holds its config and class names.
     """
     training = next(iter(plan.experiment.rows[0].finetune))
-    run = plan.of(PRETRAINED, training, plan.seeds[0])
-    assert run is not None
+    runs = [plan.of(PRETRAINED, training, seed) for seed in plan.seeds]
+    run = next(run for run in runs if run is not None and run.finished)
     best = sorted(run.folder.glob("best*.pth"), key=lambda path: path.stat().st_mtime)
     source, target = (best or [run.folder / "latest.pth"])[-1], plan.out / MODEL
     beside = target.with_name(f".{MODEL}.partial")
