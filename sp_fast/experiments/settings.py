@@ -91,7 +91,7 @@ def choose(data: FitData, weights: str, given: Mapping[str, Any], *, gpu: bool) 
     steps = min(max(passes * data.labels_count, low), high) // batch
     why = f"{passes} passes over {data.labels_count} images, {low} to {high} images on {device}"
     finetune = add("finetune_steps", steps, why)
-    passes, low, high = (12, 16_000, 240_000) if gpu else (6, 800, 1600)
+    passes, low, high = (12, 16_000, 240_000) if gpu else (6, 800, 1200)
     steps = min(max(passes * data.images_count, low), high) // batch
     why = f"{passes} passes over {data.images_count} images, {low} to {high} images on {device}"
     pretrain = add("pretrain_steps", steps, why)
