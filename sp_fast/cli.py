@@ -14,6 +14,8 @@ from sp_fast.commands.evaluate import evaluate
 from sp_fast.commands.experiment import app as experiment
 from sp_fast.commands.export import EXAMPLES as EXPORT_EXAMPLES
 from sp_fast.commands.export import export
+from sp_fast.commands.fit import EXAMPLES as FIT_EXAMPLES
+from sp_fast.commands.fit import fit
 from sp_fast.commands.predict import EXAMPLES as PREDICT_EXAMPLES
 from sp_fast.commands.predict import predict
 from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
@@ -33,17 +35,18 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.command("check", epilog=CHECK_EXAMPLES)(check)
-app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
-app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
-app.command("score", epilog=SCORE_EXAMPLES)(score)
-app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
-app.command("export", epilog=EXPORT_EXAMPLES)(export)
+app.command("fit", epilog=FIT_EXAMPLES)(fit)
 app.command("predict", epilog=PREDICT_EXAMPLES)(predict)
 app.command("evaluate", epilog=EVALUATE_EXAMPLES)(evaluate)
-app.command("demo", epilog=DEMO_EXAMPLES)(demo)
+app.command("export", epilog=EXPORT_EXAMPLES)(export)
+app.command("check", epilog=CHECK_EXAMPLES)(check)
+app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
+app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
+app.command("score", epilog=SCORE_EXAMPLES)(score)
+app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.add_typer(data, name="data")
 app.add_typer(experiment, name="experiment")
+app.command("demo", epilog=DEMO_EXAMPLES)(demo)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,7 @@ def run(
     if quick:
         arguments["quick"] = True
     chosen = None if rows is None else rows.split(",")
-    numbers = None if seeds is None else _numbers(seeds)
+    numbers = None if seeds is None else seed_numbers(seeds)
     run_and_report(name, out, arguments, rows=chosen, seeds=numbers, minutes=minutes, jobs=jobs)
 
 
@@ -86,8 +87,12 @@ def run_and_report(
     seeds: list[int] | None = None,
     minutes: float | None = None,
     jobs: int | None = None,
+    finish: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Runs an experiment, writes its report, and exits with the command's status."""
+    """Runs an experiment, writes its report, and exits with the command's status.
+
+    `finish` is called with the plan before the report, unless runs are missing.
+    """
     try:
         import mmdet  # noqa: F401  (before minutes are spent on what comes first)
     except ModuleNotFoundError as error:
@@ -126,6 +131,8 @@ def run_and_report(
     except RunFailedError as error:
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(1) from None
+    if complete and finish is not None:
+        finish(plan)
     write_report(plan, source, console)
     if not complete:
         raise typer.Exit(MORE_TO_DO)
@@ -170,7 +177,8 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return arguments
 
 
-def _numbers(text: str) -> list[int]:
+def seed_numbers(text: str) -> list[int]:
+    """The numbers of `--seeds`."""
     numbers = text.split(",")
     if not all(number.strip().isdecimal() for number in numbers):
         raise ValueError(f"--seeds: expected comma-separated whole numbers, such as 0,1,2, got {text!r}")

@@ -120,6 +120,8 @@ class Experiment:
         data_per_seed: whether `prepare` makes different data for each seed.
         notes: remarks about the numbers, for the page.
         samples: number of images whose predictions the page shows.
+        settings: what was chosen, each with a `name`, a `value` and a `reason`, for the page.
+        command: the command that runs it, if not `sp-fast experiment run`.
     """
 
     name: str
@@ -132,6 +134,8 @@ class Experiment:
     data_per_seed: bool = False
     notes: str = ""
     samples: int = 4
+    settings: Sequence[Mapping[str, Any]] = ()
+    command: str = ""
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]

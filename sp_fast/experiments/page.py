@@ -91,6 +91,7 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
         seeds=seeds_text(plan.seeds),
         test=TEST if results["comparisons"] else "",
         notes=plan.experiment.notes,
+        choices=plan.experiment.settings,
         missing=missing(results),
         blocks=blocks(results),
         breakdowns=breakdowns,

@@ -42,6 +42,8 @@ def write_report(plan: Plan, source: Source, console: Console) -> None:
 
 def command_line(plan: Plan, source: Source) -> str:
     """The command that continues the experiment, or runs it again."""
+    if plan.experiment.command:
+        return plan.experiment.command
     words = ["sp-fast", "experiment", "run", near(source.name), "--out", str(plan.out)]
     words += ["--seeds", ",".join(map(str, plan.seeds))]
     for name, value in source.arguments.items():

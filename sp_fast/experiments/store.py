@@ -19,6 +19,7 @@ STAMP = "experiment.json"
 # Name -> module and name of what makes it.
 BUILT_IN = {
     "demo": ("sp_fast.experiments.demo", "experiment"),
+    "fit": ("sp_fast.experiments.fit", "experiment"),
     **{name: ("sp_fast.experiments.paper", name) for name in ("table4", "table5", "table7")},
 }
 

@@ -8,7 +8,7 @@ from sp_fast.export.mask2former import Mask2FormerSegmenter
 from sp_fast.export.queryinst import QueryInstSegmenter
 from sp_fast.export.segmenter import MapSegmenter, Segmenter, rows_of
 from sp_fast.knet.masks import upsample
-from sp_fast.knet.prediction import select_top
+from sp_fast.knet.prediction import kernel_quality, select_top
 
 
 class KNetSegmenter(MapSegmenter):
@@ -17,7 +17,8 @@ class KNetSegmenter(MapSegmenter):
     def instances(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """See the base class; maps are probabilities."""
         cls_logits, mask_logits = self.detector(pixels)
-        scores, labels, kernels = select_top(cls_logits, self.detector.max_per_img)
+        quality = kernel_quality(cls_logits, mask_logits) if self.detector.rerank else None
+        scores, labels, kernels = select_top(cls_logits, self.detector.max_per_img, quality)
         return scores, labels, upsample(rows_of(mask_logits, kernels)).sigmoid()
 
     def decide(self, scores: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from mmdet.registry import MODELS, TASK_UTILS
 from torch import Tensor
 
 from sp_fast.knet.outputs import FirstHeadOutput, StageOutput
-from sp_fast.knet.prediction import instances, select_top
+from sp_fast.knet.prediction import instances, kernel_quality, select_top
 from sp_fast.knet.targets import Targets, targets_from_samples
 
 SIZE_DIVISOR = 32
@@ -29,8 +29,9 @@ class KNet(BaseDetector):
         rpn_head: config of the first head, a `ConvKernelHead`.
         roi_head: config of the update stages, a `KernelIterHead`.
         train_cfg: dict with `assigner`, the config of the `BatchedMaskAssigner`.
-        test_cfg: dict with `max_per_img`, the instances kept per image (default 100), and `mask_thr`, the
-            probability above which a pixel is inside a mask (default 0.5).
+        test_cfg: dict with `max_per_img`, the instances kept per image (default 100), `mask_thr`, the
+            probability above which a pixel is inside a mask (default 0.5), and `rerank`, whether scores
+            are multiplied by `kernel_quality` (default False).
         data_preprocessor: config of the preprocessor; it must pad to multiples of 32.
         init_cfg: config of the weight initialisation.
     """
@@ -56,6 +57,7 @@ class KNet(BaseDetector):
         test = test_cfg or {}
         self.max_per_img = test.get("max_per_img", 100)
         self.mask_thr = test.get("mask_thr", 0.5)
+        self.rerank = test.get("rerank", False)
 
     def extract_features(self, batch_inputs: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Computes C2-C5 and P2-P5 of images `[B, 3, H, W]`; H and W are multiples of 32."""
@@ -120,7 +122,8 @@ class KNet(BaseDetector):
         """
         height, width = batch_inputs.shape[-2:]
         last = self.roi_head(self.rpn_head(self.extract_feat(batch_inputs)))[-1]
-        scores, labels, kernels = select_top(last.cls_logits, self.max_per_img)
+        quality = kernel_quality(last.cls_logits, last.mask_logits) if self.rerank else None
+        scores, labels, kernels = select_top(last.cls_logits, self.max_per_img, quality)
         results = [
             instances(
                 last.mask_logits[i],

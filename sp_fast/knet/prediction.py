@@ -14,18 +14,49 @@ from sp_fast.knet.masks import upsample
 _PIXELS_AT_ONCE = 2**25  # of masks while they are resized
 
 
-def select_top(cls_logits: Tensor, limit: int) -> tuple[Tensor, Tensor, Tensor]:
+def kernel_quality(cls_logits: Tensor, mask_logits: Tensor) -> Tensor:
+    """Computes a factor for the scores of each kernel: small for uncertain masks and for repeated ones.
+
+        quality = (mean probability inside the mask)^2 (1 - largest IoU with the mask of a better kernel)
+
+    Better means a higher product of the first factor and the best class score. An empty mask has 0.
+
+    Args:
+        cls_logits: class logits `[B, N, K]`.
+        mask_logits: mask logits `[B, N, h, w]` at stride 8.
+
+    Returns:
+        fp32 `[B, N]` in [0, 1].
+    """
+    p = upsample(mask_logits.float()).sigmoid().flatten(2)  # [B, N, HW]
+    inside = (p > 0.5).float()
+    area = inside.sum(2)
+    certain = ((p * inside).sum(2) / area.clamp(min=1)).square()
+    score = certain * cls_logits.float().sigmoid().amax(2)
+    overlap = inside @ inside.transpose(1, 2)  # [B, N, N]
+    iou = overlap / (area[:, :, None] + area[:, None] - overlap).clamp(min=1)
+    index = torch.arange(score.shape[1], device=score.device)
+    above = score[:, None] > score[:, :, None]  # [B, i, j]: j is better than i
+    equal = (score[:, None] == score[:, :, None]) & (index < index[:, None])
+    return certain * (1 - (iou * (above | equal)).amax(2))
+
+
+def select_top(
+    cls_logits: Tensor, limit: int, quality: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Selects the kernel-class pairs with the highest scores in each image.
 
     Args:
         cls_logits: class logits `[B, N, K]`.
         limit: largest number of pairs per image.
+        quality: factor `[B, N]` of the scores of each kernel, or None.
 
     Returns:
         Scores, int64 labels and int64 kernel indices, each `[B, min(limit, N K)]`, best first.
     """
     classes = cls_logits.shape[2]
-    scores = cls_logits.float().sigmoid().flatten(1)
+    scores = cls_logits.float().sigmoid()
+    scores = (scores if quality is None else scores * quality[..., None]).flatten(1)
     scores, index = scores.topk(min(limit, scores.shape[1]), dim=1)
     return scores, index % classes, index // classes
 

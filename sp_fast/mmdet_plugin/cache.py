@@ -154,7 +154,7 @@ def check_fits(what: str, need: int, device: torch.device, way_out: str) -> None
     Raises:
         CacheError: that is more than half of what is free.
     """
-    free = _free_memory(device)
+    free = free_memory(device)
     where = "memory" if device.type == "cpu" else f"memory of {device}"
     if need > MEMORY_SHARE * free:
         raise CacheError(
@@ -164,7 +164,7 @@ def check_fits(what: str, need: int, device: torch.device, way_out: str) -> None
     print(f"{what}: {_size(need)} of the {_size(free)} free in the {where}", flush=True)
 
 
-def _free_memory(device: torch.device) -> int:
+def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -119,10 +119,10 @@ def test_more_than_half_of_the_memory_is_refused_before_reading(scenes, monkeypa
     pipeline = [*LOAD, RESIZE, FLIP, PACK]
     # 3 images of 64 x 96, a kilobyte each for boxes and the like; 5 masks, 8 pixels per byte, with seeds [2].
     need = 3 * (1024 + 3 * 64 * 96) + 5 * (64 * 96 // 8 + 8)
-    monkeypatch.setattr(cache, "_free_memory", lambda device: 2 * need)
+    monkeypatch.setattr(cache, "free_memory", lambda device: 2 * need)
     build(scenes, pipeline, cache="ram")
     assert "3 decoded, resized images and their masks: 0.1 MiB of the 0.1 MiB free" in capfd.readouterr().out
-    monkeypatch.setattr(cache, "_free_memory", lambda device: 2 * need - 1)
+    monkeypatch.setattr(cache, "free_memory", lambda device: 2 * need - 1)
     monkeypatch.setattr(cache, "RunProgress", None)
     with pytest.raises(
         CacheError, match=r"0\.1 MiB, expected at most half .*; resize to less, or leave --cache out"

@@ -1,0 +1,7 @@
+_base_ = ['../_base_/knet_r50.py', '../_base_/fit_pretrain.py']
+
+detector = _base_.model
+detector.rpn_head.num_classes = detector.roi_head.mask_head.num_classes = 1
+model = dict(
+    _delete_=True, type='SaliencyPromptPretrainer', detector=detector, supervision=dict(seed_channels=2048)
+)

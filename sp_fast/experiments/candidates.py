@@ -1,0 +1,101 @@
+"""Chooses how to make pseudo labels: the candidate whose masks fit the user's own labels best."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sp_fast.data.coco import load_coco
+from sp_fast.experiments.fit_data import FitData
+from sp_fast.experiments.settings import Choice
+from sp_fast.proposals import SaliencyProposer, build_backbone
+from sp_fast.proposals.run import propose_folder
+from sp_fast.proposals.scores import score_proposals
+
+SAMPLED = 12  # labelled images that the candidates are tried on
+SECONDS = 300.0  # a candidate may take this long for all images, or twice as long as the fastest one
+COSINE = {"similarity": "cosine", "center": True}
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "the paper's": {"stage": 4, "size": 640, "options": {}},
+    "cosine, high threshold": {"stage": 4, "size": 640, "options": {**COSINE, "threshold": 0.85}},
+    "finer grid, larger images": {
+        "stage": 4,
+        "size": 1280,
+        "options": {"grid": [[20, 20], [10, 10]]},
+    },
+    "the same, cosine": {
+        "stage": 4,
+        "size": 1280,
+        "options": {**COSINE, "grid": [[20, 20], [10, 10]], "threshold": 0.7},
+    },
+    "features at stride 16": {
+        "stage": 3,
+        "size": 640,
+        "options": {**COSINE, "grid": [[20, 20], [10, 10]], "threshold": 0.7},
+    },
+}
+
+
+def choose_proposals(
+    data: FitData, backbone: Mapping[str, Any], masks: int, progress: Callable[[int, int], None]
+) -> Choice:
+    """Tries all candidates on some labelled images.
+
+    Args:
+        data: the data.
+        backbone: arguments of `build_backbone`, without `stage`.
+        masks: most masks per image.
+        progress: called with the numbers of candidates done and in total.
+
+    Returns:
+        The choice; its value is the candidate with the highest mean best IoU, with `masks` in its options.
+    """
+    found = {
+        name: {**one, "options": {**one["options"], "max_masks": masks}} for name, one in CANDIDATES.items()
+    }
+    scores, seconds = {}, {}
+    with tempfile.TemporaryDirectory() as temporary:
+        sample = Path(temporary) / "images"
+        count = _link_sample(data, sample)
+        for number, (name, one) in enumerate(found.items()):
+            progress(number, len(found))
+            out, start = sample.with_name(f"{number}.json"), time.monotonic()
+            _propose(sample, out, backbone, one)
+            seconds[name] = (time.monotonic() - start) / count * data.images_count
+            scores[name] = score_proposals(out, data.truth).by_size["all"]
+        progress(len(found), len(found))
+    most = max(SECONDS, 2 * min(seconds.values()))
+    allowed = [name for name in found if seconds[name] <= most]
+    best = max(allowed, key=lambda name: scores[name].mean_best_iou)
+    others = ", ".join(
+        f"{score.mean_best_iou:.2f} ({name}{'' if name in allowed else '; too slow'})"
+        for name, score in scores.items()
+        if name != best
+    )
+    iou, above = scores[best].mean_best_iou, scores[best].above_half
+    why = f"{best}: mean best IoU {iou:.2f} with your labels, {above:.0%} above 0.5; others {others}"
+    return Choice("proposals", found[best], why)
+
+
+def _link_sample(data: FitData, folder: Path) -> int:
+    """Links up to SAMPLED labelled images with objects into a folder; returns their number."""
+    coco = load_coco(data.truth)
+    ids = {one["image_id"] for one in coco["annotations"]}
+    names = [one["file_name"] for one in coco["images"] if one["id"] in ids]
+    sampled = names[:: math.ceil(len(names) / SAMPLED)]
+    for name in sampled:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to((Path(data.images) / name).resolve())
+    return len(sampled)
+
+
+def _propose(images: Path, out: Path, backbone: Mapping[str, Any], one: Mapping[str, Any]) -> None:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    proposer = SaliencyProposer(build_backbone(stage=one["stage"], **backbone), **one["options"])
+    propose_folder(images, out, proposer, size=one["size"], device=device)

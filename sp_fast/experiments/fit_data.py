@@ -1,0 +1,205 @@
+"""The data of `sp-fast fit` in one folder: links to the images to pre-train on, and annotation files."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sp_fast.data.check import errors_before_training
+from sp_fast.data.coco import load_coco, save_coco
+from sp_fast.data.formats import detect_format, to_coco
+from sp_fast.data.images import list_images
+
+HELD_OUT = 0.2  # share of the labelled images that are validated on where no others are given
+
+
+@dataclass(frozen=True)
+class FitData:
+    """Where the data are.
+
+    Attributes:
+        images: folder of links to all images to pre-train on; no image to validate on is among them.
+        labels, label_images: annotations to fine-tune on, and the folder of their images.
+        val, val_images: the same to validate on.
+        truth: `labels` with the names that their images have in `images`.
+        images_count, labels_count, val_count: numbers of images.
+        held_out: whether the images to validate on were taken from the labelled ones.
+    """
+
+    images: str
+    labels: str
+    label_images: str
+    val: str
+    val_images: str
+    truth: str
+    images_count: int
+    labels_count: int
+    val_count: int
+    held_out: bool
+
+
+def gather(
+    out: Path,
+    images: Sequence[Path],
+    labels: Path,
+    label_images: Path | None = None,
+    val: Path | None = None,
+    val_images: Path | None = None,
+    seed: int = 0,
+) -> FitData:
+    """Fills the folder `out`.
+
+    Args:
+        out: where to put links and annotation files.
+        images: folders of images without labels; they may hold labelled ones too.
+        labels: annotations to fine-tune on, in any format that `to_coco` reads.
+        label_images: folder of their images; None: the first of `images` that has them; if they are not in
+            COCO's format, the first of `images`.
+        val: the same to validate on; None: a share HELD_OUT of the labelled images is held out.
+        val_images: folder of their images; None: the folder of the labelled ones.
+        seed: random seed of the choice of images to hold out.
+
+    Raises:
+        FileNotFoundError, ValueError: see `errors_before_training` and `list_images`; images of annotations that are
+            nowhere; too few labelled images to hold out any; categories to validate that have no labels.
+    """
+    found = {folder: list_images(folder) for folder in dict.fromkeys(path.resolve() for path in images)}
+    labels = _as_coco(labels, label_images or images[0], out / "labels.coco.json")
+    place = (label_images or _folder_of(load_coco(labels), labels, found)).resolve()
+    errors_before_training(labels, place)
+    train = load_coco(labels, place)
+    if val is None:
+        train, held = hold_out(train, labels, seed)
+        val_place = place
+    else:
+        val_place = place if val_images is None else val_images.resolve()
+        val = _as_coco(val, val_place, out / "val.coco.json")
+        errors_before_training(val, val_place)
+        held = load_coco(val, val_place)
+        _check_categories(train, held, val)
+    if not train["annotations"]:
+        raise ValueError(f"--labels: expected objects to learn from, got none in {labels}")
+    labelled = [place / one["file_name"] for one in train["images"]]
+    excluded = [val_place / one["file_name"] for one in held["images"]]
+    links = link_images(out / "images", {**found, place: [*found.get(place, []), *labelled]}, excluded)
+    names = {one["id"]: links.get((place / one["file_name"]).resolve()) for one in train["images"]}
+    shared = [{**one, "file_name": names[one["id"]]} for one in train["images"] if names[one["id"]]]
+    ids = {one["id"] for one in shared}
+    objects = [one for one in train["annotations"] if one["image_id"] in ids]
+    if not objects:
+        raise ValueError("--labels: expected objects in images that are not validated on, got none")
+    save_coco({**train, "images": shared, "annotations": objects}, out / "truth.json")
+    save_coco(train, out / "train.json")
+    save_coco(held, out / "val.json")
+    return FitData(
+        images=str(out / "images"),
+        labels=str(out / "train.json"),
+        label_images=str(place),
+        val=str(out / "val.json"),
+        val_images=str(val_place),
+        truth=str(out / "truth.json"),
+        images_count=len(set(links.values())),
+        labels_count=len(train["images"]),
+        val_count=len(held["images"]),
+        held_out=val is None,
+    )
+
+
+def _as_coco(labels: Path, images: Path, out: Path) -> Path:
+    """The labels if they are in COCO's format, else what they are converted to, `out`."""
+    if not labels.exists() or detect_format(labels) == "coco":
+        return labels
+    save_coco(to_coco(labels, images), out)
+    return out
+
+
+def _folder_of(coco: dict[str, Any], labels: Path, folders: Iterable[Path]) -> Path:
+    names = [one["file_name"] for one in coco["images"]]
+    for folder in folders:
+        if all((folder / name).is_file() for name in names):
+            return folder
+    example = f", such as {names[0]}" if names else ""
+    raise FileNotFoundError(
+        f"--label-images: expected the images of {labels} in IMAGES, but no folder there has them all"
+        f"{example}; give the folder that their file_name starts from"
+    )
+
+
+def _check_categories(train: dict[str, Any], held: dict[str, Any], val: Path) -> None:
+    known, wanted = ({one["name"] for one in coco["categories"]} for coco in (train, held))
+    if wanted - known:
+        raise ValueError(
+            f"--val: expected the categories of --labels, got also {', '.join(sorted(wanted - known)[:5])} "
+            f"in {val}"
+        )
+
+
+def hold_out(coco: dict[str, Any], labels: Path, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Splits annotations by image: the rest, and a share HELD_OUT of the images, at least one.
+
+    Raises:
+        ValueError: fewer than two images.
+    """
+    images = sorted(coco["images"], key=lambda one: str(one["id"]))
+    if len(images) < 2:
+        raise ValueError(
+            f"--labels: expected at least 2 images, one of them to validate on, got {len(images)} in "
+            f"{labels}; label more, or give --val"
+        )
+    chosen = random.Random(seed).sample(images, max(1, round(HELD_OUT * len(images))))
+    ids = {one["id"] for one in chosen}
+    return _part(coco, ids, False), _part(coco, ids, True)
+
+
+def _part(coco: dict[str, Any], ids: set, inside: bool) -> dict[str, Any]:
+    return {
+        **coco,
+        "images": [one for one in coco["images"] if (one["id"] in ids) == inside],
+        "annotations": [one for one in coco["annotations"] if (one["image_id"] in ids) == inside],
+    }
+
+
+def link_images(folder: Path, found: dict[Path, list[Path]], excluded: Sequence[Path]) -> dict[Path, str]:
+    """Links images into `folder`, each content once and none with the content of an excluded one.
+
+    Args:
+        folder: where to put the links, in a folder for each one of `found`.
+        found: images of each folder.
+        excluded: images to leave out.
+
+    Returns:
+        The name of the link in `folder` of each image that is there, by its resolved path.
+    """
+    of = {path: path.resolve() for paths in (*found.values(), excluded) for path in paths}
+    contents = _contents(set(of.values()))
+    unwanted = {contents[of[path]] for path in excluded}
+    names: dict[Path, str] = {}
+    linked: dict[tuple[int, str], str] = {}
+    for number, (source, paths) in enumerate(found.items()):
+        for path in paths:
+            content = contents[of[path]]
+            if content in unwanted:
+                continue
+            if content not in linked:
+                linked[content] = f"{number}_{source.name}/{path.relative_to(source).as_posix()}"
+                link = folder / linked[content]
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.is_symlink():
+                    link.symlink_to(of[path])
+            names[of[path]] = linked[content]
+    return names
+
+
+def _contents(paths: set[Path]) -> dict[Path, tuple[int, str]]:
+    """Size and, where several files have the same size, hash of each file."""
+    sizes = {path: path.stat().st_size for path in paths}
+    count = Counter(sizes.values())
+    return {
+        path: (size, hashlib.sha256(path.read_bytes()).hexdigest() if count[size] > 1 else "")
+        for path, size in sizes.items()
+    }

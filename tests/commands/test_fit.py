@@ -1,0 +1,98 @@
+"""`sp-fast fit` as a user calls it: a small one to its end, and bad input."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sp_fast.cli import app
+from sp_fast.data.synthetic import SetOptions, make_set
+from sp_fast.experiments import candidates
+from sp_fast.proposals.networks import layers
+
+pytest.importorskip("mmdet")
+
+QUICK = {"size": 64, "pretrain-steps": 1, "finetune-steps": 2, "batch-size": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of scenes and weights."""
+    folder = tmp_path_factory.mktemp("fit")
+    make_set(folder / "set", SetOptions(size=64, unlabelled=4, labelled=5, validation=1))
+    torch.save(layers("mobilenet_v2").state_dict(), folder / "weights.pth")
+    return folder
+
+
+def call(folder, out, *more, **options):
+    given = {"labels": folder / "set/labelled.json", "weights": folder / "weights.pth", **QUICK, **options}
+    words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    images = [str(folder / "set" / name) for name in ("unlabelled", "labelled")]
+    return CliRunner().invoke(app, ["fit", *images, "--out", str(out), *words, *more])
+
+
+@pytest.fixture(scope="module")
+def fitted(folder):
+    """The folder of a finished fit, and what was printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "CANDIDATES", {"one": {"stage": 3, "size": 64, "options": {}}})
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        result = call(folder, folder / "out")
+    assert result.exit_code == 0, result.output
+    return folder / "out", result.output
+
+
+def test_a_model_a_page_and_the_next_commands(fitted):
+    out, printed = fitted
+    names = {path.name for path in out.iterdir()}
+    assert {"model.pth", "results.json", "report.html", "report.md", "settings.json", "data"} <= names
+    model = torch.load(out / "model.pth", weights_only=False)
+    assert "KNet" in model["meta"]["cfg"]
+    assert len(model["meta"]["dataset_meta"]["classes"]) == 8
+    results = json.loads((out / "results.json").read_text())
+    assert results["finished"] == results["runs"] == 3
+    page = (out / "report.html").read_text()
+    for name in ("kernels", "finetune_steps", "proposals"):
+        assert name in printed
+        assert f"<td>{name}</td>" in page
+    assert "4 labelled, 1 to validate on (held out of the labelled ones)" in printed
+    for command in ("predict", "evaluate", "export"):
+        assert f"sp-fast {command} {out / 'model.pth'}" in printed
+
+
+def test_the_same_command_goes_on_and_another_is_refused(fitted, folder):
+    out, _ = fitted
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    assert len(before) == 3
+    again = call(folder, out)
+    assert again.exit_code == 0, again.output
+    assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")} == before
+    other = call(folder, out, **{"batch-size": 1})
+    assert isinstance(other.exception, ValueError)
+    assert "holds a fit with other settings" in str(other.exception)
+
+
+def test_bad_input_is_one_error_and_leaves_nothing(folder, tmp_path):
+    out = tmp_path / "out"
+    for options, told in (
+        ({"weights": None}, "--weights: expected a file of published weights .*https://download.pytorch.org"),
+        ({"weights": tmp_path / "none.pth"}, "--weights: expected .* got .*none.pth, which does not exist"),
+        ({"labels": tmp_path / "none.json"}, "no such annotation file"),
+        ({"model": "yolo"}, "--model: expected one of"),
+        ({"minutes": 0}, "--minutes: expected a number above 0"),
+        ({"seeds": "x"}, "--seeds: expected comma-separated whole numbers"),
+    ):
+        result = call(folder, out, **options)
+        assert isinstance(result.exception, ValueError | OSError), result.output
+        with pytest.raises(type(result.exception), match=f"(?s){told}"):
+            raise result.exception
+        assert not out.exists()
+
+
+def test_a_folder_of_something_else_is_not_touched(folder, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    for more in ((), ("--overwrite",)):
+        result = call(folder, tmp_path, *more)
+        assert isinstance(result.exception, FileExistsError)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
