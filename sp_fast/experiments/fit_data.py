@@ -65,8 +65,9 @@ def gather(
         seed: random seed of the choice of images to hold out.
 
     Raises:
-        FileNotFoundError, ValueError: see `errors_before_training` and `list_images`; images of annotations that are
-            nowhere; too few labelled images to hold out any; categories to validate that have no labels.
+        FileNotFoundError, ValueError: see `errors_before_training` and `list_images`; images of annotations
+            that are nowhere; too few labelled images to hold out any; categories to validate that have no
+            labels.
     """
     found = {folder: list_images(folder) for folder in dict.fromkeys(path.resolve() for path in images)}
     labels = _as_coco(labels, label_images or images[0], out / "labels.coco.json")

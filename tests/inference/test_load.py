@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 from PIL import Image
 
-from tests.docs.pages import ROOT, block
+from tests.docs.pages import README, ROOT, block
 from tests.inference.checkpoints import CLASSES, checkpoint_of, finetuning_config, in_mmdet, save
 from tests.pretraining.families import FAMILIES, build
 
@@ -174,13 +175,20 @@ def test_mmdets_inferencer_gives_the_same(with_config, images, tmp_path):
         assert found.scores[kept].numpy() == pytest.approx(expected.scores)
 
 
-@pytest.mark.parametrize("part", ["sp_fast.load(", "DetInferencer("])
-def test_the_code_of_the_documentation_runs(part, images, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("page", "part", "file"),
+    [
+        (README, "sp_fast.load(", "runs/fit/model.pth"),
+        (ROOT / "docs" / "predict.md", "sp_fast.load(", "runs/finetune/latest.pth"),
+        (ROOT / "docs" / "predict.md", "DetInferencer(", "runs/finetune/latest.pth"),
+    ],
+)
+def test_the_code_of_the_documentation_runs(page, part, file, images, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "finetune").mkdir(parents=True)
-    save(checkpoint_of("knet"), tmp_path / "runs" / "finetune" / "epoch_48.pth")
+    Path(file).parent.mkdir(parents=True)
+    save(checkpoint_of("knet"), Path(file))
     Image.fromarray(images[0]).save("photo.jpg")
-    exec(block(ROOT / "docs" / "predict.md", part), {})
+    exec(block(page, part), {})
     drawn = Image.open("found/vis/photo.jpg" if "Inferencer" in part else "found.png")
     assert drawn.size == (90, 50)
 
