@@ -1,4 +1,4 @@
-_base_ = ['_knet_mobilenet_v2_64.py', '_pretrain.py']
+_base_ = ['../../../sp_fast/configs/_base_/knet_mobilenet_v2_64.py', '_pretrain.py']
 
 detector = _base_.model
 detector.backbone.frozen_stages = 4
