@@ -15,9 +15,8 @@ from tests.experiments.tiny import run, tiny
 
 
 @pytest.fixture(autouse=True)
-def _no_gpu_and_own_worker(monkeypatch):
+def _no_gpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(scheduler, "WORKER", scheduler.WORKER)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 from sp_fast.experiments import Comparison, Experiment, Proposals, Row, Training, results, scheduler
 from sp_fast.experiments.plan import Plan
@@ -31,10 +32,10 @@ def tiny(steps=15, config="some/config"):
 def run(out, experiment=None, seconds=None, jobs=2, rows=None):
     """One call, as `sp-fast experiment run` makes it; gives the results."""
     plan = Plan(experiment or tiny(), out, [0, 1])
-    scheduler.WORKER = FAKE_WORKER
     wanted = plan.needed(rows or [row.name for row in plan.experiment.rows], plan.seeds)
     try:
-        scheduler.run_all(wanted, Source("tiny"), jobs=jobs, seconds=seconds, show=lambda *_: None)
+        with patch.object(scheduler, "WORKER", FAKE_WORKER):
+            scheduler.run_all(wanted, Source("tiny"), jobs=jobs, seconds=seconds, show=lambda *_: None)
     finally:
         found = results.write(plan)
     return found

@@ -52,7 +52,7 @@ def test_pretraining_exports_weights_that_fine_tuning_loads(scenes, pretrained, 
     image = scenes / "validation" / "000001.png"
     found = sp_fast.load(pretrained / "pretrained.pth", device="cpu").predict(image, threshold=0)
     assert found.classes == ("object",)
-    same = sp_fast.load(pretrained / "epoch_2.pth", device="cpu").predict(image, threshold=0)
+    same = sp_fast.load(pretrained / "latest.pth", device="cpu").predict(image, threshold=0)
     assert (found.masks == same.masks).all()
     assert (found.scores == same.scores).all()
 
