@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sp_fast.experiments import results, scheduler
+from sp_fast.experiments import results
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.scheduler import OutOfTimeError, RunFailedError, Task, seconds_left
 from tests.experiments.tiny import run, tiny
