@@ -73,6 +73,28 @@ def test_the_same_command_goes_on_and_another_is_refused(fitted, folder):
     assert "holds a fit with other settings" in str(other.exception)
 
 
+def test_bad_input_leaves_an_earlier_fit(fitted, folder):
+    out, _ = fitted
+    before = (out / "settings.json").read_bytes()
+    result = call(folder, out, "--overwrite", labels=folder / "none.json")
+    assert isinstance(result.exception, FileNotFoundError)
+    assert (out / "settings.json").read_bytes() == before
+    assert (out / "model.pth").is_file()
+
+
+def test_changed_labels_are_another_fit(fitted, folder):
+    out, _ = fitted
+    labels = folder / "set/labelled.json"
+    before = labels.read_bytes()
+    labels.write_bytes(before + b" ")
+    try:
+        result = call(folder, out)
+    finally:
+        labels.write_bytes(before)
+    assert isinstance(result.exception, ValueError)
+    assert "holds a fit with other contents of labels" in str(result.exception)
+
+
 def test_bad_input_is_one_error_and_leaves_nothing(folder, tmp_path):
     out = tmp_path / "out"
     for options, told in (
@@ -94,5 +116,7 @@ def test_a_folder_of_something_else_is_not_touched(folder, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for more in ((), ("--overwrite",)):
         result = call(folder, tmp_path, *more)
+        assert isinstance(result.exception, FileExistsError)
+        result = call(folder, tmp_path / "thesis.txt", *more)
         assert isinstance(result.exception, FileExistsError)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
