@@ -153,7 +153,7 @@ def _absolute(path: Path | None) -> str | None:
 
 
 def _contents(path: Path | None, out: Path) -> str | None:
-    """A hash of a file, or of the names, sizes and times of a folder's files outside `out`; None without any."""
+    """A hash of a file, or of the names, sizes and times of a folder's files that are not in `out`."""
     if path is None or not path.exists():
         return None
     if path.is_file():
