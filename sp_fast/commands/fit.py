@@ -122,9 +122,9 @@ def fit(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-made folder is removed
     try:
         arguments = _prepared(out, request, overwrite, gpu, numbers, compare, console)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stopped:
         console.print("Interrupted while the settings were chosen; run the same command again.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(getattr(stopped, "code", 130)) from None
     except RuntimeError as error:
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(1) from None

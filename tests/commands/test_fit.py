@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sp_fast.cli import app
 from sp_fast.data.synthetic import SetOptions, make_set
-from sp_fast.experiments import candidates
+from sp_fast.experiments import candidates, scheduler
 from sp_fast.proposals.networks import layers
 
 pytest.importorskip("mmdet")
@@ -93,6 +93,20 @@ def test_changed_labels_are_another_fit(fitted, folder):
         labels.write_bytes(before)
     assert isinstance(result.exception, ValueError)
     assert "holds a fit with other contents of labels" in str(result.exception)
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interruption_says_how_to_go_on(fitted, folder, tmp_path, monkeypatch, stop, status):
+    def interrupted(*_, **__):
+        raise stop
+
+    monkeypatch.setattr(candidates, "choose_proposals", interrupted)
+    monkeypatch.setattr(scheduler, "run_all", interrupted)
+    while_choosing, while_running = call(folder, tmp_path / "out"), call(folder, fitted[0])
+    assert not (tmp_path / "out").exists()
+    for result in (while_choosing, while_running):
+        assert result.exit_code == status
+        assert "run the same command again" in result.output.lower()
 
 
 def test_bad_input_is_one_error_and_leaves_nothing(folder, tmp_path):
