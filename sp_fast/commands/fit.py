@@ -241,7 +241,8 @@ def _new(
     backbone = backbone_of(weights)
     data, choices = _data_and_settings((out / DATA).resolve(), request, gpu)
     masks = next(one.value for one in choices if one.name == "masks")
-    with RunProgress("candidates", console) as progress:
+    console.print("Trying several ways to make pseudo labels on some of the labelled images:")
+    with RunProgress("ways", console) as progress:
         features = {"name": backbone, "weights": weights}
         choices.append(choose_proposals(data, features, masks, progress))
     if request["minutes"] is not None:
