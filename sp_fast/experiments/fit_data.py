@@ -61,21 +61,27 @@ def gather(
         out: where to put links and annotation files.
         images: folders of images without labels; they may hold labelled ones too.
         labels: annotations to fine-tune on, in any format that `to_coco` reads.
-        label_images: folder of their images; None: the first of `images` that has them; if they are not in
-            COCO's format, the first of `images`.
+        label_images: folder of their images; None: the one of `images` that has them all. Needed with several
+            `images` if the labels are not in COCO's format.
         val: the same to validate on; None: a share HELD_OUT of the labelled images is held out.
         val_images: folder of their images; None: the folder of the labelled ones.
         seed: random seed of the choice of images to hold out.
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: see `errors_before_training` and `list_images`;
-            images of annotations that are nowhere; too few labelled images to hold out any; categories to
-            validate that have no labels.
+            images of annotations that are nowhere, or in several folders; too few labelled images to hold
+            out any; categories to validate that have no labels.
     """
     for option, folder in (("--label-images", label_images), ("--val-images", val_images)):
         if folder is not None and not folder.is_dir():
             raise NotADirectoryError(f"{option}: expected a folder of images, got {folder}")
     found = {folder: list_images(folder) for folder in dict.fromkeys(path.resolve() for path in images)}
+    several = label_images is None and len(found) > 1
+    if several and labels.exists() and detect_format(labels) != "coco":
+        raise ValueError(
+            f"--label-images: expected the folder of the labelled images, since {labels} is no COCO file and "
+            f"IMAGES are {len(found)} folders"
+        )
     labels = _as_coco(labels, label_images or images[0], out / "labels.coco.json")
     place = (label_images or _folder_of(load_coco(labels), labels, found)).resolve()
     errors_before_training(labels, place)
@@ -145,9 +151,16 @@ def _labelled(coco: dict[str, Any], folder: Path) -> dict[str, Any]:
 def _folder_of(coco: dict[str, Any], labels: Path, folders: Iterable[Path]) -> Path:
     names = [one["file_name"] for one in coco["images"]]
     missing = {folder: [name for name in names if not (folder / name).is_file()] for folder in folders}
+    complete = [folder for folder, lacking in missing.items() if not lacking]
+    if len(complete) > 1:
+        raise ValueError(
+            f"--label-images: the images of {labels} are looked up by name, and "
+            f"{' and '.join(map(str, complete))} have images of all these names; give the folder of the "
+            "labelled ones"
+        )
+    if complete:
+        return complete[0]
     best = min(missing, key=lambda folder: len(missing[folder]))
-    if not missing[best]:
-        return best
     raise FileNotFoundError(
         f"--label-images: expected the images of {labels} in one of the folders IMAGES; {best} lacks "
         f"{len(missing[best])} of {len(names)}, such as {missing[best][0]}; give the folder that their "

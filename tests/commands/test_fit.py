@@ -26,7 +26,13 @@ def folder(tmp_path_factory):
 
 
 def call(folder, out, *more, **options):
-    given = {"labels": folder / "set/labelled.json", "weights": folder / "weights.pth", **QUICK, **options}
+    given = {
+        "labels": folder / "set/labelled.json",
+        "label-images": folder / "set/labelled",
+        "weights": folder / "weights.pth",
+        **QUICK,
+        **options,
+    }
     words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
     images = [str(folder / "set" / name) for name in ("unlabelled", "labelled")]
     return CliRunner().invoke(app, ["fit", *images, "--out", str(out), *words, *more])

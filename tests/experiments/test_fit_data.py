@@ -152,6 +152,12 @@ def test_bad_data_are_told_by_their_option(photos):
     lost = annotations(photos / "lost.json", ["0.bmp", "nowhere.bmp"])
     with pytest.raises(FileNotFoundError, match=r"--label-images: .* lacks 1 of 2, such as nowhere.bmp"):
         gather(photos / "data", [photos / "photos"], lost)
+    for number in range(5):  # other images of the same names
+        photo(photos / "more" / f"{number}.bmp", 200 + number)
+    with pytest.raises(
+        ValueError, match=r"--label-images: .*photos and .*more have images of all these names"
+    ):
+        gather(photos / "data", [photos / "photos", photos / "more"], photos / "labels.json")
     for name in ("label_images", "val_images"):
         with pytest.raises(NotADirectoryError, match=f"--{name.replace('_', '-')}: expected a folder"):
             gather(photos / "data", [photos / "photos"], one, **{name: photos / "nowhere"})
@@ -159,6 +165,8 @@ def test_bad_data_are_told_by_their_option(photos):
     (photos / "yolo" / "elsewhere.txt").write_text("0 .1 .1 .5 .1 .5 .5")
     with pytest.raises(ValueError, match=r"expected a \.txt file .* give --label-images"):
         gather(photos / "data", [photos / "photos"], photos / "yolo")
+    with pytest.raises(ValueError, match=r"--label-images: expected the folder of .* IMAGES are 2 folders"):
+        gather(photos / "data", [photos / "photos", photos / "more"], photos / "yolo")
     val = annotations(photos / "val.json", ["9.bmp"], category="dog")
     with pytest.raises(ValueError, match="--val: expected the categories of --labels, got also dog"):
         gather(photos / "data", [photos / "photos"], photos / "labels.json", None, val)
