@@ -100,7 +100,10 @@ def load_config(args: argparse.Namespace) -> Any:
     for unit in ("epochs", "steps"):
         if getattr(args, unit) is not None:
             scale_length(cfg, unit, getattr(args, unit))
-    cfg.merge_from_dict(args.cfg_options)  # after the scaling: what is asked for by name is not scaled
+    try:
+        cfg.merge_from_dict(args.cfg_options)  # after the scaling: what is asked for by name is not scaled
+    except (TypeError, KeyError, AssertionError) as error:
+        raise ValueError(f"--cfg-options: this config has no such entry: {error}") from None
     apply_options(cfg, args)
     apply_run_options(cfg, args)
     return cfg

@@ -125,9 +125,9 @@ def run_and_report(
         console.print(
             f"Stopped after {minutes:g} minutes. Run the same command again to continue.", highlight=False
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stopped:
         console.print("Interrupted. Run the same command again to continue.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(getattr(stopped, "code", 130)) from None
     except RunFailedError as error:
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(1) from None

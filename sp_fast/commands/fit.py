@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
 import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,7 +32,7 @@ Examples:
       --val val.json --val-images val --weights mobilenet_v2.pth \\
       --compare --seeds 0,1,2 --out runs/fit
 
-If it was stopped or killed, run the same command again to continue.
+If it was stopped or killed, run the same command again, without --overwrite, to continue.
 """
 STORED = "settings.json"
 DATA = "data"
@@ -109,6 +111,8 @@ def fit(
         "label_images": _absolute(label_images),
         "val": _absolute(val),
         "val_images": _absolute(val_images),
+        "contents of labels": _contents(labels, out),
+        "contents of val": _contents(val, out),
         "weights": _absolute(_needed(weights)),
         "class_agnostic": class_agnostic,
         "minutes": minutes,
@@ -118,9 +122,9 @@ def fit(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-made folder is removed
     try:
         arguments = _prepared(out, request, overwrite, gpu, numbers, compare, console)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stopped:
         console.print("Interrupted while the settings were chosen; run the same command again.")
-        raise typer.Exit(130) from None
+        raise typer.Exit(getattr(stopped, "code", 130)) from None
     except RuntimeError as error:
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(1) from None
@@ -146,6 +150,18 @@ def _use(device: str) -> bool:
 
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.resolve())
+
+
+def _contents(path: Path | None, out: Path) -> str | None:
+    """A hash of a file, or of the names, sizes and times of a folder's files that are not in `out`."""
+    if path is None or not path.exists():
+        return None
+    if path.is_file():
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    inside = (one for one in path.rglob("*") if out.resolve() not in one.resolve().parents)
+    files = sorted(one for one in inside if one.is_file())
+    listed = [(str(one.relative_to(path)), (stat := one.stat()).st_size, stat.st_mtime_ns) for one in files]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
 
 
 def _needed(weights: Path | None) -> Path:
@@ -182,6 +198,11 @@ def _prepared(
                 "on, or use another folder or --overwrite"
             )
         return stored["arguments"]
+    if path.is_file():
+        with (
+            tempfile.TemporaryDirectory() as temporary
+        ):  # bad input is told before the earlier fit is removed
+            _data_and_settings(Path(temporary), request, gpu)
     _clear(out)
     with removed_on_failure(out):
         arguments = _new(out, request, gpu, seeds, compare, console)
@@ -193,10 +214,10 @@ def _clear(out: Path) -> None:
     """Removes what an earlier fit wrote.
 
     Raises:
-        FileExistsError: the folder holds other things than a fit.
+        FileExistsError: a file, or a folder that holds other things than a fit.
     """
     others = {one.name for one in out.iterdir()} - {DATA} if out.is_dir() else set()
-    if others and STORED not in others:
+    if (others and STORED not in others) or (out.exists() and not out.is_dir()):
         raise FileExistsError(f"--out: expected a new folder, or one of an earlier fit, got {out}")
     for name in WRITTEN:
         path = out / name
@@ -211,21 +232,17 @@ def _new(
 
     from sp_fast.experiments.candidates import choose_proposals
     from sp_fast.experiments.fit import finetuning
-    from sp_fast.experiments.fit_data import gather
     from sp_fast.experiments.pace import fit_into, seconds_per_step
     from sp_fast.experiments.scheduler import default_jobs
-    from sp_fast.experiments.settings import choose
     from sp_fast.progress import RunProgress
     from sp_fast.proposals.backbones import backbone_of
 
     weights = request["weights"]
-    names = ("labels", "label_images", "val", "val_images")
-    files: Any = {name: request[name] and Path(request[name]) for name in names}
     backbone = backbone_of(weights)
-    data = gather((out / DATA).resolve(), [Path(one) for one in request["images"]], **files)
-    choices = choose(data, weights, request["settings"], gpu=gpu)
+    data, choices = _data_and_settings((out / DATA).resolve(), request, gpu)
     masks = next(one.value for one in choices if one.name == "masks")
-    with RunProgress("candidates", console) as progress:
+    console.print("Trying several ways to make pseudo labels on some of the labelled images:")
+    with RunProgress("ways", console) as progress:
         features = {"name": backbone, "weights": weights}
         choices.append(choose_proposals(data, features, masks, progress))
     if request["minutes"] is not None:
@@ -240,6 +257,17 @@ def _new(
         "settings": [list(one) for one in choices],
         "class_agnostic": request["class_agnostic"],
     }
+
+
+def _data_and_settings(folder: Path, request: dict[str, Any], gpu: bool) -> tuple[Any, list[Any]]:
+    """The data, gathered in a folder, and the settings that follow from them without a trial."""
+    from sp_fast.experiments.fit_data import gather
+    from sp_fast.experiments.settings import choose
+
+    names = ("labels", "label_images", "val", "val_images")
+    files: Any = {name: request[name] and Path(request[name]) for name in names}
+    data = gather(folder, [Path(one) for one in request["images"]], **files)
+    return data, choose(data, request["weights"], request["settings"], gpu=gpu)
 
 
 def _print_settings(arguments: dict[str, Any], console: Console) -> None:

@@ -27,7 +27,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
         "size": 1280,
         "options": {"grid": [[20, 20], [10, 10]]},
     },
-    "the same, cosine": {
+    "finer grid, larger images, cosine": {
         "stage": 4,
         "size": 1280,
         "options": {**COSINE, "grid": [[20, 20], [10, 10]], "threshold": 0.7},

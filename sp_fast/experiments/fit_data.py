@@ -54,26 +54,40 @@ def gather(
 ) -> FitData:
     """Fills the folder `out`.
 
+    Images of `labels` without objects count as unlabelled, copies of a labelled image are left out, and no
+    image to validate on is fine-tuned on, even under another name.
+
     Args:
         out: where to put links and annotation files.
         images: folders of images without labels; they may hold labelled ones too.
         labels: annotations to fine-tune on, in any format that `to_coco` reads.
-        label_images: folder of their images; None: the first of `images` that has them; if they are not in
-            COCO's format, the first of `images`.
+        label_images: folder of their images; None: the one of `images` that has them all. Needed with several
+            `images` if the labels are not in COCO's format.
         val: the same to validate on; None: a share HELD_OUT of the labelled images is held out.
         val_images: folder of their images; None: the folder of the labelled ones.
         seed: random seed of the choice of images to hold out.
 
     Raises:
-        FileNotFoundError, ValueError: see `errors_before_training` and `list_images`; images of annotations
-            that are nowhere; too few labelled images to hold out any; categories to validate that have no
-            labels.
+        FileNotFoundError, NotADirectoryError, ValueError: see `errors_before_training` and `list_images`;
+            images of annotations that are nowhere, or in several folders; too few labelled images to hold
+            out any; categories to validate that have no labels.
     """
+    for option, folder in (("--label-images", label_images), ("--val-images", val_images)):
+        if folder is not None and not folder.is_dir():
+            raise NotADirectoryError(f"{option}: expected a folder of images, got {folder}")
     found = {folder: list_images(folder) for folder in dict.fromkeys(path.resolve() for path in images)}
+    several = label_images is None and len(found) > 1
+    if several and labels.exists() and detect_format(labels) != "coco":
+        raise ValueError(
+            f"--label-images: expected the folder of the labelled images, since {labels} is no COCO file and "
+            f"IMAGES are {len(found)} folders"
+        )
     labels = _as_coco(labels, label_images or images[0], out / "labels.coco.json")
     place = (label_images or _folder_of(load_coco(labels), labels, found)).resolve()
     errors_before_training(labels, place)
-    train = load_coco(labels, place)
+    train = _labelled(load_coco(labels, place), place)
+    if not train["annotations"]:
+        raise ValueError(f"--labels: expected objects to learn from, got none in {labels}")
     if val is None:
         train, held = hold_out(train, labels, seed)
         val_place = place
@@ -83,18 +97,15 @@ def gather(
         errors_before_training(val, val_place)
         held = load_coco(val, val_place)
         _check_categories(train, held, val)
-    if not train["annotations"]:
-        raise ValueError(f"--labels: expected objects to learn from, got none in {labels}")
     labelled = [place / one["file_name"] for one in train["images"]]
     excluded = [val_place / one["file_name"] for one in held["images"]]
     links = link_images(out / "images", {**found, place: [*found.get(place, []), *labelled]}, excluded)
     names = {one["id"]: links.get((place / one["file_name"]).resolve()) for one in train["images"]}
-    shared = [{**one, "file_name": names[one["id"]]} for one in train["images"] if names[one["id"]]]
-    ids = {one["id"] for one in shared}
-    objects = [one for one in train["annotations"] if one["image_id"] in ids]
-    if not objects:
+    train = _part(train, {key for key, name in names.items() if name}, True)
+    if not train["images"]:
         raise ValueError("--labels: expected objects in images that are not validated on, got none")
-    save_coco({**train, "images": shared, "annotations": objects}, out / "truth.json")
+    linked = [{**one, "file_name": names[one["id"]]} for one in train["images"]]
+    save_coco({**train, "images": linked}, out / "truth.json")
     save_coco(train, out / "train.json")
     save_coco(held, out / "val.json")
     return FitData(
@@ -113,21 +124,47 @@ def gather(
 
 def _as_coco(labels: Path, images: Path, out: Path) -> Path:
     """The labels if they are in COCO's format, else what they are converted to, `out`."""
-    if not labels.exists() or detect_format(labels) == "coco":
+    if not labels.exists() or (kind := detect_format(labels)) == "coco":
         return labels
-    save_coco(to_coco(labels, images), out)
+    try:
+        coco = to_coco(labels, images)
+    except ValueError as error:
+        hint = "if their images are in another folder, give --label-images or --val-images"
+        raise ValueError(f"{error}; {hint}") from None
+    if kind == "yolo":  # of an image without labels it is not known whether it has objects
+        coco = _part(coco, {one["image_id"] for one in coco["annotations"]}, True)
+    save_coco(coco, out)
     return out
+
+
+def _labelled(coco: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The part with objects, each content of an image once."""
+    ids = {one["image_id"] for one in coco["annotations"] if not one["iscrowd"]}
+    paths = {one["id"]: (folder / one["file_name"]).resolve() for one in coco["images"] if one["id"] in ids}
+    contents = _contents(set(paths.values()))
+    first: dict[tuple[int, str], Any] = {}
+    for key, path in paths.items():
+        first.setdefault(contents[path], key)
+    return _part(coco, set(first.values()), True)
 
 
 def _folder_of(coco: dict[str, Any], labels: Path, folders: Iterable[Path]) -> Path:
     names = [one["file_name"] for one in coco["images"]]
-    for folder in folders:
-        if all((folder / name).is_file() for name in names):
-            return folder
-    example = f", such as {names[0]}" if names else ""
+    missing = {folder: [name for name in names if not (folder / name).is_file()] for folder in folders}
+    complete = [folder for folder, lacking in missing.items() if not lacking]
+    if len(complete) > 1:
+        raise ValueError(
+            f"--label-images: the images of {labels} are looked up by name, and "
+            f"{' and '.join(map(str, complete))} have images of all these names; give the folder of the "
+            "labelled ones"
+        )
+    if complete:
+        return complete[0]
+    best = min(missing, key=lambda folder: len(missing[folder]))
     raise FileNotFoundError(
-        f"--label-images: expected the images of {labels} in IMAGES, but no folder there has them all"
-        f"{example}; give the folder that their file_name starts from"
+        f"--label-images: expected the images of {labels} in one of the folders IMAGES; {best} lacks "
+        f"{len(missing[best])} of {len(names)}, such as {missing[best][0]}; give the folder that their "
+        "file_name starts from"
     )
 
 
@@ -149,8 +186,8 @@ def hold_out(coco: dict[str, Any], labels: Path, seed: int) -> tuple[dict[str, A
     images = sorted(coco["images"], key=lambda one: str(one["id"]))
     if len(images) < 2:
         raise ValueError(
-            f"--labels: expected at least 2 images, one of them to validate on, got {len(images)} in "
-            f"{labels}; label more, or give --val"
+            f"--labels: expected at least 2 images with objects, one of them to validate on, got "
+            f"{len(images)} in {labels}; label more, or give --val"
         )
     chosen = random.Random(seed).sample(images, max(1, round(HELD_OUT * len(images))))
     ids = {one["id"] for one in chosen}

@@ -11,8 +11,8 @@ from typing import Any
 
 from sp_fast.data.coco import load_coco, save_coco
 from sp_fast.experiments.experiment import Training
-from sp_fast.experiments.scheduler import WORKER, RunFailedError
-from sp_fast.experiments.settings import Choice
+from sp_fast.experiments.scheduler import WORKER, RunFailedError, worker_environment
+from sp_fast.experiments.settings import GIVEN, Choice
 from sp_fast.experiments.worker import read_scalars
 from sp_fast.files import write_json
 
@@ -47,7 +47,8 @@ def seconds_per_step(training: Training) -> float:
             )
         )
         write_json({"kind": "train", "spec": spec, "seed": 0, "needs": {}}, folder / "run" / "run.json")
-        done = subprocess.run([*WORKER, str(folder / "run")], capture_output=True, text=True)
+        command = [*WORKER, str(folder / "run")]
+        done = subprocess.run(command, capture_output=True, text=True, env=worker_environment())
         if done.returncode:
             end = "\n    ".join((done.stdout + done.stderr).splitlines()[-25:])
             raise RunFailedError(f"{STEPS} steps of fine-tuning to measure their time failed:\n    {end}")
@@ -56,7 +57,7 @@ def seconds_per_step(training: Training) -> float:
 
 
 def fit_into(choices: list[Choice], minutes: float, second: float, chains: int, jobs: int) -> list[Choice]:
-    """Scales the numbers of steps to a time.
+    """Scales the numbers of steps to a time, except for those that the user gave.
 
     Args:
         choices: all choices.
@@ -65,11 +66,13 @@ def fit_into(choices: list[Choice], minutes: float, second: float, chains: int, 
         chains: number of fine-tunings; the ones with pre-training among them take the longest.
         jobs: number of trainings at once.
     """
-    steps = {one.name: one.value for one in choices if one.name.endswith("_steps")}
-    longest = max(1, -(-chains // jobs)) * sum(steps.values())
-    factor = minutes * 60 * SHARE / (longest * second)
+    steps = [one for one in choices if one.name.endswith("_steps")]
+    free = [one for one in steps if one.reason != GIVEN]
+    possible = minutes * 60 * SHARE / (max(1, -(-chains // jobs)) * second)
+    left = possible - sum(one.value for one in steps if one not in free)
+    factor = left / max(1, sum(one.value for one in free))
     why = f"--minutes {minutes:g}, {second:.2f} s per step measured, {1 - SHARE:.0%} left for the rest"
     return [
-        one._replace(value=max(LEAST, round(one.value * factor)), reason=why) if one.name in steps else one
+        one._replace(value=max(LEAST, round(one.value * factor)), reason=why) if one in free else one
         for one in choices
     ]

@@ -98,7 +98,7 @@ def prediction_samples(plan: Plan, training: str) -> list[Strip]:
     infos.sort(key=lambda info: (-means[info["id"]], info["file_name"]))
     chosen = _best_typical_worst(infos, max(plan.experiment.samples // 2, 1))
     paths = [folder / info["file_name"] for info, _ in chosen]
-    if not all(path.is_file() for path in paths):
+    if not paths or not all(path.is_file() for path in paths):
         return []
     images = [
         (info["id"], which, read_image(path)) for (info, which), path in zip(chosen, paths, strict=True)

@@ -90,7 +90,7 @@ class Plan:
             needs["data"] = self._add("data", name, "data", spec, data_seed, {})
         before = dict(needs)
         if row.proposals is not None and row.pretrain is not None:
-            name, label = f"proposals-{row.name}", f"pseudo labels of {row.label}"
+            name, label = f"proposals-{row.name}", f"{row.label}: pseudo labels"
             key = self._add(PROPOSALS, name, label, dataclasses.asdict(row.proposals), data_seed, needs)
             before[PROPOSALS] = self.parts[row.name, PROPOSALS, seed] = key
         for part, training in row.trainings.items():

@@ -88,27 +88,32 @@ def start(task: Task, source: Source, lock: int) -> None:
     run = task.run
     what = {"kind": run.kind, "spec": run.spec, "seed": run.seed, "needs": run.needs}
     write_json({**what, "source": asdict(source)}, run.folder / "run.json")
-    # One thread, so that sums do not depend on how many runs share the machine.
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    environment = {**threads, **os.environ}
-    cards = _cards()
-    if cards:
-        environment["CUDA_VISIBLE_DEVICES"] = cards[task.slot % len(cards)]
-    # The run imports the same package as this process, installed or not.
-    root = str(Path(__file__).resolve().parents[2])
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     with (run.folder / OUTPUT).open("a") as output:
         task.process = subprocess.Popen(
             [*WORKER, str(run.folder)],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=environment,
+            env=worker_environment(task.slot),
             pass_fds=(lock,),
             start_new_session=True,  # so that Ctrl-C reaches only this process, which stops the others
         )
     os.close(lock)
     task.state = "running"
+
+
+def worker_environment(slot: int = 0) -> dict[str, str]:
+    """The environment variables of a run that has this place among the runs at once."""
+    # One thread, so that sums do not depend on how many runs share the machine.
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment = {**threads, **os.environ}
+    cards = _cards()
+    if cards:
+        environment["CUDA_VISIBLE_DEVICES"] = cards[slot % len(cards)]
+    # The run imports the same package as this process, installed or not.
+    root = str(Path(__file__).resolve().parents[2])
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return environment
 
 
 def is_running(run: Run) -> bool:

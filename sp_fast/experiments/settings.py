@@ -83,7 +83,7 @@ def choose(data: FitData, weights: str, given: Mapping[str, Any], *, gpu: bool) 
     why = f"95 % of the labelled images have up to {labels.most_objects} objects"
     kernels = add("kernels", min(many, 300), why)
     why = "half of the kernels: the others learn what is background"
-    add("masks", kernels // 2, f"pseudo labels per image, {why}")
+    add("masks", max(1, kernels // 2), f"pseudo labels per image, {why}")
     wanted = 8 if gpu else 2 if labels.mean_objects > MANY_OBJECTS else 4
     why = f"{device}, {labels.mean_objects:.0f} objects per labelled image"
     batch = add("batch_size", min(wanted, data.labels_count), why)
@@ -136,9 +136,9 @@ def _side(labels: Labels, gpu: bool) -> tuple[Any, str]:
         if wanted > GPU_SIDES[0]:
             return list(GPU_SIDES), f"{text}; at most 1333 x 800"
         return wanted, text
-    return min(
-        wanted, CPU_SIDE
-    ), f"{text}; at most {CPU_SIDE} on a CPU, for time" if wanted > CPU_SIDE else text
+    if wanted > CPU_SIDE:
+        return CPU_SIDE, f"{text}; at most {CPU_SIDE} on a CPU, for time"
+    return wanted, text
 
 
 def _longest(size: Any) -> int:

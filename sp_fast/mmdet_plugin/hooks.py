@@ -230,11 +230,12 @@ class BestCheckpointHook(Hook):
 
     def _stop_if_due(self, runner: Any) -> None:
         waited = runner.message_hub.get_info("waited", 0)
-        if self.patience is not None and waited >= self.patience:
+        if self.patience is not None and waited >= self.patience and runner.iter < runner.max_iters:
             runner.train_loop.stop_training = True
             runner.logger.info(
-                f"stopped early after step {runner.iter}: no improvement in {waited} validations; the best "
-                f"was {runner.message_hub.get_info('best_value', math.nan):.4f} after step "
+                f"stopped early after step {runner.iter}: no improvement in {waited} "
+                f"validation{'s' * (waited > 1)}; the best was "
+                f"{runner.message_hub.get_info('best_value', math.nan):.4f} after step "
                 f"{runner.message_hub.get_info('best_step', 0)}"
             )
 

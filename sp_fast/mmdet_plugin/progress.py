@@ -12,6 +12,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +21,7 @@ from sp_fast.mmdet_plugin.hooks import BEST_NAME, CHECKPOINT_NAME, EXPORTED_NAME
 from sp_fast.progress import RunProgress, clock
 
 _PACKAGE = str(Path(sp_fast.__file__).parent)
+_SIZES = {"s": " small", "m": " medium", "l": " large"}
 _SECONDS = 30.0  # between two lines in a log
 
 
@@ -157,7 +159,11 @@ def _place(name: str) -> tuple[str, str]:
     column = " ".join(
         [*(group.replace("_", "-") for group in groups if group != "coco"), kinds.get(kind, kind)]
     )
-    return measure.replace("mAP", "AP").replace("_", "" if measure[1:2] in "RA" else " "), column
+    row = measure.replace("mAP", "AP").replace("iou", "IoU")
+    value, _, ending = row.rpartition("_")
+    if value in ("AP", "AR"):
+        row = value + _SIZES.get(ending, ending)
+    return row.replace("_", " "), column
 
 
 def _print_table(metrics: Mapping[str, float]) -> None:
@@ -165,7 +171,14 @@ def _print_table(metrics: Mapping[str, float]) -> None:
     columns = list(dict.fromkeys(column for _, column in places))
     if not places:
         return
-    table = Table("", *columns, title="percent", title_justify="left")
+    agnostic = any("agnostic" in column for column in columns)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("in percent")
+    for column in columns:
+        table.add_column(column, justify="right")
     for row in dict.fromkeys(row for row, _ in places):
         table.add_row(row, *(percent(places.get((row, column), math.nan)) for column in columns))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    if agnostic:
+        console.print("class-agnostic: all classes are taken as one")

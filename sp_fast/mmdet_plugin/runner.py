@@ -156,9 +156,10 @@ class Runner(mmengine_runner.Runner):
 
 
 class _WithoutRepetition(logging.Filter):
-    """Leaves out the three lines per parameter, and mmengine's warnings about itself."""
+    """Leaves out the lines per parameter, and mmengine's warnings about itself."""
 
-    prefixes = ("paramwise_options", '"FileClient" will be', '"HardDiskBackend" is')
+    parts = ("paramwise_options", "is skipped since", '"FileClient" will be', '"HardDiskBackend" is')
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(self.prefixes)
+        message = record.getMessage()
+        return not any(part in message for part in self.parts)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from sp_fast.cli import app
 from sp_fast.data.synthetic import SetOptions, make_set
-from sp_fast.experiments import candidates
+from sp_fast.experiments import candidates, scheduler
 from sp_fast.proposals.networks import layers
 
 pytest.importorskip("mmdet")
@@ -26,7 +26,13 @@ def folder(tmp_path_factory):
 
 
 def call(folder, out, *more, **options):
-    given = {"labels": folder / "set/labelled.json", "weights": folder / "weights.pth", **QUICK, **options}
+    given = {
+        "labels": folder / "set/labelled.json",
+        "label-images": folder / "set/labelled",
+        "weights": folder / "weights.pth",
+        **QUICK,
+        **options,
+    }
     words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
     images = [str(folder / "set" / name) for name in ("unlabelled", "labelled")]
     return CliRunner().invoke(app, ["fit", *images, "--out", str(out), *words, *more])
@@ -73,6 +79,42 @@ def test_the_same_command_goes_on_and_another_is_refused(fitted, folder):
     assert "holds a fit with other settings" in str(other.exception)
 
 
+def test_bad_input_leaves_an_earlier_fit(fitted, folder):
+    out, _ = fitted
+    before = (out / "settings.json").read_bytes()
+    result = call(folder, out, "--overwrite", labels=folder / "none.json")
+    assert isinstance(result.exception, FileNotFoundError)
+    assert (out / "settings.json").read_bytes() == before
+    assert (out / "model.pth").is_file()
+
+
+def test_changed_labels_are_another_fit(fitted, folder):
+    out, _ = fitted
+    labels = folder / "set/labelled.json"
+    before = labels.read_bytes()
+    labels.write_bytes(before + b" ")
+    try:
+        result = call(folder, out)
+    finally:
+        labels.write_bytes(before)
+    assert isinstance(result.exception, ValueError)
+    assert "holds a fit with other contents of labels" in str(result.exception)
+
+
+@pytest.mark.parametrize(("stop", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_an_interruption_says_how_to_go_on(fitted, folder, tmp_path, monkeypatch, stop, status):
+    def interrupted(*_, **__):
+        raise stop
+
+    monkeypatch.setattr(candidates, "choose_proposals", interrupted)
+    monkeypatch.setattr(scheduler, "run_all", interrupted)
+    while_choosing, while_running = call(folder, tmp_path / "out"), call(folder, fitted[0])
+    assert not (tmp_path / "out").exists()
+    for result in (while_choosing, while_running):
+        assert result.exit_code == status
+        assert "run the same command again" in result.output.lower()
+
+
 def test_bad_input_is_one_error_and_leaves_nothing(folder, tmp_path):
     out = tmp_path / "out"
     for options, told in (
@@ -94,5 +136,7 @@ def test_a_folder_of_something_else_is_not_touched(folder, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     for more in ((), ("--overwrite",)):
         result = call(folder, tmp_path, *more)
+        assert isinstance(result.exception, FileExistsError)
+        result = call(folder, tmp_path / "thesis.txt", *more)
         assert isinstance(result.exception, FileExistsError)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"

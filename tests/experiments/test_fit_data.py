@@ -93,13 +93,80 @@ def test_the_hold_out_depends_on_the_seed_alone():
     assert {one["id"] for one in hold_out(coco, Path("x"), 1)[1]["images"]} != ids[1]
 
 
+def test_images_without_objects_count_as_unlabelled(photos):
+    coco = json.loads((photos / "labels.json").read_text())
+    listed = [{"id": i, "file_name": f"{i}.bmp", "height": 8, "width": 8} for i in range(10)]
+    save_coco({**coco, "images": listed}, photos / "all.json")
+    data = gather(photos / "data", [photos / "photos"], photos / "all.json")
+    assert (data.images_count, data.labels_count, data.val_count) == (9, 4, 1)
+    assert load_coco(data.val)["annotations"]
+
+
+@pytest.mark.parametrize("kind", ["yolo", "labelme"])
+def test_labels_in_other_formats(kind, photos):
+    folder = photos / kind
+    folder.mkdir()
+    corners = np.array([[1, 1], [5, 1], [5, 5], [1, 5]])
+    for number in range(5):
+        if kind == "yolo":
+            line = " ".join(map(str, (0, *(corners / 8).ravel())))
+            (folder / f"{number}.txt").write_text(line)
+        else:
+            shape = {"label": "cell", "points": corners.tolist(), "shape_type": "polygon"}
+            sides = {"imageHeight": 8, "imageWidth": 8}
+            content = {"shapes": [shape], "imagePath": f"{number}.bmp", **sides}
+            (folder / f"{number}.json").write_text(json.dumps(content))
+    data = gather(photos / "data", [photos / "photos"], folder)
+    assert (data.images_count, data.labels_count, data.val_count) == (9, 4, 1)
+    assert sorted(names(data.labels) + names(data.val)) == [f"{number}.bmp" for number in range(5)]
+    assert [one["bbox"] for one in load_coco(data.labels)["annotations"]] == [[1, 1, 4, 4]] * 4
+
+
+def test_yolo_labels_to_validate_on_leave_the_other_images_alone(photos):
+    (photos / "yolo").mkdir()
+    (photos / "yolo" / "classes.txt").write_text("cell")
+    (photos / "yolo" / "9.txt").write_text("0 .1 .1 .6 .1 .6 .6")
+    data = gather(photos / "data", [photos / "photos"], photos / "labels.json", val=photos / "yolo")
+    assert names(data.val) == ["9.bmp"]
+    assert (data.images_count, data.labels_count) == (9, 5)
+
+
+def test_copies_are_not_in_both_parts(photos):
+    for number in range(5):
+        photo(photos / "photos" / f"copy{number}.bmp", 20 * number)
+    both = [f"{name}{number}.bmp" for number in range(5) for name in ("", "copy")]
+    data = gather(photos / "data", [photos / "photos"], annotations(photos / "both.json", both))
+    assert (data.labels_count, data.val_count) == (4, 1)
+    assert len(set(names(data.truth))) == 4
+    photo(photos / "val" / "renamed.bmp", 20 * 3)
+    val = annotations(photos / "val.json", ["renamed.bmp"])
+    folders = photos / "photos", photos / "val"
+    data = gather(photos / "other", folders[:1], photos / "labels.json", None, val, folders[1])
+    assert names(data.labels) == ["0.bmp", "1.bmp", "2.bmp", "4.bmp"]
+
+
 def test_bad_data_are_told_by_their_option(photos):
     one = annotations(photos / "one.json", ["0.bmp"])
-    with pytest.raises(ValueError, match="--labels: expected at least 2 images"):
+    with pytest.raises(ValueError, match="--labels: expected at least 2 images with objects"):
         gather(photos / "data", [photos / "photos"], one)
     lost = annotations(photos / "lost.json", ["0.bmp", "nowhere.bmp"])
-    with pytest.raises(FileNotFoundError, match=r"--label-images: expected the images of .*lost.json"):
+    with pytest.raises(FileNotFoundError, match=r"--label-images: .* lacks 1 of 2, such as nowhere.bmp"):
         gather(photos / "data", [photos / "photos"], lost)
+    for number in range(5):  # other images of the same names
+        photo(photos / "more" / f"{number}.bmp", 200 + number)
+    with pytest.raises(
+        ValueError, match=r"--label-images: .*photos and .*more have images of all these names"
+    ):
+        gather(photos / "data", [photos / "photos", photos / "more"], photos / "labels.json")
+    for name in ("label_images", "val_images"):
+        with pytest.raises(NotADirectoryError, match=f"--{name.replace('_', '-')}: expected a folder"):
+            gather(photos / "data", [photos / "photos"], one, **{name: photos / "nowhere"})
+    (photos / "yolo").mkdir()
+    (photos / "yolo" / "elsewhere.txt").write_text("0 .1 .1 .5 .1 .5 .5")
+    with pytest.raises(ValueError, match=r"expected a \.txt file .* give --label-images"):
+        gather(photos / "data", [photos / "photos"], photos / "yolo")
+    with pytest.raises(ValueError, match=r"--label-images: expected the folder of .* IMAGES are 2 folders"):
+        gather(photos / "data", [photos / "photos", photos / "more"], photos / "yolo")
     val = annotations(photos / "val.json", ["9.bmp"], category="dog")
     with pytest.raises(ValueError, match="--val: expected the categories of --labels, got also dog"):
         gather(photos / "data", [photos / "photos"], photos / "labels.json", None, val)

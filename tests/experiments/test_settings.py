@@ -57,6 +57,7 @@ def test_given_settings_are_kept_and_said(tmp_path, weights):
     found = chosen(data(tmp_path, 256, 2, 100), weights, kernels=64, size=96, finetune_steps=7)
     assert [found[name].value for name in ("kernels", "size", "finetune_steps", "masks")] == [64, 96, 7, 32]
     assert [found[name].reason for name in ("kernels", "size", "finetune_steps")] == [GIVEN] * 3
+    assert chosen(data(tmp_path, 256, 2, 100), weights, kernels=1)["masks"].value == 1
 
 
 def test_a_gpu_gets_a_larger_model_images_and_more_steps(tmp_path, weights):
@@ -96,3 +97,10 @@ def test_steps_fit_into_the_time(tmp_path, weights):
     twice = {one.name: one for one in fit_into(choices, 10, 0.5, chains=4, jobs=2)}
     assert twice["finetune_steps"].value == pytest.approx(found["finetune_steps"].value / 2, rel=0.01)
     assert twice["kernels"] == found["kernels"]
+
+
+def test_given_steps_are_not_changed_for_the_time(tmp_path, weights):
+    choices = choose(data(tmp_path, 256, 2, 100), weights, {"finetune_steps": 300}, gpu=False)
+    found = {one.name: one for one in fit_into(choices, 10, 0.5, chains=1, jobs=2)}
+    assert (found["finetune_steps"].value, found["finetune_steps"].reason) == (300, GIVEN)
+    assert found["pretrain_steps"].value == pytest.approx(10 * 60 * SHARE / 0.5 - 300, rel=0.01)

@@ -95,6 +95,11 @@ def test_the_type_of_mixed_precision(command, monkeypatch, bf16, dtype):
     assert wrapper.optimizer.type == "AdamW"
 
 
+def test_an_override_that_fits_no_entry(error):
+    said = error("finetune", "--cfg-options", "optim_wrapper.optimizer.lr.x=1")
+    assert said.startswith("sp-fast train: --cfg-options: ")
+
+
 def test_early_stopping_needs_a_validation(error):
     assert "--early-stop: this config has no validation" in error("pretrain", "--early-stop", 3)
     assert "--early-stop: expected at least 1 validation, got 0" in error("finetune", "--early-stop", 0)
