@@ -223,6 +223,21 @@ def test_too_many_broken_images_stop_training(scenes):
         build(scenes)[0]
 
 
+@pytest.mark.parametrize("cache", [None, "ram"])
+def test_image_too_narrow_to_be_resized_is_named(scenes, cache):
+    Image.new("RGB", (5000, 1)).save(scenes / "images" / "thin.png")
+    coco = json.loads((scenes / "masks.json").read_text())
+    coco["images"].insert(0, {"id": 99, "file_name": "thin.png", "height": 1, "width": 5000})
+    (scenes / "masks.json").write_text(json.dumps(coco))
+    small = {"type": "Resize", "scale": (64, 64), "keep_ratio": True}
+    with pytest.raises(BrokenImageError, match=r"thin\.png: too narrow to be resized"):
+        build(scenes, small, cache=cache, test_mode=True)[0]
+    training = build(scenes, small, cache=cache)
+    training.fill_cache()
+    with pytest.raises(ValueError, match=r"thin\.png \(too narrow to be resized\)"):
+        training[0]
+
+
 def test_broken_image_stops_evaluation(scenes):
     enlarge(scenes)
     break_image(scenes)
