@@ -25,17 +25,17 @@ class BrokenImageError(ValueError):
 
     Attributes:
         path: the file.
-        reason: short explanation.
+        reason: short explanation; empty where torch passes on the whole message of another process as `path`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], reason: str = "") -> None:
         # Both are passed on as args, so that the exception can be pickled by a loader's process.
         super().__init__(path, reason)
         self.path = Path(path)
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{self.path}: {self.reason}" if self.reason else str(self.path)
 
 
 class TooManyBrokenError(ValueError):
