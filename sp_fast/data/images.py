@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
@@ -16,6 +16,15 @@ EXIF = ("apply", "ignore")
 BROKEN_LIMIT = 0.05  # largest tolerated share of broken images
 
 _ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
 Result = TypeVar("Result")
 
@@ -178,7 +187,7 @@ def _orientation(image: Image.Image) -> int:
 def _fitting(image: Image.Image, size: tuple[int, int], exif: str) -> tuple[str, str | None]:
     wanted = "apply" if exif == "auto" else exif
     value = _orientation(image)
-    if value not in range(2, 9):
+    if value not in _TURNS:
         return wanted, None
     stored = image.height, image.width
     turned = stored[::-1] if value in _TURNED else stored
@@ -202,6 +211,8 @@ def check_exif(exif: str, choices: Sequence[str] = EXIF) -> None:
 
 def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) -> Result:
     """Call `use` with the opened image; any decoder failure becomes a BrokenImageError."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise BrokenImageError(path, "a link to a file that does not exist")
     with open(path, "rb") as file:
         if not file.read(1):
             raise BrokenImageError(path, "the file is empty")
@@ -219,8 +230,9 @@ def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) 
 
 def pil_to_rgb(image: Image.Image, *, exif: str = "apply") -> np.ndarray:
     """A PIL image as uint8 [H, W, 3], RGB, converted as `read_image` does; ValueError where it cannot be."""
-    if exif == "apply":
-        image = ImageOps.exif_transpose(image)
+    if exif == "apply" and (turn := _TURNS.get(_orientation(image))) is not None:
+        # Not by ImageOps.exif_transpose, which also writes the EXIF data again and fails where it is damaged.
+        image = image.transpose(turn)
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not defined")
     if image.mode.startswith("I"):

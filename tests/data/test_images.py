@@ -1,6 +1,7 @@
 """All kinds of images are read, and broken ones are reported by name."""
 
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,20 @@ def test_float_pixels_are_refused(tmp_path):
     path = save(np.zeros((3, 3), np.float32), tmp_path / "a.tiff")
     with pytest.raises(BrokenImageError, match="floating-point"):
         read_image(path)
+
+
+def test_a_link_to_nothing_is_a_broken_image(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    for read in (read_image, image_size):
+        with pytest.raises(BrokenImageError, match=r"a\.png: a link to a file that does not exist"):
+            read(tmp_path / "a.png")
+
+
+def test_exif_that_cannot_be_written_again_is_applied(pixels, tmp_path):
+    # Orientation 6, and the camera's maker as a fraction 1/0, not a text.
+    entries = struct.pack("<HHHIIHHIIIII", 2, 0x112, 3, 1, 6, 0x10F, 5, 1, 38, 0, 1, 0)
+    path = save(pixels, tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + entries)
+    assert read_image(path).shape == (40, 24, 3)
 
 
 def test_missing_file_is_not_a_broken_image(tmp_path):
