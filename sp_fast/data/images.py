@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -10,7 +11,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# Images too, which are left out with a warning.
+_OTHER_SUFFIXES = (".avif", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl")
 
 EXIF = ("apply", "ignore")
 BROKEN_LIMIT = 0.05  # largest tolerated share of broken images
@@ -94,7 +97,8 @@ class BrokenImages:
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """List the images in `folder` and its sub-folders, sorted by path, without hidden files and folders.
 
-    Symbolic links to folders inside `folder` are not followed.
+    Symbolic links to folders inside `folder` are not followed. A warning names them, and images in formats
+    that are not read.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
@@ -106,7 +110,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         raise FileNotFoundError(f"no such folder of images: {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"expected a folder of images, got a file: {folder}")
-    found = []
+    found, others = [], []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         # This also skips "._name.jpg", which macOS puts beside a file and which is not an image.
@@ -115,9 +119,23 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
             for name in files
             if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
         ]
+        others += [Path(parent, name) for name in files if name.lower().endswith(_OTHER_SUFFIXES)]
+        others += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
+    if others:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in sorted(others)[:5])
+        warnings.warn(
+            f"{folder}: left out {len(others)} linked folders or images in other formats than "
+            f"{', '.join(IMAGE_SUFFIXES)}: {names}{', ...' if len(others) > 5 else ''}",
+            stacklevel=2,
+        )
     if not found:
         raise ValueError(f"no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)})")
     return sorted(found, key=lambda path: path.as_posix())
+
+
+def file_size(path: Path) -> int:
+    """Size of a file in bytes; 0 for a link to nothing."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def read_image(path: str | os.PathLike[str], *, exif: str = "apply") -> np.ndarray:

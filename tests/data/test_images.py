@@ -148,6 +148,17 @@ def test_list_images_is_sorted_and_recursive_and_skips_other_files(tmp_path):
     ]
 
 
+def test_images_that_are_left_out_are_named(tmp_path):
+    folder = tmp_path / "photos"
+    (tmp_path / "more").mkdir()
+    folder.mkdir()
+    for name in ("a.jfif", "b.HEIC", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    (folder / "more").symlink_to(tmp_path / "more")
+    with pytest.warns(UserWarning, match=r"left out 2 .*: b\.HEIC, more$"):
+        assert [path.name for path in list_images(folder)] == ["a.jfif"]
+
+
 def test_list_images_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         list_images(tmp_path / "nowhere")
