@@ -13,6 +13,7 @@ pytest.importorskip("mmdet")
 from mmdet.registry import DATASETS, TRANSFORMS
 
 import sp_fast.mmdet_plugin.datasets
+import sp_fast.mmdet_plugin.transforms  # registers ReadImage
 from sp_fast.data.images import BrokenImageError
 
 LOAD = [{"type": "ReadImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
