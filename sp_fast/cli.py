@@ -54,8 +54,16 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, OverflowError) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _message(error: Exception) -> str:
+    """The error's text, without the traceback that torch adds to errors of a process that loads data."""
+    text = str(error)
+    if "\nOriginal Traceback" in text:
+        text = text.rstrip().rsplit("\n", 1)[-1].partition(": ")[2]
+    return text
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sp_fast.data.check import CheckedFile, Source, check_coco
 from sp_fast.data.faults import ERROR, KINDS, NOTE, WARNING
@@ -70,9 +71,12 @@ def check(
 
         write_page(found, out)
         console.print(f"Wrote {out}", markup=False, highlight=False, soft_wrap=True)
-    if convert is not None and isinstance(train, tuple) and not found.errors:
-        save_coco(train[1], convert)
-        console.print(f"Wrote {convert}", markup=False, highlight=False, soft_wrap=True)
+    if convert is not None and isinstance(train, tuple):
+        good = not found.files[0].number(ERROR)
+        if good:
+            save_coco(train[1], convert)
+        said = f"Wrote {convert}" if good else f"--convert: {convert} is not written, since {data} has errors"
+        console.print(said, markup=False, highlight=False, soft_wrap=True)
     if found.errors:
         raise typer.Exit(1)
 
@@ -89,7 +93,7 @@ def _print(file: CheckedFile, console: Console) -> None:
     console.print(f"\n{file.path}", style="bold", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in file.counts.rows():
-        table.add_row(name, value)
+        table.add_row(name, Text(value))
     console.print(table)
     for severity, colour in ((ERROR, "red"), (WARNING, "yellow"), (NOTE, "cyan")):
         for kind, faults in file.by_kind().items():

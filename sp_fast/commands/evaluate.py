@@ -1,5 +1,6 @@
 """`sp-fast evaluate`: AP and AR of a model, of results or of masks."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,6 +20,7 @@ Examples:
   Masks of `sp-fast propose`, without classes:
     sp-fast evaluate masks.json --annotations val.json
 """
+PAGE, NUMBERS, RESULTS = "evaluation.html", "evaluation.json", "results.json"
 
 
 def evaluate(
@@ -63,7 +65,7 @@ def evaluate(
     if images is None and not is_file:
         raise ValueError("--images: expected the folder of the annotated images, to predict them")
     if out is not None:
-        _check_out(out, overwrite)
+        _check_out(out, (PAGE, NUMBERS) if is_file else (PAGE, NUMBERS, RESULTS), overwrite)
     truth = load_coco(annotations, images)
     ignored: Any = class_agnostic.replace("-", "_") if class_agnostic else False
     if is_file:
@@ -80,15 +82,16 @@ def evaluate(
         typer.echo(f"hotcoco and pycocotools agree: the largest difference is {difference:.1g}.")
     print_report(report, Console())
     if out is not None:
-        _write(out, report, found, None if is_file else "results.json", subject, annotations, images)
-        typer.echo(f"Page: {out / 'evaluation.html'}")
+        _write(out, report, None if is_file else found.entries, subject, annotations, images)
+        typer.echo(f"Page: {out / PAGE}")
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def _check_out(out: Path, names: Sequence[str], overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out: expected a folder, got the file {out}")
-    if not overwrite and (out / "evaluation.json").exists():
-        raise FileExistsError(f"--out: {out} holds an evaluation; add --overwrite to replace it")
+    for name in names:
+        if not overwrite and (out / name).exists():
+            raise FileExistsError(f"--out: {out / name} exists; add --overwrite to replace it")
     if find_spec("matplotlib") is None:
         raise ValueError("--out: the page needs matplotlib: pip install 'sp_fast[mmdet]'")
 
@@ -106,8 +109,7 @@ def _predicted(subject: Path, device: str, truth: dict[str, Any], images: Any, i
 def _write(
     out: Path,
     report: Any,
-    found: Any,
-    results: str | None,
+    results: list | None,
     subject: Path,
     annotations: Path,
     images: Path | None,
@@ -123,6 +125,6 @@ def _write(
     command = shlex.join(["sp-fast", *sys.argv[1:]])
     html = page(report, f"Evaluation of {subject.name}", images, command, details)
     if results is not None:
-        save_coco(found.entries, out / results)
-    write_text(html, out / "evaluation.html")
-    write_json({**details, **report.as_json()}, out / "evaluation.json")
+        save_coco(results, out / RESULTS)
+    write_text(html, out / PAGE)
+    write_json({**details, **report.as_json()}, out / NUMBERS)

@@ -64,6 +64,8 @@ def read_json(path: Path) -> Any:
         text = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"no such annotation file: {path}") from None
+    except IsADirectoryError:
+        raise IsADirectoryError(f"expected an annotation file, got a folder: {path}") from None
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

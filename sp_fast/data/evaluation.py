@@ -68,7 +68,7 @@ def evaluate_coco(
     if evaluator not in EVALUATORS:
         raise ValueError(f"evaluator must be one of {', '.join(EVALUATORS)}, got {evaluator!r}")
     merged = class_agnostic in (True, "merged")
-    images, objects, found = _renumbered(truth, detections, iou_type, any_category=merged)
+    images, objects, found = _renumbered(truth, detections, iou_type, any_category=bool(class_agnostic))
     shape = "segmentation" if iou_type == "segm" else "bbox"
     names = [one["name"] if per_class else "" for one in truth["categories"]]
     if class_agnostic:
@@ -97,11 +97,10 @@ def _renumbered(
     ordered = sorted(truth["images"], key=lambda image: (isinstance(image["id"], str), image["id"]))
     images = {image["id"]: dict(image, id=number) for number, image in enumerate(ordered)}
     categories = {one["id"]: k for k, one in enumerate(truth["categories"])}
+    other = len(categories) if any_category else None
 
     def entry(one: dict[str, Any]) -> dict[str, Any]:
-        image, category = images.get(one["image_id"]), categories.get(one["category_id"])
-        if any_category:
-            category = 0
+        image, category = images.get(one["image_id"]), categories.get(one["category_id"], other)
         if image is None or category is None:
             raise ValueError(
                 f"a detection has image_id {one['image_id']!r} and category_id {one['category_id']!r}: "

@@ -26,7 +26,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "format": Kind(ERROR, "not a COCO-format file", "expected a dict of images, annotations, categories"),
+    "format": Kind(ERROR, "not a COCO-format file", "export the labels in COCO's format"),
     "key": Kind(ERROR, "keys missing", "add the key"),
     "type": Kind(ERROR, "values of a wrong type", "correct the value"),
     "id": Kind(ERROR, "ids used twice", "give each entry an id of its own"),

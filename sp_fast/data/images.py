@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+# Images too, which are left out with a warning.
+_OTHER_SUFFIXES = (".avif", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl")
 
 EXIF = ("apply", "ignore")
 BROKEN_LIMIT = 0.05  # largest tolerated share of broken images
 
 _ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
 Result = TypeVar("Result")
 
@@ -25,17 +37,17 @@ class BrokenImageError(ValueError):
 
     Attributes:
         path: the file.
-        reason: short explanation.
+        reason: short explanation; empty where torch passes on the whole message of another process as `path`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+    def __init__(self, path: str | os.PathLike[str], reason: str = "") -> None:
         # Both are passed on as args, so that the exception can be pickled by a loader's process.
         super().__init__(path, reason)
         self.path = Path(path)
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{self.path}: {self.reason}" if self.reason else str(self.path)
 
 
 class TooManyBrokenError(ValueError):
@@ -85,7 +97,8 @@ class BrokenImages:
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """List the images in `folder` and its sub-folders, sorted by path, without hidden files and folders.
 
-    Symbolic links to folders inside `folder` are not followed.
+    Symbolic links to folders inside `folder` are not followed. A warning names them, and images in formats
+    that are not read.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
@@ -97,7 +110,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         raise FileNotFoundError(f"no such folder of images: {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"expected a folder of images, got a file: {folder}")
-    found = []
+    found, others = [], []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         # This also skips "._name.jpg", which macOS puts beside a file and which is not an image.
@@ -106,9 +119,23 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
             for name in files
             if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
         ]
+        others += [Path(parent, name) for name in files if name.lower().endswith(_OTHER_SUFFIXES)]
+        others += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
+    if others:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in sorted(others)[:5])
+        warnings.warn(
+            f"{folder}: left out {len(others)} linked folders or images in other formats than "
+            f"{', '.join(IMAGE_SUFFIXES)}: {names}{', ...' if len(others) > 5 else ''}",
+            stacklevel=2,
+        )
     if not found:
         raise ValueError(f"no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)})")
     return sorted(found, key=lambda path: path.as_posix())
+
+
+def file_size(path: Path) -> int:
+    """Size of a file in bytes; 0 for a link to nothing."""
+    return path.stat().st_size if path.exists() else 0
 
 
 def read_image(path: str | os.PathLike[str], *, exif: str = "apply") -> np.ndarray:
@@ -178,7 +205,7 @@ def _orientation(image: Image.Image) -> int:
 def _fitting(image: Image.Image, size: tuple[int, int], exif: str) -> tuple[str, str | None]:
     wanted = "apply" if exif == "auto" else exif
     value = _orientation(image)
-    if value not in range(2, 9):
+    if value not in _TURNS:
         return wanted, None
     stored = image.height, image.width
     turned = stored[::-1] if value in _TURNED else stored
@@ -202,6 +229,8 @@ def check_exif(exif: str, choices: Sequence[str] = EXIF) -> None:
 
 def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) -> Result:
     """Call `use` with the opened image; any decoder failure becomes a BrokenImageError."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise BrokenImageError(path, "a link to a file that does not exist")
     with open(path, "rb") as file:
         if not file.read(1):
             raise BrokenImageError(path, "the file is empty")
@@ -219,8 +248,9 @@ def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) 
 
 def pil_to_rgb(image: Image.Image, *, exif: str = "apply") -> np.ndarray:
     """A PIL image as uint8 [H, W, 3], RGB, converted as `read_image` does; ValueError where it cannot be."""
-    if exif == "apply":
-        image = ImageOps.exif_transpose(image)
+    if exif == "apply" and (turn := _TURNS.get(_orientation(image))) is not None:
+        # Not by ImageOps.exif_transpose, which also writes the EXIF data again and fails where it is damaged.
+        image = image.transpose(turn)
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not defined")
     if image.mode.startswith("I"):

@@ -26,12 +26,13 @@ def _is_side(value: Any) -> bool:
     return type(value) is int and 0 < value <= _MOST_PIXELS
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a finite number of a size that masks, boxes and scores can have."""
     return type(value) in (int, float) and -1e15 < value < 1e15  # NaN is not
 
 
 def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
+    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
 
 
 def _is_crowd(value: Any) -> bool:
@@ -50,7 +51,7 @@ _PARTS: dict[str, dict[str, _Check]] = {
         "category_id": _ID,
         "segmentation": (lambda value: isinstance(value, (list, dict)), "polygons or run lengths", True),
         "bbox": (_is_box, "four finite numbers [x, y, width, height]", False),
-        "area": (_is_number, "a finite number", False),
+        "area": (is_number, "a finite number", False),
         "iscrowd": (_is_crowd, "0 or 1", False),
     },
     "categories": {"id": _ID, "name": (lambda value: isinstance(value, str), "a text", True)},
@@ -141,7 +142,7 @@ def _entry(entry: Any, part: str, position: int) -> Iterator[Fault]:
 
 def _has_wild_number(value: Any) -> bool:
     values = value if isinstance(value, list) else [value]
-    return any(type(one) in (int, float) and not _is_number(one) for one in values)
+    return any(type(one) in (int, float) and not is_number(one) for one in values)
 
 
 def _fault(kind: str, part: str, position: int, entry: dict, field: str, expected: str, got: str) -> Fault:

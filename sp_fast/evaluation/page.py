@@ -12,6 +12,7 @@ from markupsafe import Markup
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sp_fast.evaluation.per_image import pictures
 from sp_fast.evaluation.report import Report
@@ -37,7 +38,7 @@ def print_report(report: Report, console: Console) -> None:
         classes = _table("class", ["objects", *columns])
         for label, one in report.per_class.items():
             cells = (percent(one[kind][name]) for kind, name in _of_a_class(report))
-            classes.add_row(label, str(one["objects"]), *cells)
+            classes.add_row(Text(label), str(one["objects"]), *cells)
         console.print(classes)
     for note in (*protocol(report), *report.notes):
         console.print(note, highlight=False, soft_wrap=True, markup=False)

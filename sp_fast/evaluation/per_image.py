@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from sp_fast.data.images import read_image
+from sp_fast.data.images import read_labelled
 from sp_fast.data.rle import to_rle
 from sp_fast.drawing import PALETTE, WHITE, data_uri, overlay
 
@@ -83,7 +83,7 @@ def pictures(score: ImageScore, folder: Path) -> tuple[str, str]:
 
     A detection has the colour of the object that it found, or is white.
     """
-    image = read_image(folder / score.file_name)
+    image, _ = read_labelled(folder / score.file_name, tuple(score.truth[0]["segmentation"]["size"]))
     colours = [PALETTE[k % len(PALETTE)] for k in range(score.objects)]
     of_found = [WHITE if k < 0 else colours[k] for k in score.matched]
     truth, found = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from sp_fast.data.coco import load_coco
-from sp_fast.data.rle import rle_pixels, run_lengths
+from sp_fast.data.coco import load_coco, read_json
+from sp_fast.data.faults import Fault, short
+from sp_fast.data.images import read_labelled
+from sp_fast.data.rle import run_lengths
+from sp_fast.data.structure import is_number, structural_faults
 
 ANY_OBJECT = ("object",)  # the one class of proposals and of pre-trained models
 
@@ -57,14 +58,11 @@ def read_detections(
             image, or images or categories that are not those of `truth`.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no such file of results: {path}") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file ({error})") from None
+    if not path.exists():
+        raise FileNotFoundError(f"no such file of results: {path}")
+    content = read_json(path)
     if isinstance(content, list):
-        for problem in _problems(content, truth, ignore_classes):
+        if problem := _problem(content, truth, ignore_classes):
             raise ValueError(f"{path}: {problem}")
         return Detections(content)
     return _from_coco(path, truth, ignore_classes)
@@ -100,17 +98,24 @@ def predict_detections(
         if progress is not None:
             progress(start, len(infos))
         batch = infos[start : start + size]
-        paths = [Path(images) / info["file_name"] for info in batch]
-        for info, found in zip(batch, model.predict(paths, threshold=0.0, top_k=top_k), strict=True):
-            if found.masks.shape[1:] != (info["height"], info["width"]):
-                raise ValueError(
-                    f"{info['file_name']}: expected {info['height']} x {info['width']} pixels (height, "
-                    f"width) as annotated, got an image of {found.masks.shape[1]} x {found.masks.shape[2]}"
-                )
+        pixels = [_annotated(info, Path(images)) for info in batch]
+        for info, found in zip(batch, model.predict(pixels, threshold=0.0, top_k=top_k), strict=True):
             entries += _entries(info["id"], found, ids, truth)
     if progress is not None:
         progress(len(infos), len(infos))
     return Detections(entries, ids is None, _merged_note("the model", ids, ignore_classes))
+
+
+def _annotated(info: dict[str, Any], folder: Path) -> np.ndarray:
+    """The image as it was annotated: with its EXIF orientation ignored, if only so its size is right."""
+    size = info["height"], info["width"]
+    pixels, _ = read_labelled(folder / info["file_name"], size)
+    if pixels.shape[:2] != size:
+        raise ValueError(
+            f"{info['file_name']}: expected {size[0]} x {size[1]} pixels (height, width) as annotated, got "
+            f"an image of {pixels.shape[0]} x {pixels.shape[1]}"
+        )
+    return pixels
 
 
 def _entries(image_id: Any, found: Any, ids: dict[str, Any] | None, truth: dict[str, Any]) -> Iterator[dict]:
@@ -179,7 +184,7 @@ def _from_coco(path: Path, truth: dict[str, Any], ignore_classes: bool) -> Detec
             )
     entries = []
     for one in coco["annotations"]:
-        if not _is_number(one.get("score")):
+        if not is_number(one.get("score")):
             raise ValueError(
                 f"{path}: annotation {one['id']} has the score {one.get('score')!r}: expected a number in "
                 "'score'; annotations without scores cannot be ranked"
@@ -208,60 +213,50 @@ def _coverage(
         yield f"{others} images of {path} are not annotated and are left out."
 
 
-def _problems(results: list[Any], truth: dict[str, Any], ignore_classes: bool) -> Iterator[str]:
-    """What is wrong with a list in COCO's results format; each check relies on the ones before it."""
-    sizes = {info["id"]: [info["height"], info["width"]] for info in truth["images"]}
-    categories = {one["id"] for one in truth["categories"]}
+def _problem(results: list[Any], truth: dict[str, Any], ignore_classes: bool) -> str | None:
+    """What is wrong with a list in COCO's results format, if anything."""
+    shape = (
+        "segmentation" if any("segmentation" in one for one in results if isinstance(one, dict)) else "bbox"
+    )
     for k, one in enumerate(results):
         if not isinstance(one, dict):
-            yield f"result {k} must be a dict, got a {type(one).__name__}"
-        for key in ("image_id", "category_id", "score"):
+            return f"result {k} must be a dict, got a {type(one).__name__}"
+        for key in ("image_id", "category_id", "score", shape):
             if key not in one:
-                yield f"result {k} lacks the key '{key}'"
-        if not _is_number(one["score"]):
-            yield f"result {k} has the score {one['score']!r}: expected a number"
-    other = [one["image_id"] for one in results if one["image_id"] not in sizes]
-    if other:
-        yield (
-            f"expected results for the {len(sizes)} annotated images, got {len(other)} of {len(results)} "
-            f"results for other images, such as image_id {other[0]!r}"
+                return f"result {k} lacks the key '{key}'" + (" or 'segmentation'" if key == "bbox" else "")
+        if not is_number(one["score"]):
+            return f"result {k} has the score {short(one['score'])}: expected a number"
+    faults = _faults(results, truth, ignore_classes)
+    unknown = [fault for fault in faults if fault.kind == "reference"]
+    if others := [fault for fault in unknown if fault.field == "image_id"]:
+        return (
+            f"expected results for the {len(truth['images'])} annotated images, got {len(others)} of "
+            f"{len(results)} results for other images, such as image_id {others[0].got}"
         )
-    unknown = [one["category_id"] for one in results if one["category_id"] not in categories]
-    if unknown and not ignore_classes:
-        yield (
-            f"expected categories of the annotations ({_listed([str(one) for one in categories])}), got "
-            f"{len(unknown)} results of others, such as category_id {unknown[0]!r}; --class-agnostic merged "
-            "compares without classes"
+    if unknown:
+        categories = [str(one["id"]) for one in truth["categories"]]
+        return (
+            f"expected categories of the annotations ({_listed(categories)}), got {len(unknown)} results of "
+            f"others, such as category_id {unknown[0].got}; --class-agnostic merged compares without classes"
         )
-    kind = "segmentation" if results and "segmentation" in results[0] else "bbox"
+    for fault in faults:
+        return f"result {fault.position} has a bad {fault.field}: expected {fault.expected}, got {fault.got}"
     for k, one in enumerate(results):
-        if kind not in one:
-            yield f"result {k} lacks the key '{kind}'" + (" or 'segmentation'" if kind == "bbox" else "")
-        why = _box_problem(one["bbox"]) if kind == "bbox" else _mask_problem(one, sizes[one["image_id"]])
-        if why:
-            yield f"result {k} has a bad {kind}: {why}"
+        if min(one.get("bbox", (0, 0, 0, 0))[2:]) < 0:
+            return f"result {k} has a bad bbox: expected [x, y, width, height] in pixels, got {one['bbox']}"
+    return None
 
 
-def _box_problem(box: Any) -> str:
-    good = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
-    return "" if good else f"expected [x, y, width, height] in pixels, got {box!r}"
-
-
-def _mask_problem(one: dict[str, Any], size: list[int]) -> str:
-    mask = one["segmentation"]
-    if isinstance(mask, list):
-        good = mask and all(
-            isinstance(part, list) and len(part) % 2 == 0 and all(map(_is_number, part)) for part in mask
-        )
-        return "" if good else "expected polygons [[x0, y0, x1, y1, ...], ...] in pixels"
-    if not isinstance(mask, dict) or not {"size", "counts"} <= mask.keys():
-        return "expected polygons or a dict of 'size' and 'counts'"
-    if list(mask["size"]) != size:
-        return f"its run lengths have size {mask['size']}, but its image is {size} (height, width)"
-    counts = mask["counts"]
-    total = sum(counts) if isinstance(counts, list) else int(rle_pixels([str(counts)])[0])
-    return "" if total == size[0] * size[1] else f"its run lengths do not cover {size[0] * size[1]} pixels"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _faults(results: list[dict], truth: dict[str, Any], ignore_classes: bool) -> list[Fault]:
+    """The faults of the results as if they were annotations."""
+    keys = ("image_id", "category_id", "segmentation", "bbox")
+    entries = [
+        {"id": k, "segmentation": []} | {key: one[key] for key in keys if key in one}
+        for k, one in enumerate(results)
+    ]
+    categories = truth["categories"]
+    if ignore_classes:
+        ids = {one["category_id"] for one in results if isinstance(one["category_id"], (int, str))}
+        categories = [{"id": one, "name": str(one)} for one in ids] or categories
+    coco = {"images": truth["images"], "annotations": entries, "categories": categories}
+    return [fault for fault in structural_faults(coco) if fault.part == "annotations"]

@@ -18,7 +18,14 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sp_fast.data.coco import write_masks
-from sp_fast.data.images import BrokenImageError, BrokenImages, TooManyBrokenError, list_images, read_image
+from sp_fast.data.images import (
+    BrokenImageError,
+    BrokenImages,
+    TooManyBrokenError,
+    file_size,
+    list_images,
+    read_image,
+)
 from sp_fast.data.rle import rle_areas, run_lengths
 from sp_fast.files import write_text
 from sp_fast.inference.instances import Instances
@@ -126,7 +133,7 @@ def predict_folder(
     existed = out.exists()
     store = _PredictionStore(
         out / PREDICTIONS,
-        [(name, path.stat().st_size) for name, path in zip(names, paths, strict=True)],
+        [(name, file_size(path)) for name, path in zip(names, paths, strict=True)],
         options,
         classes=model.classes,
         restart=restart,
@@ -196,7 +203,7 @@ def find_images(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, list[Pat
         else:
             roots.append(one.parent)
             paths.append(one)
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not path.is_file() and not path.is_symlink()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise FileNotFoundError(f"images: expected an image, got {missing[0]}, which does not exist{more}")

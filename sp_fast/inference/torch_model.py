@@ -24,6 +24,7 @@ from sp_fast.inference.config_text import check_types, parse_config
 from sp_fast.inference.instances import Instances
 from sp_fast.inference.model import Model
 from sp_fast.inference.safetensors import SAFETENSORS, read_safetensors
+from sp_fast.mmdet_plugin.cache import narrow_is_broken
 from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
 from sp_fast.weights import load_state
@@ -149,7 +150,8 @@ class TorchModel(Model):
     def _prepare(self, image: np.ndarray) -> dict[str, Any]:
         shape = image.shape[:2]
         bgr = np.ascontiguousarray(image[..., ::-1])
-        return self._pipeline(dict(img=bgr, img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
+        with narrow_is_broken(lambda: f"an image of {shape[0]} x {shape[1]} pixels"):
+            return self._pipeline(dict(img=bgr, img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
 
     def _padded_shape(self, pixels: Tensor) -> tuple[int, ...]:
         divisor = getattr(self.detector.data_preprocessor, "pad_size_divisor", 1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import mmcv
 import numpy as np
 import torch
@@ -108,7 +110,10 @@ class ImageCache:
 
     def _make(self, index: int) -> None:
         try:
-            results = self._fixed(self._load(index))
+            loaded = self._load(index)
+            path = loaded["img_path"]
+            with narrow_is_broken(lambda: path):
+                results = self._fixed(loaded)
         except BrokenImageError as error:
             self._kept[index] = error
             return
@@ -119,6 +124,17 @@ class ImageCache:
                 if isinstance(value, BitmapMasks):
                     results[key] = _Bits.pack(value)
         self._kept[index] = results
+
+
+@contextmanager
+def narrow_is_broken(path: Callable[[], str]) -> Iterator[None]:
+    """Turns OpenCV's error for an image too narrow to be resized into a BrokenImageError."""
+    try:
+        yield
+    except cv2.error as error:
+        if error.func != "resize":
+            raise
+        raise BrokenImageError(path(), "too narrow to be resized") from None
 
 
 def _copied(value: Any) -> Any:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import EXIF, BrokenImageError, BrokenImages, check_exif, image_size, list_images
-from sp_fast.mmdet_plugin.cache import ImageCache
+from sp_fast.mmdet_plugin.cache import ImageCache, narrow_is_broken
 from sp_fast.mmdet_plugin.samplers import SeededIndex, seed_everything
 
 OBJECT = "object"
@@ -84,10 +84,11 @@ class ImageDataset:
         if isinstance(idx, SeededIndex):
             seed_everything(idx.seed)
         try:
-            if self.image_cache is None:
-                return super().prepare_data(idx)  # type: ignore[misc]
-            results = self.image_cache(idx)
-            return results and self.image_cache.rest(results)
+            with narrow_is_broken(lambda: self.info_without_seeds(idx)["img_path"]):
+                if self.image_cache is None:
+                    return super().prepare_data(idx)  # type: ignore[misc]
+                results = self.image_cache(idx)
+                return results and self.image_cache.rest(results)
         except BrokenImageError as error:
             if self.test_mode:
                 raise

@@ -24,6 +24,7 @@ from sp_fast.data.images import (
     BrokenImages,
     TooManyBrokenError,
     check_exif,
+    file_size,
     list_images,
     read_image,
 )
@@ -117,7 +118,7 @@ def propose_folder(
     sides = _sides(size)
     folder, out = Path(images), Path(out)
     paths = list_images(folder)
-    files = [(path.relative_to(folder).as_posix(), path.stat().st_size) for path in paths]
+    files = [(path.relative_to(folder).as_posix(), file_size(path)) for path in paths]
     options = {"size": sides, "exif": exif, **describe(proposer)}
     channels = proposer.backbone.channels
     proposer = proposer.to(device)

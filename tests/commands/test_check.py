@@ -70,6 +70,20 @@ def test_other_formats_are_converted(check, tmp_path):
     coco = json.loads(out.read_text())
     assert (len(coco["images"]), len(coco["annotations"])) == (4, 1)
     assert check(out, "--images", tmp_path / "images")[0] == 0
+    (labels / "1.txt").write_text("0 nan 0.1 0.5 0.1 0.5 0.5\n")
+    out = tmp_path / "again.json"
+    code, said, _ = check(labels, "--images", tmp_path / "images", "--convert", out)
+    assert code == 1
+    assert "is not written" in said
+    assert not out.exists()
+
+
+def test_class_names_that_look_like_markup(check, tmp_path):
+    coco = good_set(tmp_path)
+    coco["categories"][0]["name"] = "[/cat]"
+    code, out, _ = check(write(coco, tmp_path), "--images", tmp_path / "images")
+    assert code == 0
+    assert "[/cat]" in out
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_results_are_evaluated_and_confirmed(run, scenes, file, tmp_path):  # no
 
 def test_a_model_is_evaluated(run, scenes, truth, tmp_path, monkeypatch):  # noqa: F811
     pytest.importorskip("matplotlib")
-    model = Oracle(truth, lambda name: "object")
+    model = Oracle(truth, scenes / "validation", lambda name: "object")
     monkeypatch.setattr(sp_fast.inference, "load", lambda path, device: model, raising=False)
     out = tmp_path / "out"
     options = ["--annotations", scenes / "validation.json", "--images", scenes / "validation"]
@@ -65,12 +65,36 @@ def test_a_model_is_evaluated(run, scenes, truth, tmp_path, monkeypatch):  # noq
     assert "6/6 images" in error
 
 
+def test_files_of_the_user_are_kept(run, scenes, truth, tmp_path, monkeypatch):  # noqa: F811
+    pytest.importorskip("matplotlib")
+    model = Oracle(truth, scenes / "validation")
+    monkeypatch.setattr(sp_fast.inference, "load", lambda path, device: model, raising=False)
+    (tmp_path / "results.json").write_text("mine")
+    options = ["--annotations", scenes / "validation.json", "--images", scenes / "validation"]
+    status, _, error = run(tmp_path, *options, "--out", tmp_path)
+    assert status == 2
+    assert "results.json exists; add --overwrite" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert (tmp_path / "results.json").read_text() == "mine"
+
+
+def test_class_names_that_look_like_markup(run, truth, results, tmp_path):  # noqa: F811
+    for one in truth["categories"]:
+        one["name"] = f"[/{one['name']}]"
+    for name, value in (("truth", truth), ("found", results)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    status, output, error = run(tmp_path / "found.json", "--annotations", tmp_path / "truth.json")
+    assert status == 0, error
+    assert truth["categories"][0]["name"] in output
+
+
 def test_bad_input_is_one_line(run, scenes, file, tmp_path):  # noqa: F811
     annotations = ["--annotations", scenes / "validation.json"]
     for arguments, words in (
         ([tmp_path, *annotations], "--images: expected the folder"),
         ([tmp_path / "none.json", *annotations], "no such file of results"),
         ([file, "--annotations", tmp_path / "none.json"], "no such annotation file"),
+        ([file, "--annotations", scenes], "expected an annotation file, got a folder"),
         ([scenes / "validation.json", *annotations], "has the score None"),
         ([file, *annotations, "--images", tmp_path / "none"], "no such folder of images"),
     ):

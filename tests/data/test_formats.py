@@ -87,6 +87,14 @@ def test_yolo(images, tmp_path):
     (tmp_path / "data.yaml").unlink()
     (labels / "classes.txt").write_text("cat\ndog\n")
     check(labels, images, ("dog", "cat"), "yolo")
+    assert [one["name"] for one in to_coco(labels, images)["categories"]] == ["cat", "dog"]
+
+
+def test_yolo_labels_without_an_image_are_named(images, tmp_path):
+    for name in ("photo.txt", "gone.txt", "classes.txt"):
+        (tmp_path / name).write_text("")
+    with pytest.warns(UserWarning, match=r"left out 1 \.txt files without an image: gone"):
+        to_coco(tmp_path, images, "yolo")
 
 
 def test_supervision_changes_yolo_masks(images, tmp_path):
@@ -150,6 +158,19 @@ def test_labelme(images, tmp_path):
     (tmp_path / "labels" / "photo.json").write_text(labelme(parts))
     with pytest.warns(UserWarning, match="left out shapes that have no mask: 1 of the type point"):
         assert len(to_coco(tmp_path / "labels", images)["annotations"]) == 1
+
+
+@pytest.mark.parametrize(
+    "points", [[[60, 50], [75, 30]], [[60, 30], [75, 30], [75, 50], [60, 50]]], ids=["corners", "outline"]
+)
+def test_labelme_rectangles(points, images, tmp_path):
+    shape = {"label": "cell", "shape_type": "rectangle", "points": points}
+    (tmp_path / "photo.json").write_text(labelme([shape]))
+    (mask,) = masks(to_coco(tmp_path / "photo.json", images, "labelme"))
+    assert (mask == rectangle(60, 30, 75, 50)).all()
+    (tmp_path / "photo.json").write_text(labelme([shape | {"points": points[:1]}]))
+    with pytest.raises(ValueError, match=r"shapes\[0\]: expected the points of a rectangle, got 1"):
+        to_coco(tmp_path / "photo.json", images, "labelme")
 
 
 def test_labelme_circle(images, tmp_path):

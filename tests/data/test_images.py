@@ -1,6 +1,7 @@
 """All kinds of images are read, and broken ones are reported by name."""
 
 import pickle
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,20 @@ def test_float_pixels_are_refused(tmp_path):
         read_image(path)
 
 
+def test_a_link_to_nothing_is_a_broken_image(tmp_path):
+    (tmp_path / "a.png").symlink_to(tmp_path / "gone.png")
+    for read in (read_image, image_size):
+        with pytest.raises(BrokenImageError, match=r"a\.png: a link to a file that does not exist"):
+            read(tmp_path / "a.png")
+
+
+def test_exif_that_cannot_be_written_again_is_applied(pixels, tmp_path):
+    # Orientation 6, and the camera's maker as a fraction 1/0, not a text.
+    entries = struct.pack("<HHHIIHHIIIII", 2, 0x112, 3, 1, 6, 0x10F, 5, 1, 38, 0, 1, 0)
+    path = save(pixels, tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0" + entries)
+    assert read_image(path).shape == (40, 24, 3)
+
+
 def test_missing_file_is_not_a_broken_image(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "none.jpg")
@@ -131,6 +146,17 @@ def test_list_images_is_sorted_and_recursive_and_skips_other_files(tmp_path):
         "b.JPG",
         "sub/c.jpeg",
     ]
+
+
+def test_images_that_are_left_out_are_named(tmp_path):
+    folder = tmp_path / "photos"
+    (tmp_path / "more").mkdir()
+    folder.mkdir()
+    for name in ("a.jfif", "b.HEIC", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    (folder / "more").symlink_to(tmp_path / "more")
+    with pytest.warns(UserWarning, match=r"left out 2 .*: b\.HEIC, more$"):
+        assert [path.name for path in list_images(folder)] == ["a.jfif"]
 
 
 def test_list_images_errors(tmp_path):

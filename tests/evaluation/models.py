@@ -1,33 +1,35 @@
 """A model that predicts the annotations."""
 
-from pathlib import Path
-
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sp_fast.data.images import read_image
 from sp_fast.data.rle import to_rle
 from sp_fast.inference import Instances
 
 
 class Oracle:
-    """Predicts the annotated masks in images of `truth`; `rename` changes the names of their classes."""
+    """Predicts the annotated masks in the images of `truth`, of the folder `images`.
+
+    `rename` changes the names of their classes.
+    """
 
     batch_size = 4
 
-    def __init__(self, truth, rename=lambda name: name):
+    def __init__(self, truth, images, rename=lambda name: name):
         self.truth = truth
+        self.known = {read_image(images / one["file_name"]).tobytes(): one for one in truth["images"]}
         self.names = {one["id"]: rename(one["name"]) for one in truth["categories"]}
         # In another order than in the file, since classes are matched by name.
         self.classes = tuple(sorted(set(self.names.values()), reverse=True))
 
     def predict(self, images, *, threshold, top_k):
-        """Instances of each image, given as paths."""
+        """Instances of each image, given as an array."""
         assert threshold == 0
         assert len(images) <= self.batch_size
-        return [self._of(Path(path).name)[:top_k] for path in images]
+        return [self._of(self.known[image.tobytes()])[:top_k] for image in images]
 
-    def _of(self, name):
-        info = next(one for one in self.truth["images"] if Path(one["file_name"]).name == name)
+    def _of(self, info):
         objects = [one for one in self.truth["annotations"] if one["image_id"] == info["id"]]
         size = info["height"], info["width"]
         masks = [coco_mask.decode(to_rle(one["segmentation"], *size)).astype(bool) for one in objects]

@@ -65,6 +65,11 @@ def test_an_image_does_not_depend_on_its_batch(model, images):
                 assert (same.masks != mask).mean((1, 2)).min() < 0.01
 
 
+def test_an_image_too_narrow_to_be_resized_is_an_error(model):
+    with pytest.raises(ValueError, match="an image of 1 x 5000 pixels: too narrow to be resized"):
+        model.predict(np.zeros((1, 5000, 3), np.uint8))
+
+
 def test_a_pretraining_checkpoint_predicts_with_its_binary_head(images, tmp_path):
     with in_mmdet():
         pretrainer = build("knet").eval()

@@ -13,6 +13,7 @@ pytest.importorskip("mmdet")
 from mmdet.registry import DATASETS, TRANSFORMS
 
 import sp_fast.mmdet_plugin.datasets
+import sp_fast.mmdet_plugin.transforms  # registers ReadImage
 from sp_fast.data.images import BrokenImageError
 
 LOAD = [{"type": "ReadImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
@@ -221,6 +222,21 @@ def test_too_many_broken_images_stop_training(scenes):
     break_image(scenes)
     with pytest.raises(ValueError, match=r"1 of 3 images could not be read: .*More than 5%"):
         build(scenes)[0]
+
+
+@pytest.mark.parametrize("cache", [None, "ram"])
+def test_image_too_narrow_to_be_resized_is_named(scenes, cache):
+    Image.new("RGB", (5000, 1)).save(scenes / "images" / "thin.png")
+    coco = json.loads((scenes / "masks.json").read_text())
+    coco["images"].insert(0, {"id": 99, "file_name": "thin.png", "height": 1, "width": 5000})
+    (scenes / "masks.json").write_text(json.dumps(coco))
+    small = {"type": "Resize", "scale": (64, 64), "keep_ratio": True}
+    with pytest.raises(BrokenImageError, match=r"thin\.png: too narrow to be resized"):
+        build(scenes, small, cache=cache, test_mode=True)[0]
+    training = build(scenes, small, cache=cache)
+    training.fill_cache()
+    with pytest.raises(ValueError, match=r"thin\.png \(too narrow to be resized\)"):
+        training[0]
 
 
 def test_broken_image_stops_evaluation(scenes):

@@ -282,14 +282,14 @@ def test_broken_images_are_skipped_and_reported(folder: Path, tmp_path: Path) ->
     for extra in range(30):
         (folder / f"extra{extra:03d}.png").write_bytes((folder / "000.png").read_bytes())
     break_image(folder / "000.png", folder / "truncated.jpg", 0.5)
-    (folder / "empty.jpg").touch()
+    (folder / "empty.jpg").symlink_to("gone.jpg")
     out = tmp_path / "masks.json"
     summary = run(folder, out)
     assert summary.images == 42
     assert {path.name for path in summary.broken.reasons} == {"truncated.jpg", "empty.jpg"}
     skipped = json.loads(out.read_text())["info"]["skipped"]
     assert [entry["file_name"] for entry in skipped] == ["empty.jpg", "truncated.jpg"]
-    assert skipped[0]["reason"] == "the file is empty"
+    assert skipped[0]["reason"] == "a link to a file that does not exist"
     assert not {"truncated.jpg", "empty.jpg"} & {i["file_name"] for i in load(out).dataset["images"]}
 
 

@@ -85,7 +85,9 @@ def _part(kind: Any, points: np.ndarray, shape: dict[str, Any]) -> Any:
     if kind == "polygon":
         return points.ravel().tolist()
     if kind == "rectangle":
-        (left, top), (right, bottom) = points[0], points[1]
+        if len(points) < 2:
+            raise ValueError(f"{len(points)} points")
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)  # of two or four corners
         return [float(value) for value in (left, top, right, top, right, bottom, left, bottom)]
     if kind == "circle":
         angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)

@@ -5,6 +5,7 @@ Ultralytics joins the parts of an object by bridges without width, which cover n
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ def read(path: Path, images: Path) -> dict[str, Any]:
     config, folder = (path, _labels_of(images)) if path.is_file() else (_config_of(path), path)
     names = _names(config) if config else _listed_names(folder)
     builder = Builder(names.values())
+    labels = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt")}
+    named = images_by_stem(images)
     found = 0
-    for stem, name in images_by_stem(images).items():
+    for stem, name in named.items():
         file = folder / f"{stem}.txt"
         height, width = image_size(images / name)
         builder.image(name, height, width)
@@ -32,6 +35,9 @@ def read(path: Path, images: Path) -> dict[str, Any]:
                 builder.object(names.get(class_id, f"class {class_id}"), [polygon])
     if not found:
         raise ValueError(f"{folder}: expected a .txt file of labels for each image of {images}, got none")
+    if alone := sorted(labels - named.keys() - {"classes"}):
+        some = ", ".join(alone[:5])
+        warnings.warn(f"{folder}: left out {len(alone)} .txt files without an image: {some}", stacklevel=2)
     return builder.coco()
 
 
@@ -58,7 +64,7 @@ def _names(config: Path) -> dict[int, str]:
 
 def _listed_names(folder: Path) -> dict[int, str]:
     file = folder / "classes.txt"
-    return dict(enumerate(file.read_text().split("\n"))) if file.is_file() else {}
+    return dict(enumerate(file.read_text().splitlines())) if file.is_file() else {}
 
 
 def _lines(file: Path, height: int, width: int) -> list[tuple[int, list[float]]]:

@@ -1,0 +1,34 @@
+"""Errors in processes that load data are one line, as others are."""
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from sp_fast import cli
+from sp_fast.data.images import BrokenImageError, TooManyBrokenError
+
+
+class Broken(Dataset):
+    def __init__(self, error):
+        self.error = error
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (BrokenImageError("a.png", "the file is empty"), "a.png: the file is empty"),
+        (TooManyBrokenError("1 of 2 images: a.png (empty)"), "1 of 2 images: a.png (empty)"),
+        (OSError(2, "No such file", "a.png"), "[Errno 2] No such file: 'a.png'"),
+    ],
+)
+def test_errors_of_other_processes_are_one_line(error, message, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", lambda: next(iter(DataLoader(Broken(error), num_workers=1))))
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == f"Error: {message}\n"
