@@ -24,7 +24,7 @@ _SAVED = ("png", "yolo", "labelme")
 
 
 def _kinds(text: str) -> Any:
-    kinds = [kind for kind in text.split(",") if kind]
+    kinds = [kind.strip() for kind in text.split(",") if kind.strip()]
     if not set(kinds) <= set(_SAVED):
         raise typer.BadParameter(f"expected some of {', '.join(_SAVED)}, such as png,yolo, got {text!r}")
     return kinds

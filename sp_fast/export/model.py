@@ -61,8 +61,8 @@ def export_model(
             f"model: expected a checkpoint or a run's folder, got {file}, which is exported already"
         )
     model = TorchModel.from_checkpoint(file)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+    there = next(parent for parent in out.absolute().parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=there) as folder:
         beside = Path(folder, out.name)
         if format == "safetensors":
             checkpoint = read_checkpoint(file)
@@ -82,6 +82,7 @@ def export_model(
                 f"the masks' pixels (at most {MASKS:.1%}) and by {found.scores:.1e} in the scores (at most "
                 f"{SCORES})"
             )
+        out.parent.mkdir(parents=True, exist_ok=True)
         os.replace(beside, out)
     return found
 
@@ -141,5 +142,7 @@ def _check(out: Path, format: str, overwrite: bool) -> None:
         raise ValueError(f"--format: expected {', '.join(FORMATS)}, got {format!r}")
     if out.suffix != FORMATS[format]:
         raise ValueError(f"--out: expected a file name that ends in {FORMATS[format]}, got {out}")
+    if out.is_dir():
+        raise IsADirectoryError(f"--out: expected a file to write, got the folder {out}")
     if out.exists() and not overwrite:
         raise FileExistsError(f"--out: {out} exists; choose another name, or pass --overwrite")

@@ -124,6 +124,7 @@ def predict_folder(
     out = Path(out)
     root, paths = find_images(images)
     check_out(out, images, overwrite)
+    _check_apart(out, paths)
     names = [path.relative_to(root).as_posix() for path in paths]
     stems = _stems(names)
     options = dict(
@@ -196,7 +197,7 @@ def find_images(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, list[Pat
             roots.append(one)
             paths += list_images(roots[-1])
         elif one.suffix.lower() == ".txt" and one.is_file():
-            lines = [line.strip() for line in one.read_text().splitlines()]
+            lines = [line.strip() for line in _text(one).splitlines()]
             listed = [Path(os.path.abspath(one.parent / line)) for line in lines if line]
             roots += [path.parent for path in listed]
             paths += listed
@@ -212,6 +213,13 @@ def find_images(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, list[Pat
             f"images: expected images, got none in {', '.join(map(str, given)) or 'an empty list'}"
         )
     return Path(os.path.commonpath(roots)), list(dict.fromkeys(paths))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"images: expected a list of images in UTF-8, got {file} ({error})") from None
 
 
 def check_out(out: Path, images: Sequence[str | os.PathLike[str]], overwrite: bool) -> None:
@@ -231,6 +239,16 @@ def check_out(out: Path, images: Sequence[str | os.PathLike[str]], overwrite: bo
         raise FileExistsError(f"out: {out} is not empty; choose another folder, or pass --overwrite")
 
 
+def _check_apart(out: Path, paths: Sequence[Path]) -> None:
+    """Raise ValueError for images in a folder that an earlier run's files are removed from."""
+    folders = [(out / folder).resolve() for folder, _ in KINDS.values()]
+    for parent in sorted({path.parent for path in paths}):
+        if any(parent.resolve().is_relative_to(folder) for folder in folders):
+            raise ValueError(
+                f"out: expected another folder than {out}: there are images to predict in {parent}"
+            )
+
+
 def _has_run(out: Path) -> bool:
     """Whether a folder holds a run of `predict_folder`, finished or interrupted."""
     return (out / PREDICTIONS).exists() or (out / f"{PREDICTIONS}.partial").exists()
@@ -243,9 +261,9 @@ def _remove_outputs(out: Path) -> None:
 
 
 def _stems(names: Sequence[str]) -> list[str]:
-    """Names without suffix, or with it where two images would have the same."""
+    """Names without suffix, or with it where a file of another image, or classes.txt, has the same."""
     stems = [os.path.splitext(name)[0] for name in names]
-    times = Counter(stems)
+    times = Counter([*stems, *names, "classes"])
     return [stem if times[stem] == 1 else name for stem, name in zip(stems, names, strict=True)]
 
 

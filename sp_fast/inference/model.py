@@ -113,3 +113,11 @@ def as_pixels(image: ImageLike) -> np.ndarray:
             "other images with PIL.Image.fromarray(...).convert('RGB')"
         )
     return image
+
+
+def unfit(size: tuple[int, ...], error: Exception) -> ValueError:
+    """The error for an image of a size, H and W first, that a model cannot predict."""
+    reason = str(error).strip().splitlines()[0]
+    return ValueError(
+        f"image: the model cannot predict one of {size[0]} x {size[1]} pixels (height x width): {reason}"
+    )

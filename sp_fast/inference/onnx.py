@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sp_fast.inference.instances import Instances
-from sp_fast.inference.model import Model
+from sp_fast.inference.model import Model, unfit
 
 METADATA = "sp_fast"
 OUTPUTS = ("scores", "labels", "boxes", "masks")
@@ -33,8 +33,10 @@ class OnnxModel(Model):
         except ImportError:
             raise ImportError(f"{path}: ONNX files need onnxruntime: pip install 'sp_fast[export]'") from None
         providers = _providers(device)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is raised too
         try:
-            self._session = onnxruntime.InferenceSession(path, providers=providers)
+            self._session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # onnxruntime's errors have no common base class
             raise ValueError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
         about = self._session.get_modelmeta().custom_metadata_map.get(METADATA)
@@ -48,7 +50,10 @@ class OnnxModel(Model):
         return [self._one(image) for image in images]
 
     def _one(self, image: np.ndarray) -> Instances:
-        scores, labels, masks = self._session.run(["scores", "labels", "masks"], {"images": image[None]})
+        try:
+            scores, labels, masks = self._session.run(["scores", "labels", "masks"], {"images": image[None]})
+        except Exception as error:  # a side of less than one pixel when resized, or too little memory
+            raise unfit(image.shape, error) from error
         return Instances.from_masks(masks[0], scores[0], labels[0], self.classes)
 
 

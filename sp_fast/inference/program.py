@@ -10,7 +10,7 @@ import torch
 import torchvision  # noqa: F401  (registers RoI align, which exported models may call)
 
 from sp_fast.inference.instances import Instances
-from sp_fast.inference.model import Model
+from sp_fast.inference.model import Model, unfit
 
 ABOUT = "sp_fast.json"
 
@@ -47,5 +47,8 @@ class ProgramModel(Model):
 
     def _one(self, image: np.ndarray) -> Instances:
         pixels = torch.from_numpy(np.ascontiguousarray(image))[None].to(self.device)
-        scores, labels, _, masks = (output[0].cpu().numpy() for output in self._module(pixels))
+        try:
+            scores, labels, _, masks = (output[0].cpu().numpy() for output in self._module(pixels))
+        except RuntimeError as error:  # a side of less than one pixel when resized, or too little memory
+            raise unfit(image.shape, error) from error
         return Instances.from_masks(masks, scores, labels, self.classes)

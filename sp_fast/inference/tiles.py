@@ -138,7 +138,7 @@ def _merge(parts: list[_Part], height: int, width: int) -> list[_Found]:
         members[k].append(part)
     found = []
     for own in members:
-        mask: np.ndarray = np.zeros((height, width), dtype=bool)
+        mask: np.ndarray = np.zeros((height, width), dtype=bool, order="F")
         for part in own:
             mask[part.box.pixels] |= part.mask
         score = max(part.score for part in own)

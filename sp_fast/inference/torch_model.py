@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,8 @@ from mmengine.registry import DefaultScope
 
 from sp_fast.inference.config_text import check_types, parse_config
 from sp_fast.inference.instances import Instances
-from sp_fast.inference.model import Model
+from sp_fast.inference.model import Model, unfit
 from sp_fast.inference.safetensors import SAFETENSORS, read_safetensors
-from sp_fast.mmdet_plugin.cache import narrow_is_broken
 from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
 from sp_fast.weights import load_state
@@ -150,8 +150,10 @@ class TorchModel(Model):
     def _prepare(self, image: np.ndarray) -> dict[str, Any]:
         shape = image.shape[:2]
         bgr = np.ascontiguousarray(image[..., ::-1])
-        with narrow_is_broken(lambda: f"an image of {shape[0]} x {shape[1]} pixels"):
+        try:
             return self._pipeline(dict(img=bgr, img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
+        except cv2.error as error:  # a side of less than one pixel when resized
+            raise unfit(shape, error) from error
 
     def _padded_shape(self, pixels: Tensor) -> tuple[int, ...]:
         divisor = getattr(self.detector.data_preprocessor, "pad_size_divisor", 1)

@@ -29,7 +29,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_predicts(command: Command, model: Path, folder: Path, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "found"
     code, printed, error = command(
-        *("predict", model, folder, "--out", out, "--save", "png,yolo,labelme", "--threshold", 0.1)
+        *("predict", model, folder, "--out", out, "--save", "png, yolo,labelme", "--threshold", 0.1)
     )
     assert code == 0
     assert "20 images, 20 instances (1.0 per image)" in printed

@@ -50,6 +50,13 @@ def test_onnx_equals_torch(model, onnx_file):
         assert difference(expected, found).tolerable
 
 
+def test_an_image_too_thin_to_resize_is_named(onnx_file, program_file, capfd):
+    for path in (onnx_file, program_file):
+        with pytest.raises(ValueError, match=r"image: .* one of 1 x 4000 pixels \(height x width\): "):
+            sp_fast.load(path, device="cpu").predict(np.zeros((1, 4000, 3), np.uint8))
+    assert "Non-zero status" not in capfd.readouterr().err  # onnxruntime logs it too
+
+
 def test_a_batch_equals_its_images(onnx_file):
     session = onnxruntime.InferenceSession(onnx_file)
     for batch in images(count=3, sizes=SIZES[:2]):
@@ -111,7 +118,7 @@ def test_safetensors_hold_the_whole_model(checkpoint, model, tmp_path):
 def test_a_difference_leaves_no_file(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "compare", lambda *_: Difference(0.002, 0.0))
     with pytest.raises(ValueError, match=r"not written: .* 0\.200% of the masks' pixels"):
-        export_model(checkpoint, tmp_path / "tiny.safetensors", "safetensors")
+        export_model(checkpoint, tmp_path / "new" / "tiny.safetensors", "safetensors")
     assert not list(tmp_path.iterdir())
 
 
@@ -123,6 +130,9 @@ def test_nothing_is_overwritten_unless_asked(checkpoint, tmp_path):
     assert out.read_text() == "mine"
     export_model(checkpoint, out, "safetensors", overwrite=True)
     assert sp_fast.load(out).classes == CLASSES
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(IsADirectoryError, match="--out: expected a file to write, got the folder"):
+        export_model(checkpoint, tmp_path / "folder.safetensors", "safetensors", overwrite=True)
 
 
 @pytest.mark.parametrize(

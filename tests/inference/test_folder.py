@@ -196,6 +196,27 @@ def test_nothing_is_overwritten_unless_asked(images: Path, tmp_path: Path) -> No
         predict_folder(Components(), [images], out / "predictions.json")
 
 
+def test_images_are_not_removed_as_an_earlier_result(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    overlays = out / "overlays"
+    predict_folder(Components(), [images], out)
+    (tmp_path / "list.txt").write_text("out/overlays/a.jpg\n")
+    for given in (overlays, overlays / "a.jpg", tmp_path / "list.txt"):
+        with pytest.raises(ValueError, match=r"there are images to predict in .*overlays"):
+            predict_folder(Components(), [given], out, overwrite=True)
+    assert (overlays / "a.jpg").exists()
+
+
+def test_no_two_files_have_the_same_name(tmp_path: Path) -> None:
+    names = ["a.jpg.png", "a.jpg", "a.png", "classes.png"]
+    (tmp_path / "images").mkdir()
+    for name in names:
+        Image.fromarray(scene(0)).save(tmp_path / "images" / name)
+    predict_folder(Components(), [tmp_path / "images"], tmp_path / "out", kinds=["yolo"])
+    written = {path.name for path in (tmp_path / "out" / "yolo").iterdir()}
+    assert written == {"classes.txt", *(f"{name}.txt" for name in names)}
+
+
 def test_broken_images_are_left_out_and_too_many_are_an_error(images: Path, tmp_path: Path) -> None:
     for k in range(15):
         Image.fromarray(scene(k)).save(images / f"more{k}.png")
@@ -238,6 +259,11 @@ def test_images_may_be_folders_files_and_lists(images: Path, tmp_path: Path) -> 
     (images / "empty.txt").write_text("")
     with pytest.raises(ValueError, match="expected images, got none"):
         find_images([images / "empty.txt"])
+    (images / "list.txt").write_bytes("\ufeffa.png\r\n".encode())  # as Windows' editors write it
+    assert find_images([images / "list.txt"]) == (images, [images / "a.png"])
+    (images / "list.txt").write_bytes("ä.png".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"expected a list of images in UTF-8, got .*list\.txt"):
+        find_images([images / "list.txt"])
 
 
 def test_batches_are_in_order_whatever_is_read_first(images: Path, tmp_path: Path) -> None:
