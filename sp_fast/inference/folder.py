@@ -29,7 +29,7 @@ from sp_fast.data.images import (
 from sp_fast.data.rle import rle_areas, run_lengths
 from sp_fast.files import write_text
 from sp_fast.inference.instances import Instances
-from sp_fast.inference.model import Model, check_options
+from sp_fast.inference.model import Model, UnfitImageError, check_options
 from sp_fast.inference.outputs import KINDS, write_outputs
 from sp_fast.proposals.store import ImageRecord, RecordStore
 
@@ -94,8 +94,8 @@ def predict_folder(
     predictions.json is COCO-format: image ids are positions in the list of images, from 1; the category ids
     are 1, 2, ... in the order of the model's classes; masks are compressed run lengths at image size, boxes
     tight xywh in pixels; every annotation has a `score`. File names are relative to the folder that all
-    images have in common. An interrupted run is resumed and ends with the same files. Unreadable images are
-    skipped and listed under `info.skipped`.
+    images have in common. An interrupted run is resumed and ends with the same files. Images that cannot be
+    read, or that the model cannot predict, are skipped and listed under `info.skipped`.
 
     Args:
         model: model from `sp_fast.load`.
@@ -146,6 +146,17 @@ def predict_folder(
         write_outputs(kinds, out, stems[index], image, paths[index], found)
         return _record(index, found)
 
+    def predicted(batch: list[tuple[int, np.ndarray]]) -> list[tuple[int, np.ndarray, Instances]]:
+        try:
+            found = model.predict([image for _, image in batch], threshold=threshold, top_k=top_k, tile=tile)
+        except UnfitImageError as error:
+            if len(batch) > 1:
+                return [result for one in batch for result in predicted([one])]
+            broken.add(paths[batch[0][0]], str(error))
+            broken.check(len(paths))
+            return []
+        return [(*pair, one) for pair, one in zip(batch, found, strict=True)]
+
     def commit(writing: list[Future[ImageRecord]]) -> None:
         if writing:
             store.append([future.result() for future in writing])
@@ -159,12 +170,9 @@ def predict_folder(
         todo = [index for index in range(len(paths)) if index not in store.done]
         writing: list[Future[ImageRecord]] = []
         for batch in _batches(pool, paths, todo, model.batch_size, broken):
-            found = model.predict([image for _, image in batch], threshold=threshold, top_k=top_k, tile=tile)
+            found = predicted(batch)
             commit(writing)
-            writing = [
-                pool.submit(finish, index, image, one)
-                for (index, image), one in zip(batch, found, strict=True)
-            ]
+            writing = [pool.submit(finish, *one) for one in found]
         commit(writing)
         count = store.finish({path.relative_to(root).as_posix(): why for path, why in broken.reasons.items()})
     return PredictSummary(store.out, len(store.done), resumed, count, broken, time.monotonic() - start)

@@ -18,6 +18,16 @@ from sp_fast.inference.tiles import predict_tiled
 ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
+class UnfitImageError(ValueError):
+    """An image of a size, H and W first, that a model cannot predict."""
+
+    def __init__(self, size: tuple[int, ...], cause: Exception) -> None:
+        reason = str(cause).strip().splitlines()[0]
+        super().__init__(
+            f"image: the model cannot predict one of {size[0]} x {size[1]} pixels (height x width): {reason}"
+        )
+
+
 class Model(ABC):
     """A model that finds instances; made by `sp_fast.load`.
 
@@ -69,6 +79,7 @@ class Model(ABC):
 
         Raises:
             FileNotFoundError, BrokenImageError: no such image file, or one that cannot be decoded.
+            UnfitImageError: an image that the model cannot predict, such as one of 5000 x 1 pixels.
             ValueError: an argument of another type, shape or range.
         """
         check_options(threshold, top_k, tile)
@@ -113,11 +124,3 @@ def as_pixels(image: ImageLike) -> np.ndarray:
             "other images with PIL.Image.fromarray(...).convert('RGB')"
         )
     return image
-
-
-def unfit(size: tuple[int, ...], error: Exception) -> ValueError:
-    """The error for an image of a size, H and W first, that a model cannot predict."""
-    reason = str(error).strip().splitlines()[0]
-    return ValueError(
-        f"image: the model cannot predict one of {size[0]} x {size[1]} pixels (height x width): {reason}"
-    )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sp_fast.inference.instances import Instances
-from sp_fast.inference.model import Model, unfit
+from sp_fast.inference.model import Model, UnfitImageError
 
 METADATA = "sp_fast"
 OUTPUTS = ("scores", "labels", "boxes", "masks")
@@ -53,7 +53,7 @@ class OnnxModel(Model):
         try:
             scores, labels, masks = self._session.run(["scores", "labels", "masks"], {"images": image[None]})
         except Exception as error:  # a side of less than one pixel when resized, or too little memory
-            raise unfit(image.shape, error) from error
+            raise UnfitImageError(image.shape, error) from error
         return Instances.from_masks(masks[0], scores[0], labels[0], self.classes)
 
 

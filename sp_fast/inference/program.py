@@ -10,7 +10,7 @@ import torch
 import torchvision  # noqa: F401  (registers RoI align, which exported models may call)
 
 from sp_fast.inference.instances import Instances
-from sp_fast.inference.model import Model, unfit
+from sp_fast.inference.model import Model, UnfitImageError
 
 ABOUT = "sp_fast.json"
 
@@ -50,5 +50,5 @@ class ProgramModel(Model):
         try:
             scores, labels, _, masks = (output[0].cpu().numpy() for output in self._module(pixels))
         except RuntimeError as error:  # a side of less than one pixel when resized, or too little memory
-            raise unfit(image.shape, error) from error
+            raise UnfitImageError(image.shape, error) from error
         return Instances.from_masks(masks, scores, labels, self.classes)

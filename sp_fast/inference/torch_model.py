@@ -23,7 +23,7 @@ from mmengine.registry import DefaultScope
 
 from sp_fast.inference.config_text import check_types, parse_config
 from sp_fast.inference.instances import Instances
-from sp_fast.inference.model import Model, unfit
+from sp_fast.inference.model import Model, UnfitImageError
 from sp_fast.inference.safetensors import SAFETENSORS, read_safetensors
 from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
@@ -153,7 +153,7 @@ class TorchModel(Model):
         try:
             return self._pipeline(dict(img=bgr, img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
         except cv2.error as error:  # a side of less than one pixel when resized
-            raise unfit(shape, error) from error
+            raise UnfitImageError(shape, error) from error
 
     def _padded_shape(self, pixels: Tensor) -> tuple[int, ...]:
         divisor = getattr(self.detector.data_preprocessor, "pad_size_divisor", 1)

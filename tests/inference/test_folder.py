@@ -16,6 +16,7 @@ from sp_fast.data.coco import load_coco
 from sp_fast.data.images import TooManyBrokenError
 from sp_fast.inference import folder as folder_module
 from sp_fast.inference.folder import find_images, predict_folder
+from sp_fast.inference.model import UnfitImageError
 from sp_fast.inference.polygons import joined, polygons
 from tests.inference.components import Components
 
@@ -230,6 +231,25 @@ def test_broken_images_are_left_out_and_too_many_are_an_error(images: Path, tmp_
     with pytest.raises(TooManyBrokenError):
         predict_folder(Components(), [images], tmp_path / "out2")
     assert not (tmp_path / "out2").exists()
+
+
+def test_an_image_that_the_model_cannot_predict_is_left_out(images: Path, tmp_path: Path) -> None:
+    class Picky(Components):
+        def _infer(self, batch):
+            if any(1 in image.shape for image in batch):
+                raise UnfitImageError((1, 90), ValueError("too thin"))
+            return super()._infer(batch)
+
+    for k in range(15):
+        Image.fromarray(scene(k)).save(images / f"more{k}.png")
+    Image.fromarray(np.zeros((1, 90, 3), np.uint8)).save(images / "line.png")
+    model = Picky()
+    model.batch_size = 4
+    summary = predict_folder(model, [images], tmp_path / "out", kinds=())
+    assert summary.images == 20
+    (skipped,) = json.loads(summary.out.read_text())["info"]["skipped"]
+    assert skipped["file_name"] == "line.png"
+    assert "1 x 90 pixels" in skipped["reason"]
 
 
 def test_an_error_before_the_first_record_leaves_nothing(images: Path, tmp_path: Path) -> None:
