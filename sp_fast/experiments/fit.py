@@ -67,7 +67,7 @@ def experiment(
     comparisons = []
     if compare:
         rows.append(Row(WITHOUT, "no pre-training", finetune=finetune))
-        comparisons.append(Comparison(PRETRAINED, WITHOUT, "pre-training helps on your images"))
+        comparisons.append(Comparison(PRETRAINED, WITHOUT, "gain from pre-training on your images"))
     return Experiment(
         name="fit",
         title=f"{chosen['model']} on your images",
@@ -114,7 +114,8 @@ def finetuning(data: FitData, weights: str, chosen: dict[str, Any], class_agnost
         options={
             **_common_options(chosen),
             **_model_options("model.", chosen),
-            "val_dataloader.dataset.pipeline.1.scale": chosen["size"],
+            # `sp_fast.load` reads the test pipeline.
+            **{f"{name}_dataloader.dataset.pipeline.1.scale": chosen["size"] for name in ("val", "test")},
         },
         arguments=[
             *_arguments(weights, chosen, "finetune_cache"),

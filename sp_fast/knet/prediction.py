@@ -17,9 +17,11 @@ _PIXELS_AT_ONCE = 2**25  # of masks while they are resized
 def kernel_quality(cls_logits: Tensor, mask_logits: Tensor) -> Tensor:
     """Computes a factor for the scores of each kernel: small for uncertain masks and for repeated ones.
 
-        quality = (mean probability inside the mask)^2 (1 - largest IoU with the mask of a better kernel)
+        quality = (sum p^2 / sum p)^2 (1 - largest IoU with the mask of a better kernel)
 
-    Better means a higher product of the first factor and the best class score. An empty mask has 0.
+    p are the mask's probabilities and IoU that of soft masks, <p, q> / (<p, p> + <q, q> - <p, q>), so that
+    rounding changes little, where a threshold would move whole cells. Better means a higher product of the
+    first factor and the best class score. An empty mask has 0.
 
     Args:
         cls_logits: class logits `[B, N, K]`.
@@ -29,16 +31,15 @@ def kernel_quality(cls_logits: Tensor, mask_logits: Tensor) -> Tensor:
         fp32 `[B, N]` in [0, 1].
     """
     p = upsample(mask_logits.float()).sigmoid().flatten(2)  # [B, N, HW]
-    inside = (p > 0.5).float()
-    area = inside.sum(2)
-    certain = ((p * inside).sum(2) / area.clamp(min=1)).square()
+    overlap = p @ p.transpose(1, 2)  # [B, N, N]
+    energy = overlap.diagonal(dim1=1, dim2=2)
+    certain = (energy / p.sum(2)).square() * (p.amax(2) > 0.5)
     score = certain * cls_logits.float().sigmoid().amax(2)
-    overlap = inside @ inside.transpose(1, 2)  # [B, N, N]
-    iou = overlap / (area[:, :, None] + area[:, None] - overlap).clamp(min=1)
+    iou = overlap / (energy[:, :, None] + energy[:, None] - overlap)
     index = torch.arange(score.shape[1], device=score.device)
     above = score[:, None] > score[:, :, None]  # [B, i, j]: j is better than i
     equal = (score[:, None] == score[:, :, None]) & (index < index[:, None])
-    return certain * (1 - (iou * (above | equal)).amax(2))
+    return certain * (1 - (iou * (above | equal)).amax(2)).clamp(min=0)
 
 
 def select_top(

@@ -57,7 +57,7 @@ def test_both_rows_differ_in_the_pretraining_alone(tmp_path):
     assert without.pretrain is without.proposals is None
     assert with_it.pretrain.images == "all"
     assert with_it.proposals.options == {"max_masks": 9}
-    assert [one.claim for one in found.comparisons] == ["pre-training helps on your images"]
+    assert [one.claim for one in found.comparisons] == ["gain from pre-training on your images"]
     assert [row.name for row in define(tmp_path).rows] == [PRETRAINED]
 
 
@@ -86,6 +86,9 @@ def test_the_options_fit_the_configs(name, tmp_path):
         assert cfg.train_dataloader.dataset.pipeline[2].type == "Resize"
         assert cfg.train_dataloader.dataset.pipeline[2].scale == [1333, 800]
         assert "--amp" in training.arguments
+        if training.val_images:  # what is predicted with is what was measured
+            assert cfg.val_dataloader.dataset.pipeline[1].scale == [1333, 800]
+            assert cfg.test_dataloader.dataset.pipeline == cfg.val_dataloader.dataset.pipeline
         with DefaultScope.overwrite_default_scope("mmdet"):
             model = MODELS.build(cfg.model)
         detector = getattr(model, "detector", model)
