@@ -113,7 +113,8 @@ def image_scale(steps: Sequence[dict]) -> tuple[int, int]:
             "model: expected a test pipeline with dict(type='Resize', scale=(W, H), keep_ratio=True) alone "
             f"between reading and packing, got {[dict(step) for step in steps]}"
         )
-    longer, shorter = steps[0]["scale"]
+    scale = steps[0]["scale"]
+    longer, shorter = (scale, scale) if isinstance(scale, int) else scale
     return longer, shorter
 
 

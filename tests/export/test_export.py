@@ -165,6 +165,10 @@ def test_other_pipelines_are_refused(steps):
         image_scale(steps)
 
 
+def test_a_scale_of_one_number_is_both_sides():
+    assert image_scale([dict(type="Resize", scale=384, keep_ratio=True)]) == (384, 384)
+
+
 def test_exported_files_are_not_exported_again(onnx_file, tmp_path):
     with pytest.raises(ValueError, match="exported already"):
         export_model(onnx_file, tmp_path / "again.onnx")
