@@ -81,7 +81,7 @@ def test_pretraining_exports_weights_that_fine_tuning_loads(scenes, pretrained, 
 
     for file, words in (
         ("pretrained.pth", "fc_cls.bias"),
-        ("epoch_2.pth", "a checkpoint of its pre-training"),
+        ("latest.pth", "a checkpoint of its pre-training"),
     ):
         result = train(
             *(config, *finetune_options(scenes), "--load-from", pretrained / file, "--eval-only"),
