@@ -93,41 +93,38 @@ def run_and_report(
 
     `finish` is called with the plan before the report, unless runs are missing.
     """
-    try:
-        import mmdet  # noqa: F401  (before minutes are spent on what comes first)
-    except ModuleNotFoundError as error:
-        raise SystemExit(f"sp-fast experiment needs {error.name}: pip install 'sp_fast[mmdet]'") from None
-    from sp_fast.experiments.plan import Plan
-    from sp_fast.experiments.progress import progress
-    from sp_fast.experiments.report import write_report
-    from sp_fast.experiments.scheduler import OutOfTimeError, RunFailedError, default_jobs, run_all
-    from sp_fast.experiments.store import Source, remember
-
     if minutes is not None and minutes <= 0:
         raise ValueError(f"--minutes: expected a number above 0, got {minutes:g}; leave it out for no limit")
-    path = str(Path(name).resolve()) if name.endswith(".py") else name
-    source = Source(path, arguments)
-    experiment = source.load()
-    chosen = experiment.chosen(rows)
-    wanted = sorted(set(experiment.seeds if seeds is None else seeds))
-    plan = Plan(experiment, out, remember(out, source, wanted))
+    from sp_fast.experiments.scheduler import OutOfTimeError, RunFailedError, default_jobs, run_all
+
     console = Console()
     # When terminated, this process stops its runs, which save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     complete = True
     try:
+        _need_mmdet()
+        from sp_fast.experiments.plan import Plan
+        from sp_fast.experiments.progress import progress
+        from sp_fast.experiments.report import write_report
+        from sp_fast.experiments.store import Source, remember
+
+        source = Source(str(Path(name).resolve()) if name.endswith(".py") else name, arguments)
+        experiment = source.load()
+        chosen = experiment.chosen(rows)
+        wanted = sorted(set(experiment.seeds if seeds is None else seeds))
+        plan = Plan(experiment, out, remember(out, source, wanted))
         with progress(console) as show:
             seconds = None if minutes is None else 60 * minutes
             runs = plan.needed(chosen, wanted)
             run_all(runs, source, jobs=jobs or default_jobs(), seconds=seconds, show=show)
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        console.print("Interrupted. Run the same command again to continue.")
+        raise typer.Exit(getattr(stopped, "code", 130)) from None
     except OutOfTimeError:
         complete = False
         console.print(
             f"Stopped after {minutes:g} minutes. Run the same command again to continue.", highlight=False
         )
-    except (KeyboardInterrupt, SystemExit) as stopped:
-        console.print("Interrupted. Run the same command again to continue.")
-        raise typer.Exit(getattr(stopped, "code", 130)) from None
     except RunFailedError as error:
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(1) from None
@@ -136,6 +133,14 @@ def run_and_report(
     write_report(plan, source, console)
     if not complete:
         raise typer.Exit(MORE_TO_DO)
+
+
+def _need_mmdet() -> None:
+    """Imports mmdet, before minutes are spent on what comes first."""
+    try:
+        import mmdet  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ValueError(f"experiments need {error.name}: pip install 'sp_fast[mmdet]'") from None
 
 
 @app.command("status", epilog=EXAMPLE.format("status"))

@@ -122,16 +122,15 @@ def fit(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-made folder is removed
     try:
         arguments = _prepared(out, request, overwrite, gpu, numbers, compare, console)
+        _print_settings(arguments, console)
+        from sp_fast.experiments.fit import write_model  # takes seconds
     except (KeyboardInterrupt, SystemExit) as stopped:
-        console.print("Interrupted while the settings were chosen; run the same command again.")
+        console.print("Interrupted. Run the same command again to continue.")
         raise typer.Exit(getattr(stopped, "code", 130)) from None
     except RuntimeError as error:
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(1) from None
-    _print_settings(arguments, console)
     command = shlex.join(["sp-fast", *(word for word in sys.argv[1:] if word != "--overwrite")])
-    from sp_fast.experiments.fit import write_model
-
     arguments |= {"compare": compare, "command": command}
     run_and_report("fit", out, arguments, seeds=numbers, finish=write_model)
     _print_use(out, numbers, compare, console)
