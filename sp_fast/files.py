@@ -1,7 +1,8 @@
-"""Atomic writes: a file is written beside its place, then renamed."""
+"""Atomic writes: a file is written beside its place, then renamed. And the hash of a file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -34,3 +35,8 @@ def write_text(text: str, path: Path) -> None:
 def write_json(value: Any, path: Path) -> None:
     """Write a value to `path` as indented JSON (atomic write)."""
     write_text(json.dumps(value, indent=1), path)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal, as `sha256sum` prints it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

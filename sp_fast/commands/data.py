@@ -84,6 +84,7 @@ def coco_split(
     from sp_fast.data import splits
     from sp_fast.data.coco import load_coco
     from sp_fast.data.prepared import check_outputs, summary, write_checked
+    from sp_fast.files import sha256
 
     if share is None and list_file is None:
         raise typer.BadParameter("pass a percentage, or --list FILE", param_hint="--share")
@@ -93,7 +94,7 @@ def coco_split(
     about: dict[str, object] = {"of": annotations.name, "share": share, "seed": seed}
     if list_file is not None:
         chosen = splits.read_list(list_file, coco, share=share, seed=seed, positions=positions)
-        about |= {"list": list_file.name, "list_sha256": splits.sha256(list_file), "positions": positions}
+        about |= {"list": list_file.name, "list_sha256": sha256(list_file), "positions": positions}
     else:
         assert share is not None
         chosen = splits.draw(coco["images"], share, seed, recipe)

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sp_fast.commands.experiment import run_and_report, seed_numbers
-from sp_fast.files import write_json
+from sp_fast.files import sha256, write_json
 
 EXAMPLES = """
 \b
@@ -156,7 +156,7 @@ def _contents(path: Path | None, out: Path) -> str | None:
     if path is None or not path.exists():
         return None
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return sha256(path)
     inside = (one for one in path.rglob("*") if out.resolve() not in one.resolve().parents)
     files = sorted(one for one in inside if one.is_file())
     listed = [(str(one.relative_to(path)), (stat := one.stat()).st_size, stat.st_mtime_ns) for one in files]
@@ -198,9 +198,8 @@ def _prepared(
             )
         return stored["arguments"]
     if path.is_file():
-        with (
-            tempfile.TemporaryDirectory() as temporary
-        ):  # bad input is told before the earlier fit is removed
+        # Bad input is reported before the earlier fit is removed.
+        with tempfile.TemporaryDirectory() as temporary:
             _data_and_settings(Path(temporary), request, gpu)
     _clear(out)
     with removed_on_failure(out):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass, field
 
+# COCO's limits of small and large objects, in pixels.
+SMALL, LARGE = 32**2, 96**2
+
 
 @dataclass
 class Counts:
@@ -27,8 +30,8 @@ class Counts:
     @property
     def sizes(self) -> dict[str, int]:
         """Number of small (to 32² pixels), medium (to 96²) and large objects, as in COCO."""
-        small = sum(area < 32**2 for area in self.areas)
-        large = sum(area >= 96**2 for area in self.areas)
+        small = sum(area < SMALL for area in self.areas)
+        large = sum(area >= LARGE for area in self.areas)
         return {"small": small, "medium": len(self.areas) - small - large, "large": large}
 
     def rows(self) -> list[tuple[str, str]]:

@@ -13,10 +13,8 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
+from sp_fast.data.counts import LARGE, SMALL
 from sp_fast.files import replacing
-
-# COCO's limits, in pixels.
-SMALL, LARGE = 32**2, 96**2
 
 
 def check_outputs(paths: Iterable[str | os.PathLike[str]], *, overwrite: bool) -> None:

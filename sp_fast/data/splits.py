@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sp_fast.data.prepared import listed
-from sp_fast.files import write_text
+from sp_fast.files import sha256, write_text
 
 RECIPES = ("hash", "mmdet", "detreg")
 POSITIONS = ("file", "detectron2")
@@ -131,11 +131,6 @@ def write_ids(ids: Collection[Any], path: Path) -> str:
     """Write the ids (atomic write) and return the file's SHA-256."""
     write_text(ids_text(ids), path)
     return sha256(path)
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal, as `sha256sum` prints it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _ids_of(path: Path, images: Any) -> list[Any]:

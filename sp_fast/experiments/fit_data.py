@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from sp_fast.data.check import errors_before_training
 from sp_fast.data.coco import load_coco, save_coco
 from sp_fast.data.formats import detect_format, to_coco
 from sp_fast.data.images import list_images
+from sp_fast.files import sha256
 
 HELD_OUT = 0.2  # share of the labelled images that are validated on where no others are given
 
@@ -237,7 +237,4 @@ def _contents(paths: set[Path]) -> dict[Path, tuple[int, str]]:
     """Size and, where several files have the same size, hash of each file."""
     sizes = {path: path.stat().st_size for path in paths}
     count = Counter(sizes.values())
-    return {
-        path: (size, hashlib.sha256(path.read_bytes()).hexdigest() if count[size] > 1 else "")
-        for path, size in sizes.items()
-    }
+    return {path: (size, sha256(path) if count[size] > 1 else "") for path, size in sizes.items()}

@@ -23,7 +23,7 @@ from typing import Any
 import sp_fast
 from sp_fast.experiments.plan import RESULT, Run
 from sp_fast.experiments.store import Source
-from sp_fast.files import write_json
+from sp_fast.files import sha256, write_json
 
 try:
     import resource
@@ -189,7 +189,7 @@ def fingerprint(images: str, annotations: str | None = None) -> dict[str, Any]:
     listing = "\n".join(f"{path.relative_to(images).as_posix()} {path.stat().st_size}" for path in paths)
     found = {"images": len(paths), "listing_sha256": hashlib.sha256(listing.encode()).hexdigest()}
     if annotations:
-        found["annotations_sha256"] = hashlib.sha256(Path(annotations).read_bytes()).hexdigest()
+        found["annotations_sha256"] = sha256(Path(annotations))
     return found
 
 

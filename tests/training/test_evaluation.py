@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from tests.training.runs import CONFIGS, finetune_options, train, write_scenes
+from tests.training.runs import CONFIGS, finetune_options, train
 
 pytest.importorskip("mmdet")
 
@@ -53,11 +53,6 @@ train_cfg = dict(max_epochs=4, val_interval=4)
 default_hooks = dict(logger=dict(interval=1))
 """
 CLASSES = 8  # of the synthetic scenes
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return write_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")

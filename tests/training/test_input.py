@@ -8,30 +8,15 @@ import re
 import pytest
 import torch
 
-from tests.training.runs import CONFIGS, finetune_options, pretrain_options, write_config, write_scenes
+from tests.training.runs import CONFIGS, finetune_options, pretrain_options, write_config
 
 pytest.importorskip("mmdet")
 
 import sp_fast.models  # noqa: F401
 
 # isort: split
-from mmdet.visualization import DetLocalVisualizer
-from mmengine.logging import MessageHub, MMLogger
 
 from sp_fast.train import load_config, main, parse_arguments
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return write_scenes(tmp_path_factory.mktemp("scenes"))
-
-
-@pytest.fixture(autouse=True)
-def _new_process():
-    """Mmengine keeps loggers and visualizers by name for the life of a process; a command has its own."""
-    yield
-    for cls in (DetLocalVisualizer, MMLogger, MessageHub):
-        cls._instance_dict.clear()
 
 
 @pytest.fixture

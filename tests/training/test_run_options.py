@@ -8,29 +8,15 @@ import types
 import pytest
 import torch
 
-from tests.training.runs import finetune_options, pretrain_options, write_config, write_scenes
+from tests.training.runs import finetune_options, pretrain_options, write_config
 
 pytest.importorskip("mmdet")
 
 import sp_fast.models  # noqa: F401
 
 # isort: split
-from mmdet.visualization import DetLocalVisualizer
-from mmengine.logging import MessageHub, MMLogger
 
 from sp_fast.train import load_config, main, parse_arguments
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return write_scenes(tmp_path_factory.mktemp("scenes"))
-
-
-@pytest.fixture(autouse=True)
-def _new_process():
-    yield
-    for cls in (DetLocalVisualizer, MMLogger, MessageHub):
-        cls._instance_dict.clear()
 
 
 @pytest.fixture

@@ -20,17 +20,11 @@ from tests.training.runs import (
     pretrain_options,
     train,
     write_config,
-    write_scenes,
 )
 
 pytest.importorskip("mmdet")
 
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return write_scenes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture(scope="module")
