@@ -38,6 +38,7 @@ ORDER = (
     "experiments",
     "commands",
     "cli",
+    "__main__",
 )
 
 

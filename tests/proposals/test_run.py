@@ -137,9 +137,10 @@ def append(self, records):
     if appended < 3:
         return write(self, records)
     # Like a kill in the middle of a write: the first rows of a batch are on disk.
-    self._records.execute("PRAGMA cache_size = 1")
+    database = self._records._connection
+    database.execute("PRAGMA cache_size = 1")
     for index in range(7, 10):
-        self._records.execute("INSERT INTO images VALUES (?, 1, 1, ?, ?)", (index, "0" * 100_000, b"xyz"))
+        database.execute("INSERT INTO images VALUES (?, 1, 1, ?, ?)", (index, "0" * 100_000, b"xyz"))
     os.kill(os.getpid(), signal.SIGKILL)
 
 ProposalStore.append = append
@@ -157,7 +158,7 @@ def test_killed_in_the_middle_of_a_write_ends_with_the_same_files(folder: Path, 
     )
     assert killed.returncode == -signal.SIGKILL
     assert [path.name for path in out.parent.iterdir()] == ["masks.json.partial"]
-    assert b"0" * 1000 in (out.parent / "masks.json.partial" / "records.sqlite-wal").read_bytes()
+    assert b"0" * 1000 in (out.parent / "masks.json.partial" / "1-of-1.sqlite-wal").read_bytes()
     calls: list[tuple[int, int]] = []
     summary = run(folder, out, batch_size=2, progress=lambda *call: calls.append(call))
     assert summary.resumed == 4
@@ -255,8 +256,8 @@ def test_two_runs_with_the_same_output(folder: Path, tmp_path: Path) -> None:
 def test_damaged_database(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     interrupt(folder, out, 4)
-    (tmp_path / "masks.json.partial" / "records.sqlite").write_bytes(b"not a database" * 1000)
-    with pytest.raises(OSError, match=r"records.sqlite: file is not a database.*--restart"):
+    (tmp_path / "masks.json.partial" / "1-of-1.sqlite").write_bytes(b"not a database" * 1000)
+    with pytest.raises(OSError, match=r"1-of-1.sqlite: file is not a database.*delete this file"):
         run(folder, out)
     assert run(folder, out, restart=True).images == 12
 
