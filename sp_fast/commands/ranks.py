@@ -60,9 +60,12 @@ class RankProgress:
             self._ranks.add("total", total)
             self._ranks.meet("started")
             self._total = self._ranks.add("total", 0)
-        self.show()
+        self._show_all()
 
-    def show(self) -> None:
-        """Shows what all have done so far."""
+    def meet(self) -> None:
+        """Waits until all processes are done."""
+        self._ranks.meet("finished", self._show_all)
+
+    def _show_all(self) -> None:
         if self._show is not None:
             self._show(self._ranks.add("done", 0), self._total)

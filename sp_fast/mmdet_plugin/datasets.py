@@ -18,6 +18,7 @@ from sp_fast.data.coco import load_coco
 from sp_fast.data.images import EXIF, BrokenImageError, BrokenImages, check_exif, image_size, list_images
 from sp_fast.mmdet_plugin.cache import ImageCache, narrow_is_broken
 from sp_fast.mmdet_plugin.samplers import SeededIndex, seed_everything
+from sp_fast.proposals.store import SEEDS_HASH
 
 OBJECT = "object"
 
@@ -113,11 +114,21 @@ class SeedStore:
         try:
             with safe_open(self.path, framework="pt") as store:
                 shape = store.get_slice("seeds").get_shape()
+                self.hash = (store.metadata() or {}).get(SEEDS_HASH)
         except SafetensorError as error:
             raise ValueError(f"{self.path}: not a store of seeds ({error})") from None
         if len(shape) != 2:
             raise ValueError(f"{self.path}: 'seeds' must be [annotations, channels], got {shape}")
         self.rows, self.channels = shape
+
+    def check_belongs(self, masks: str, info: Any) -> None:
+        """Raise ValueError if the `info` of a file of masks names other seeds; it may name none."""
+        named = info.get(SEEDS_HASH) if isinstance(info, dict) else None
+        if named is not None and named != self.hash:
+            raise ValueError(
+                f"seeds: {self.path} belongs to other masks than those of {masks}; expected seeds of SHA-256 "
+                f"{named}, got {self.hash}. Make both again with sp-fast propose"
+            )
 
     def __call__(self, rows: list[int]) -> np.ndarray:
         """The given rows as float32 [len(rows), D]."""
@@ -150,8 +161,8 @@ class InstanceDataset(ImageDataset, CocoDataset):
         metainfo, pipeline, test_mode, indices, filter_cfg, ...: as mmdet's CocoDataset.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_coco`; or an annotation's `seed_row` is missing or beyond the
-            store.
+        FileNotFoundError, ValueError: as `load_coco`; an annotation's `seed_row` is missing or beyond the
+            store; or the file names other seeds.
     """
 
     METAINFO: dict = {}  # noqa: RUF012 (as in the base class)
@@ -180,6 +191,7 @@ class InstanceDataset(ImageDataset, CocoDataset):
         self._set_classes(coco["categories"])
         if self.seed_file is not None:
             self.seeds = SeedStore(self.seed_file)
+            self.seeds.check_belongs(self.ann_file, coco.get("info"))
         of_image: dict[Any, list[dict]] = {image["id"]: [] for image in coco["images"]}
         for annotation in coco["annotations"]:
             of_image[annotation["image_id"]].append(annotation)

@@ -29,7 +29,7 @@ from sp_fast.data.images import (
     read_image,
 )
 from sp_fast.ops.checks import check_int
-from sp_fast.proposals.image_masks import encode, image_masks
+from sp_fast.proposals.image_masks import encoded_masks
 from sp_fast.proposals.proposer import SaliencyProposer
 from sp_fast.proposals.records import ImageRecord
 from sp_fast.proposals.shards import WHOLE, Shard
@@ -293,7 +293,7 @@ def _propose(
 
 
 def _record(image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, threshold: float) -> ImageRecord:
-    masks = encode(image_masks(saliency, (image.height, image.width), threshold))
+    masks = encoded_masks(saliency, (image.height, image.width), threshold)
     # A mask of a few cells can vanish in an image smaller than the feature map.
     kept = [k for k, mask in enumerate(masks) if mask["area"] > 0]
     stored = seeds[kept].numpy().astype(np.float16)

@@ -15,6 +15,7 @@ from mmdet.registry import DATASETS, TRANSFORMS
 import sp_fast.mmdet_plugin.datasets
 import sp_fast.mmdet_plugin.transforms  # registers ReadImage
 from sp_fast.data.images import BrokenImageError
+from sp_fast.proposals.store import SEEDS_HASH
 
 LOAD = [{"type": "ReadImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
 PACK = [{"type": "PackInstances"}]
@@ -174,6 +175,14 @@ def change_seeds(change):
     return apply
 
 
+def name_seeds(sha256):
+    def apply(scenes):
+        path = scenes / "masks.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "info": {SEEDS_HASH: sha256}}))
+
+    return apply
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -181,6 +190,7 @@ def change_seeds(change):
         (lambda scenes: (scenes / "masks.seeds.safetensors").unlink(), "no such store of seeds"),
         (change_seeds(lambda annotation: annotation.pop("seed_row")), "annotation 5 has seed_row None"),
         (change_seeds(lambda annotation: annotation.update(seed_row=5)), "seed_row 5, expected a row of"),
+        (name_seeds("of others"), "belongs to other masks .* expected seeds of SHA-256 of others, got None"),
     ],
 )
 def test_bad_seeds_are_told(scenes, damage, message):

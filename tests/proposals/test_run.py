@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sp_fast.data.coco import load_coco
@@ -50,6 +52,9 @@ def test_json_and_seeds(folder: Path, tmp_path: Path) -> None:
     summary = run(folder, out)
     coco = load(out)
     seeds = load_file(seeds_path(out))["seeds"]
+    with safe_open(seeds_path(out), framework="pt") as file:
+        named = file.metadata()["seeds_sha256"]
+    assert coco.dataset["info"]["seeds_sha256"] == named == sha256(seeds.numpy().tobytes()).hexdigest()
     assert (summary.images, summary.masks, summary.resumed) == (12, len(coco.anns), 0)
     assert summary.masks > 24
     assert seeds.dtype == torch.float16
@@ -359,9 +364,14 @@ def test_bad_folders_leave_nothing(make: Any, kind: type[Exception], tmp_path: P
         ({"batch_size": 0}, "batch_size: expected an int of at least 1, got 0"),
         ({"workers": 0}, "workers: expected an int of at least 1, got 0"),
         ({"proposer": SaliencyProposer()}, "proposer: needs a backbone"),
+        ({"shard": (0, 4)}, "shard: expected a number from 1 to 4, got 0"),
+        ({"shard": (5, 4)}, "shard: expected a number from 1 to 4, got 5"),
+        ({"shard": (1, 4), "restart": True}, "restart: .*delete .*masks.json.partial instead"),
+        ({"name": "masks.txt"}, "out: expected a file name that ends in .json, got .*masks.txt"),
     ],
 )
 def test_bad_options(options: dict, message: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / options.pop("name", "masks.json")
     with pytest.raises(ValueError, match=message):
-        run(folder, tmp_path / "masks.json", **options)
+        run(folder, out, **options)
     assert list(tmp_path.iterdir()) == [folder]
