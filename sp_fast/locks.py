@@ -31,8 +31,12 @@ def try_lock(path: Path) -> int | None:
 @contextlib.contextmanager
 def turn_in(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, created if needed; waits until no other process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
+    file = None
+    while file is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the process before has removed the folder just now
+            file = (folder / LOCK).open("w")
+    with file:
         _lock(file.fileno(), folder / LOCK, wait=True)
         yield
 

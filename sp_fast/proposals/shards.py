@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from sp_fast.locks import try_lock
+from sp_fast.locks import LOCK, try_lock
 from sp_fast.proposals.records import RecordFile
 
 
@@ -85,7 +85,7 @@ def _lock(partial: Path, stem: str, out: Path) -> int:
 def _clear(partial: Path) -> None:
     """Remove all records; the locks stay."""
     for file in partial.iterdir():
-        if file.suffix != ".lock" and file.name != "lock":
+        if file.suffix != ".lock" and file.name != LOCK:
             file.unlink()
 
 
@@ -111,3 +111,9 @@ def remove(partial: Path, shard: Shard) -> None:
     else:
         for file in partial.glob(f"{shard.stem}.*"):
             file.unlink()
+
+
+def remove_unused(partial: Path) -> None:
+    """Remove the folder if waiting for its lock is all that has made it."""
+    if [file.name for file in partial.glob("*")] == [LOCK]:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -153,6 +153,7 @@ class RecordStore(ABC):
             with FinishedRecords(shards.finished(self.partial)) as self._all:
                 if self.missing or not there:
                     self.close()
+                    shards.remove_unused(self.partial)
                     return self._masks_of_part()
                 try:
                     count = self._merge()

@@ -123,7 +123,7 @@ def two_in_turn(out: Path) -> tuple[bytes, bytes]:
 
 
 def test_two_that_finish_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = two_in_turn(tmp_path / "expected.json")
+    expected = two_in_turn(tmp_path / "expected" / "masks.json")
     first, second = stores(tmp_path / "masks.json")
 
     def late(partial: Path) -> Any:
@@ -144,7 +144,7 @@ def test_two_that_merge_at_once_without_locks(tmp_path: Path, monkeypatch: pytes
     def no_locks(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    expected = two_in_turn(tmp_path / "expected.json")
+    expected = two_in_turn(tmp_path / "expected" / "masks.json")
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with pytest.warns(UserWarning, match="has no locks: take care not to start the same twice"):
         first, second = stores(tmp_path / "masks.json")
@@ -172,7 +172,8 @@ def test_a_shard_with_other_options(folder: Path, tmp_path: Path) -> None:
 
 def test_the_same_shard_or_another_number_while_one_is_running(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
-    store = stores(out)[1]
+    other, store = stores(out)
+    other.close()
     images = [("a.png", 1), ("b.png", 1)]
     for shard in (Shard(2, 2), Shard(1, 3), Shard(1, 1)):
         with pytest.raises(BlockingIOError, match=r"another process is writing .*\(shard 2/2\); wait for it"):
