@@ -49,19 +49,19 @@ def import_masks(
     """Read the masks or boxes of another method for `source="import"`.
 
     The file is in COCO format, as FreeSOLO and CutLER write their pseudo masks, or a list in COCO's results
-    format, as detectron2's, UP-DETR's and DETReg's evaluation write it. Masks are polygons or run lengths. Only
-    masks, scores and crowds are taken over: boxes and areas are computed from the masks (FreeSOLO's boxes are
-    not xywh), annotation ids count from 1 (FreeSOLO's repeat), and there is one class. Where an image has the
-    height and width of its run lengths exchanged, as MaskCut writes them, those of the run lengths are taken.
+    format, as detectron2 and FreeSOLO write predictions. Masks are polygons or run lengths. Only masks,
+    scores and crowds are taken over: boxes and areas are computed from the masks (FreeSOLO's boxes are not
+    xywh), annotation ids count from 1 (FreeSOLO's repeat), and there is one class. Where an image's height
+    and width are those of its run lengths exchanged, as MaskCut writes them, the run lengths' are taken.
 
     Args:
         path: JSON file.
         images: folders of the images, to check their sizes, with the EXIF orientation applied or ignored.
             With several folders, file names become relative to the folder that holds all of them.
-        of: for a list: JSON file whose `images` the results are of, by id or file name. Without it, `file_name`
-            or `image_id` must be a file name.
+        of: for a list: JSON file whose `images` the results are of, by id or file name. Without it,
+            `file_name` or `image_id` must be a file name.
         min_score: smallest score.
-        top: largest number of masks per image, the best scores first, or the first ones if there are no scores.
+        top: largest number of masks per image: those of the best scores, or the first without scores.
         boxes: give box-shaped masks: of the masks' tight boxes, or of `bbox` (xywh, pixels) where there is no
             mask.
         progress: called with (images checked, all images), if `images` is given.
@@ -153,8 +153,8 @@ def _images_of(path: Path, entries: list, of: Path | None) -> list[dict[str, Any
         known |= {record.get("id"): record.get("id") for record in records}
     if others := [key for key in keys if key not in known]:
         raise ValueError(
-            f"{path}: expected results of the {len(records)} images of {of}, got {len(others)} of {len(keys)} "
-            f"results of others, such as {others[0]!r}"
+            f"{path}: expected results of the {len(records)} images of {of}, got {len(others)} of "
+            f"{len(keys)} results of others, such as {others[0]!r}"
         )
     for one, key in zip(entries, keys, strict=True):
         one["image_id"] = known[key]
@@ -173,14 +173,15 @@ def _annotation(path: Path, position: int, one: Any, boxes: bool) -> dict[str, A
         entry["bbox"] = one["bbox"]
     elif "segmentation" not in one:
         raise ValueError(
-            f"{path}: entry {position} has no 'segmentation'; to make masks of boxes, pass boxes=True (--boxes)"
+            f"{path}: entry {position} has no 'segmentation'; to make masks of boxes, pass boxes=True "
+            "(--boxes)"
         )
     return entry
 
 
 def _set_sizes(records: list[dict], annotations: list[dict], folders: Sequence[Any]) -> list[str]:
     """Fill in the images' height and width from run lengths or files; returns notes."""
-    sizes: dict[Any, list] = {}
+    sizes: dict[Any, Any] = {}
     for one in annotations:
         if isinstance(one["segmentation"], dict):
             sizes.setdefault(one.get("image_id"), one["segmentation"].get("size"))

@@ -73,8 +73,8 @@ def evaluate(
 ) -> Report:
     """Evaluate detections by masks, if they have them, and by boxes.
 
-    A detection with a mask but without a box gets the tight box of its mask. Detections without classes are compared by the
-    protocol "merged".
+    A detection with a mask but without a box gets the tight box of its mask. Detections without classes are
+    compared by the protocol "merged".
 
     Args:
         truth: annotations from `load_coco`.

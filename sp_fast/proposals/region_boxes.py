@@ -8,6 +8,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,7 @@ COUNT = 30
 
 def check_opencv() -> None:
     """Raise ValueError, with what to install, unless OpenCV has selective search."""
-    try:
-        import cv2
-    except ImportError:
-        cv2 = None
-    if not hasattr(cv2, "ximgproc"):
+    if find_spec("cv2") is None or not hasattr(import_module("cv2"), "ximgproc"):
         raise ValueError(
             "selective search is in OpenCV's contrib modules, which are not installed; the package "
             "opencv-contrib-python-headless has them and replaces the other packages of OpenCV: "
@@ -43,8 +41,8 @@ def selective_search(image: np.ndarray, count: int = COUNT, seed: int = 0) -> np
 
     As in amirbar/DETReg, datasets/selfdet.py (strategy "topk"): the image is resized to 128 x 128 pixels, and
     OpenCV's selective search runs in its fast mode; the boxes are scaled back, here also rounded to whole
-    pixels. OpenCV orders them by a random rank, in which larger regions tend to come first, from the C
-    library's `rand()`. It is seeded here, which DETReg does not do, so the same C library gives the same boxes.
+    pixels. OpenCV orders the boxes by a rank with a random factor from the C library's `rand()`. DETReg
+    leaves that to chance; here it is seeded, so with the same C library an image always gets the same boxes.
 
     Args:
         image: uint8 `[H, W, 3]`, RGB.
@@ -54,8 +52,7 @@ def selective_search(image: np.ndarray, count: int = COUNT, seed: int = 0) -> np
     Returns:
         int64 `[n, 4]`, xywh in pixels, n <= count; every box has a pixel and lies inside the image.
     """
-    import cv2
-
+    cv2: Any = import_module("cv2")
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
     search.setBaseImage(cv2.resize(image, (SIDE, SIDE)))
     search.switchToSelectiveSearchFast()
@@ -97,7 +94,8 @@ def write_region_boxes(
 
     Raises:
         FileExistsError: `out` exists and `overwrite` is not set.
-        ValueError: OpenCV lacks selective search, `count` or `workers` is below 1, or more than 5 % of the images are broken.
+        ValueError: OpenCV lacks selective search, `count` or `workers` is below 1, or more than 5 % of the
+            images are broken.
     """
     out, folder = Path(out), Path(images)
     for name, value in (("count", count), ("workers", workers)):
