@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -53,7 +53,7 @@ def load_coco(
     return coco
 
 
-def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
+def read_json(path: Path, object_hook: Any = None) -> Any:
     """The value in a JSON file; `object_hook` replaces each dict as soon as it is read.
 
     Raises:

@@ -91,7 +91,7 @@ def import_masks(
     notes += left_out
     if not found:
         raise ValueError(
-            f"{path}: expected at least one mask, got none of {len(entries)} entries ({', '.join(notes)})"
+            f"{path}: expected at least one mask, got none of {len(entries)} entries ({'; '.join(notes)})"
             + ("" if boxes else "; for boxes, pass boxes=True (--boxes)")
         )
     about = {"description": f"{'boxes' if boxes else 'masks'} imported from {path.name}"}
@@ -203,7 +203,7 @@ def _set_sizes(records: list[dict], annotations: list[dict], folders: Sequence[A
             record["height"], record["width"] = image_size(file)
     if not exchanged:
         return []
-    return [f"{exchanged} images had height and width exchanged, and get those of their masks"]
+    return [f"Height and width of {exchanged} images were exchanged; those of their masks are taken"]
 
 
 def _check(path: Path, records: list[dict], annotations: list[dict], *, with_scores: bool) -> None:
@@ -275,10 +275,10 @@ def _masks(
     found = [_entry(number, one, rle) for number, (one, rle) in enumerate(kept, start=1)]
     left_out = {
         f"scored below {min_score}": len(annotations) - len(good),
-        "were empty": len(good) - len(drawn),
-        f"were beyond the best {top} of their image": len(drawn) - len(kept),
+        "empty": len(good) - len(drawn),
+        f"beyond the best {top} of their image": len(drawn) - len(kept),
     }
-    return found, [f"{count} {why}, left out" for why, count in left_out.items() if count]
+    return found, [f"Left out: {count} {why}" for why, count in left_out.items() if count]
 
 
 def _best(drawn: Iterable[tuple[dict, dict]], top: int) -> list[tuple[dict, dict]]:

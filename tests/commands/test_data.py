@@ -127,7 +127,7 @@ def test_masks(scenes, run):  # noqa: F811
     code, printed, err = run(*arguments)
     assert code == 0, err
     assert "3 images, 1 of them without objects" in printed
-    assert "3 were beyond the best 1 of their image, left out." in printed
+    assert "Left out: 3 beyond the best 1 of their image." in printed
     assert f"Use it with --images {scenes / 'images'}" in printed
     found = json.loads(out.read_text())["annotations"]
     assert [one["score"] for one in found] == [0.1, 0.4]

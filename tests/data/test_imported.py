@@ -99,8 +99,8 @@ def test_scores_and_the_best_of_each_image(freesolo, tmp_path):
     found = import_masks(freesolo, min_score=0.75, top=1)
     check(found, [BOXES[2], BOXES[0]], tmp_path / "out.json")
     assert found.notes == (
-        "1 scored below 0.75, left out",
-        "1 were beyond the best 1 of their image, left out",
+        "Left out: 1 scored below 0.75",
+        "Left out: 1 beyond the best 1 of their image",
     )
     with pytest.raises(ValueError, match="expected at least one mask, got none of 4 entries"):
         import_masks(freesolo, min_score=0.99)
@@ -122,7 +122,7 @@ def test_maskcut_exchanges_height_and_width(tmp_path):
     path = write(tmp_path / "maskcut.json", {**coco, "images": [image], "annotations": masks})
     found = import_masks(path, images=[tmp_path], top=2)
     assert (found.coco["images"][0]["height"], found.coco["images"][0]["width"]) == (HEIGHT, WIDTH)
-    assert "1 images had height and width exchanged" in found.notes[0]
+    assert "Height and width of 1 images were exchanged" in found.notes[0]
     assert "score" not in found.coco["annotations"][0]
     check(found, BOXES[:2], tmp_path / "out.json", tmp_path)
     with pytest.raises(ValueError, match="entry 0: score: expected a number, got no such key"):
@@ -139,7 +139,7 @@ def test_polygons_run_lengths_and_empty_masks(tmp_path, records):
     ]
     path = write(tmp_path / "mixed.json", {"images": records, "annotations": masks, "categories": []})
     found = import_masks(path)
-    assert found.notes == ("2 were empty, left out",)
+    assert found.notes == ("Left out: 2 empty",)
     check(found, [(2, 3, 12, 9), (20, 0, 2, 32)], tmp_path / "out.json")
 
 
@@ -175,7 +175,7 @@ def test_boxes_become_masks(tmp_path, records, freesolo, folders):
     path = write(tmp_path / "boxes.json", results)
     of = write(tmp_path / "image_info.json", {"images": records})
     found = import_masks(path, of=of, boxes=True)
-    assert found.notes == ("1 were empty, left out",)
+    assert found.notes == ("Left out: 1 empty",)
     check(found, [(2, 3, 12, 9), (40, 20, 8, 12)], tmp_path / "out.json")
     assert all(one["area"] == one["bbox"][2] * one["bbox"][3] for one in found.coco["annotations"])
     with pytest.raises(ValueError, match=r"entry 0 has no 'segmentation'.*--boxes"):
