@@ -123,8 +123,8 @@ def _parts(path: Path, content: Any) -> tuple[list, list[dict], Any]:
 
 
 def _record(path: Path, image: Any) -> dict:
-    if not isinstance(image, dict):
-        raise ValueError(f"{path}: expected a dict for each of 'images', got {short(image)}")
+    if not isinstance(image, dict) or not isinstance(image.get("id"), (int, str)):
+        raise ValueError(f"{path}: expected a dict with an 'id' for each of 'images', got {short(image)}")
     return {key: image[key] for key in _KEYS if key in image}
 
 
@@ -163,8 +163,8 @@ def _images_of(path: Path, entries: list, of: Path | None) -> list[dict[str, Any
 
 def _annotation(path: Path, position: int, one: Any, boxes: bool) -> dict[str, Any]:
     """One entry with what is used of it, in the form that `structural_faults` checks."""
-    if not isinstance(one, dict):
-        raise ValueError(f"{path}: entry {position}: expected a dict, got {short(one)}")
+    if not isinstance(one, dict) or not isinstance(one.get("image_id"), (int, str)):
+        raise ValueError(f"{path}: entry {position}: expected a dict with 'image_id', got {short(one)}")
     entry = {"id": position, "category_id": 1, "segmentation": one.get("segmentation") or []}
     entry |= {key: one[key] for key in ("image_id", "iscrowd", "score") if key in one}
     if not entry["segmentation"] and boxes:

@@ -218,7 +218,9 @@ def test_bad_files_name_the_entry(tmp_path, records, folders, freesolo):
     for value, words in (
         ({"images": []}, "expected a list of results, or a COCO-format dict"),
         (3, "expected a list of results, or a COCO-format dict"),
-        ({"images": [3], "annotations": []}, "expected a dict for each of 'images'"),
+        ({"images": [3], "annotations": []}, "expected a dict with an 'id' for each of 'images'"),
+        ({"images": [{"id": [1]}], "annotations": []}, "expected a dict with an 'id'"),
+        (changed(image_id=[9]), "entry 0: expected a dict with 'image_id'"),
         ([3], "entry 0: expected a dict with 'image_id'"),
         ([{"image_id": [9]}], "entry 0: expected a dict with 'image_id'"),
         (changed(segmentation=damaged), "entry 0: segmentation"),
