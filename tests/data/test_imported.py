@@ -180,6 +180,8 @@ def test_boxes_become_masks(tmp_path, records, freesolo, folders):
     assert all(one["area"] == one["bbox"][2] * one["bbox"][3] for one in found.coco["annotations"])
     with pytest.raises(ValueError, match=r"entry 0 has no 'segmentation'.*--boxes"):
         import_masks(path, of=of)
+    coco = {"images": records, "annotations": [{**results[0], "id": 1, "segmentation": []}]}
+    check(import_masks(write(path, coco), boxes=True), [(2, 3, 12, 9)], tmp_path / "out.json")
     named = [{"file_name": records[0]["file_name"], **results[0]}]
     found = import_masks(write(path, named), images=folders, boxes=True)  # the size is the file's
     check(found, [(2, 3, 12, 9)], tmp_path / "out.json")
