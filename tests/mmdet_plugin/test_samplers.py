@@ -7,6 +7,7 @@ import pickle
 import random
 from collections import Counter
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,8 +23,26 @@ from sp_fast.mmdet_plugin.samplers import SeededIndex, StepBatchSampler, seed_ev
 WIDE, TALL = (32, 48), (48, 32)
 
 
+class Images:
+    """A data set of which only the sizes are asked for."""
+
+    metainfo: ClassVar = {}
+
+    def __init__(self, sizes):
+        self._sizes = sizes
+
+    def __len__(self):
+        return len(self._sizes)
+
+    def full_init(self):
+        pass
+
+    def sizes(self):
+        return self._sizes
+
+
 def sampler(sizes, batch_size=4, rank=0, world_size=1, seed=7, **options):
-    dataset = SimpleNamespace(sizes=lambda: sizes)
+    dataset = Images(sizes) if isinstance(sizes, list) else sizes
     plain = SimpleNamespace(dataset=dataset, seed=seed, rank=rank, world_size=world_size)
     return StepBatchSampler(plain, batch_size, **options)
 
