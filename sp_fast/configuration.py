@@ -46,7 +46,7 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
 
 
 def _set_total_batch(cfg: Any, total: int) -> None:
-    sampler = _section(cfg, "train_dataloader", "--total-batch").get("batch_sampler") or {}
+    sampler: Any = _section(cfg, "train_dataloader", "--total-batch").get("batch_sampler") or {}
     if sampler.get("type") != "StepBatchSampler":
         raise ValueError(
             "--total-batch: expected a config with train_dataloader.batch_sampler=dict(type="

@@ -74,7 +74,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=int, metavar="N", help="Train for N epochs; the schedule is scaled to them")
     add("--steps", type=int, metavar="N", help="Train for N steps; likewise")
     add("--batch-size", type=int, metavar="N", help="Images that a process takes at once")
-    total = "Images per step in all processes, whatever their number: gradients of several batches are added up"
+    total = (
+        "Images per step in all processes, whatever their number: gradients of several batches are added up"
+    )
     add("--total-batch", type=int, metavar="N", help=total)
     cached = "Keep decoded, resized images and masks in memory; features: a frozen backbone's maps too"
     add("--cache", choices=("ram", "features"), help=cached)

@@ -106,9 +106,9 @@ class _Gradients:
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Of the optimiser: mixed precision; processes exchange gradients in the last part only."""
         local = not self._last and hasattr(model, "no_sync")
-        with model.no_sync() if local else contextlib.nullcontext():  # type: ignore[operator]
-            with self._optim_wrapper.optim_context(model):
-                yield
+        apart: Any = model.no_sync() if local else contextlib.nullcontext()  # type: ignore[operator]
+        with apart, self._optim_wrapper.optim_context(model):
+            yield
 
     def update_params(self, loss: Tensor) -> None:
         """Adds the gradients of the part's share of the loss."""

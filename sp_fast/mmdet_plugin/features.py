@@ -128,7 +128,9 @@ def _dataset(runner: Any) -> Any:
     dataset, *others = dict.fromkeys(inner_datasets(runner.train_dataloader.dataset))
     if others:
         # Ids of images may come twice.
-        raise CacheError(f"--cache features: expected one training set, got {1 + len(others)}; use --cache ram")
+        raise CacheError(
+            f"--cache features: expected one training set, got {1 + len(others)}; use --cache ram"
+        )
     return dataset
 
 

@@ -94,8 +94,9 @@ class StepTrainLoop(BaseLoop):
         total = hub.get_info(_TOTAL, self._sampler.total)
         if total != self._sampler.total:
             raise ResumeError(
-                f"--resume: expected {total} images per step, as in the checkpoint, got {self._sampler.total}; "
-                f"add --total-batch {total}, which goes with any --batch-size and number of processes"
+                f"--resume: expected {total} images per step, as in the checkpoint, got "
+                f"{self._sampler.total}; add --total-batch {total}, which goes with any --batch-size and "
+                "number of processes"
             )
         hub.update_info(_TOTAL, total)
         # A checkpoint brings its own: the order goes on, whatever seed is given now.
