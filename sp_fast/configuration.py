@@ -28,6 +28,8 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=args.seed)
     if args.batch_size is not None:
         _section(cfg, "train_dataloader", "--batch-size").batch_size = args.batch_size
+    if args.total_batch is not None:
+        _set_total_batch(cfg, args.total_batch)
     _training_data(cfg, args)
     _validation_data(cfg, args)
     _check_data(cfg, "val_dataloader" if args.eval_only else None)
@@ -41,6 +43,16 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
             dataset.cache = "ram"
     if args.cache == "features":
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="StoredFeaturesHook")]
+
+
+def _set_total_batch(cfg: Any, total: int) -> None:
+    sampler: Any = _section(cfg, "train_dataloader", "--total-batch").get("batch_sampler") or {}
+    if sampler.get("type") != "StepBatchSampler":
+        raise ValueError(
+            "--total-batch: expected a config with train_dataloader.batch_sampler=dict(type="
+            f"'StepBatchSampler') and a StepTrainLoop, got {sampler.get('type')}"
+        )
+    sampler.total = total
 
 
 def scale_length(cfg: Any, unit: str, length: int) -> None:
