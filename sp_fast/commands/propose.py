@@ -210,7 +210,7 @@ def propose(
                 progress=progress,
             )
             if isinstance(progress, RankProgress):
-                progress.meet()
+                progress.finish(summary.merged)
     except KeyboardInterrupt:
         console.print(f"Interrupted. Run the same command again to resume ({out}.partial).", soft_wrap=True)
         raise typer.Exit(130) from None

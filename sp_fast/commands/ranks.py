@@ -62,9 +62,19 @@ class RankProgress:
             self._total = self._ranks.add("total", 0)
         self._show_all()
 
-    def meet(self) -> None:
-        """Waits until all processes are done."""
+    def finish(self, merged: bool) -> None:
+        """Waits until all processes are done.
+
+        Raises:
+            OSError: none of them has `merged`.
+        """
+        self._ranks.add("merged", int(merged))
         self._ranks.meet("finished", self._show_all)
+        self._show_all()
+        if not self._ranks.add("merged", 0):
+            raise OSError(
+                "all shards are done, but none has seen all of the others' files; run the same command again"
+            )
 
     def _show_all(self) -> None:
         if self._show is not None:

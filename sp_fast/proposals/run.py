@@ -108,7 +108,7 @@ def propose_folder(
         exif: "apply" or "ignore" the EXIF orientation of the images; `info.exif` of `out` says which.
         shard: (3, 8): make the third of eight parts of the images. Processes with the other parts may run at
             the same time, on any machine that sees `out`; the last to finish writes it, with the same bytes
-            as one process on such a machine with the same `batch_size`.
+            as one process with the same `batch_size` and number of threads on such a machine.
         restart: discard what an interrupted run left; not with shards.
         overwrite: replace an existing `out`.
         progress: called with (images done, total images) of the shard, at the start and after each batch.
