@@ -103,6 +103,7 @@ class RecordStore(ABC):
             yield
         except BaseException:
             self.close()
+            shards.remove_unused(self.partial)
             raise
 
     def _agree(self, images: Sequence[tuple[str, int]], block: int) -> int:

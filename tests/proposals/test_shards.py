@@ -193,3 +193,19 @@ def test_too_many_broken_images_of_all_shards(tmp_path: Path) -> None:
     with pytest.raises(TooManyBrokenError, match=r"2 of 20 images could not be read: 0.b.png"):
         run(images, out, 1, 2)
     assert list(out.parent.iterdir()) == []
+
+
+def test_a_shard_that_starts_while_the_last_one_merges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "masks.json"
+
+    def late(partial: Path) -> Any:
+        """The file is there when it is this shard's turn."""
+        out.write_text("merged")
+        return turn_in(partial)
+
+    monkeypatch.setattr("sp_fast.proposals.store.turn_in", late)
+    with pytest.raises(FileExistsError, match="masks.json already exists"):
+        stores(out)
+    assert list(tmp_path.iterdir()) == [out]
