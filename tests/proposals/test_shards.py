@@ -195,9 +195,7 @@ def test_too_many_broken_images_of_all_shards(tmp_path: Path) -> None:
     assert list(out.parent.iterdir()) == []
 
 
-def test_a_shard_that_starts_while_the_last_one_merges(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_shard_that_starts_too_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "masks.json"
 
     def late(partial: Path) -> Any:
@@ -206,6 +204,6 @@ def test_a_shard_that_starts_while_the_last_one_merges(
         return turn_in(partial)
 
     monkeypatch.setattr("sp_fast.proposals.store.turn_in", late)
-    with pytest.raises(FileExistsError, match="masks.json already exists"):
+    with pytest.raises(FileExistsError, match=r"masks.json already exists"):
         stores(out)
     assert list(tmp_path.iterdir()) == [out]
