@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sp_fast.data.coco import read_json
+from sp_fast.data.coco import check_files, read_json
 from sp_fast.data.counts import Counts
 from sp_fast.data.faults import ERROR, KINDS, WARNING, Fault, note, short
 from sp_fast.data.image_faults import Progress, image_faults, unlisted
 from sp_fast.data.images import BROKEN_LIMIT
 from sp_fast.data.mask_faults import Drawn, draw, mask_faults, object_twice
+from sp_fast.data.store import open_store
 from sp_fast.data.structure import structural_faults
 
 # A COCO-format file, or the name of other labels and what they are in COCO's format.
@@ -114,10 +115,11 @@ def errors_before_training(
 ) -> None:
     """Raise if a data set has errors that can be found without decoding its images: headers are read.
 
-    As many broken images as training skips are no error; see `BrokenImages`.
+    As many broken images as training skips are no error; see `BrokenImages`. Of a store that was made when its images
+    were read, only their presence is checked.
 
     Args:
-        annotations: COCO-format file.
+        annotations: COCO-format file, or its store; see `open_store`.
         images: folder of its images.
         boxes: False if training takes boxes from the masks, so that `bbox` may be anything.
         shown: number of errors in the message.
@@ -126,7 +128,13 @@ def errors_before_training(
         FileNotFoundError, NotADirectoryError: no such file or folder.
         ValueError: names the first `shown` errors, one a line.
     """
-    found = check_coco(annotations, images, pixels=False, most_drawn=_MOST_DRAWN)
+    source: Source = annotations
+    store = open_store(annotations)
+    if store is not None:
+        if store.images_read:
+            return check_files(store.path, store.file_names(), Path(images))
+        source = annotations, store.coco(_MOST_DRAWN)
+    found = check_coco(source, images, pixels=False, most_drawn=_MOST_DRAWN)
     errors = found.errors
     if not boxes:
         errors = [fault for fault in errors if fault.kind != "xyxy"]

@@ -1,7 +1,7 @@
-"""The result of a run on a folder of images: COCO-format JSON, and proposals' seeds in a file beside it.
+"""The result of a run on a folder of images: COCO-format JSON, and proposals' seeds and store beside it.
 
 During a run, results are kept in an SQLite database in `<out>.partial/`, where a killed run leaves whole
-batches only. The two final files are written atomically.
+batches only. The final files are written atomically.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sp_fast.data.coco import write_masks
+from sp_fast.data.coco import numbered, object_categories, write_masks
+from sp_fast.data.store import can_store, store_path, write_store
 from sp_fast.files import replacing
 from sp_fast.locks import try_lock
 
@@ -222,8 +223,16 @@ class ProposalStore(RecordStore):
             "options": {name: value for name, value in self._options.items() if name != "channels"},
             "skipped": [{"file_name": name, "reason": why} for name, why in sorted(skipped.items())],
         }
-        annotations = ({**mask, "seed_row": row} for row, mask in enumerate(self._masks()))
-        return write_masks(out, info, self._images(), annotations)
+        count = write_masks(out, info, self._images(), self._masks_and_seeds())
+        if can_store():
+            out.flush()
+            coco = {"info": info, "categories": object_categories()}
+            masks = numbered(self._masks_and_seeds())
+            write_store(store_path(self.out), Path(out.name), coco, self._images(), masks, images_read=True)
+        return count
+
+    def _masks_and_seeds(self) -> Iterator[dict[str, Any]]:
+        return ({**mask, "seed_row": row} for row, mask in enumerate(self._masks()))
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], partial: Path) -> None:
