@@ -115,8 +115,8 @@ def errors_before_training(
 ) -> None:
     """Raise if a data set has errors that can be found without decoding its images: headers are read.
 
-    As many broken images as training skips are no error; see `BrokenImages`. Of a store that was made when its images
-    were read, only their presence is checked.
+    As many broken images as training skips are no error; see `BrokenImages`. Of a store that was made
+    when its images were read, only their presence is checked.
 
     Args:
         annotations: COCO-format file, or its store; see `open_store`.
