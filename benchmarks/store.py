@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
+from safetensors.numpy import save_file
 
 HEIGHT, WIDTH, MASKS = 480, 640, 20
 RANKS, TAKEN = 2, 2000
@@ -49,9 +50,10 @@ def entries_of(images: int) -> list[dict[str, Any]]:
 
 
 def make(folder: Path, images: int, *, store: bool) -> Path:
-    """Write images, masks.json and, if asked for, masks.arrow; returns the JSON file."""
+    """Write images, masks.json, seeds of 8 channels and, if asked for, masks.arrow; returns the JSON file."""
     from sp_fast.data.coco import numbered, object_categories, write_masks
     from sp_fast.data.store import store_path, write_store
+    from sp_fast.proposals.store import seeds_path
 
     (folder / "images").mkdir(parents=True)
     entries = entries_of(images)
@@ -64,11 +66,12 @@ def make(folder: Path, images: int, *, store: bool) -> Path:
     annotations = folder / "masks.json"
     with annotations.open("wb") as file:
         write_masks(file, {}, entries, masks_of(images))
+    save_file({"seeds": np.zeros((images * MASKS, 8), np.float16)}, seeds_path(annotations))
     if store:
         started = time.perf_counter()
         coco = {"categories": object_categories()}
         masks = numbered(masks_of(images))
-        write_store(store_path(annotations), annotations, coco, entries, masks, images_read=True)
+        write_store(store_path(annotations), annotations, coco, entries, masks, images_checked=True)
         seconds = time.perf_counter() - started
         sizes = [path.stat().st_size / 1e6 for path in (annotations, store_path(annotations))]
         print(
@@ -91,13 +94,21 @@ def rank(annotations: Path, together: Any, results: Any) -> None:
     started = time.perf_counter()
     from sp_fast.data.check import errors_before_training
     from sp_fast.mmdet_plugin.datasets import InstanceDataset
+    from sp_fast.proposals.store import seeds_path
 
     imported, before = time.perf_counter(), memory()
     together.wait()
     begun = time.perf_counter(), time.process_time()
     images = str(annotations.parent / "images")
     errors_before_training(annotations, images, boxes=False)
-    dataset = InstanceDataset(str(annotations), images, class_agnostic=True, tight_boxes=True, pipeline=[])
+    dataset = InstanceDataset(
+        str(annotations),
+        images,
+        class_agnostic=True,
+        seeds=str(seeds_path(annotations)),
+        tight_boxes=True,
+        pipeline=[],
+    )
     dataset.sizes()
     ready, after = (time.perf_counter(), time.process_time()), memory()
     together.wait()

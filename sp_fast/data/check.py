@@ -107,7 +107,7 @@ def check_coco(
 
 
 def errors_before_training(
-    annotations: str | os.PathLike[str],
+    annotations: Source,
     images: str | os.PathLike[str],
     *,
     boxes: bool = True,
@@ -115,11 +115,11 @@ def errors_before_training(
 ) -> None:
     """Raise if a data set has errors that can be found without decoding its images: headers are read.
 
-    As many broken images as training skips are no error; see `BrokenImages`. Of a store that was made
-    when its images were read, only their presence is checked.
+    As many broken images as training skips are no error; see `BrokenImages`. Of a store whose images
+    are checked already, only their presence is.
 
     Args:
-        annotations: COCO-format file, or its store; see `open_store`.
+        annotations: COCO-format file, or its store; see `open_store`. Or a name and a COCO-format dict.
         images: folder of its images.
         boxes: False if training takes boxes from the masks, so that `bbox` may be anything.
         shown: number of errors in the message.
@@ -128,13 +128,14 @@ def errors_before_training(
         FileNotFoundError, NotADirectoryError: no such file or folder.
         ValueError: names the first `shown` errors, one a line.
     """
-    source: Source = annotations
-    store = open_store(annotations)
-    if store is not None:
-        if store.images_read:
+    if not isinstance(annotations, tuple):
+        store = open_store(annotations)
+        if store is not None and store.images_checked:
             return check_files(store.path, store.file_names(), Path(images))
-        source = annotations, store.coco(_MOST_DRAWN)
-    found = check_coco(source, images, pixels=False, most_drawn=_MOST_DRAWN)
+        if store is not None:
+            annotations = annotations, store.coco(_MOST_DRAWN)
+    found = check_coco(annotations, images, pixels=False, most_drawn=_MOST_DRAWN)
+    path = found.files[0].path
     errors = found.errors
     if not boxes:
         errors = [fault for fault in errors if fault.kind != "xyxy"]
@@ -144,8 +145,8 @@ def errors_before_training(
     if errors:
         lines = [f"{fault}; {fault.mend}" for fault in errors[:shown]]
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        more = f"sp-fast check {annotations} --images {images} lists all"
-        raise ValueError("\n  ".join([f"{annotations}: {count} in the data:", *lines, more]))
+        more = f"sp-fast check {path} --images {images} lists all"
+        raise ValueError("\n  ".join([f"{path}: {count} in the data:", *lines, more]))
 
 
 def _check_file(

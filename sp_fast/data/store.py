@@ -70,7 +70,7 @@ class MaskStore:
 
     Attributes:
         categories, info: those of the annotation file.
-        images_read: every image was read when the masks were made, and its size is the file's.
+        images_checked: whether the sizes of all images were compared with the files.
 
     Args:
         path: the Arrow file.
@@ -99,7 +99,7 @@ class MaskStore:
         self.source: dict[str, Any] = about["source"]
         self.categories: list[dict[str, Any]] = about["categories"]
         self.info: Any = about["info"]
-        self.images_read: bool = about["images_read"]
+        self.images_checked: bool = about["images_checked"]
         if source not in (None, self.source):
             raise ValueError(f"{self.path}: replaced while it was in use; start again")
         last = self._file.num_record_batches - 1
@@ -202,7 +202,7 @@ def write_store(
     images: Iterable[dict[str, Any]],
     annotations: Iterable[dict[str, Any]],
     *,
-    images_read: bool = False,
+    images_checked: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Write a store, some images at a time (atomic write).
@@ -213,7 +213,7 @@ def write_store(
         coco: its categories and, if it has any, info.
         images: its images, in its order.
         annotations: its annotations, complete as `load_coco` gives them, in the order of their images.
-        images_read: see `MaskStore`.
+        images_checked: see `MaskStore`.
         progress: called with the number of images that are written.
 
     Raises:
@@ -228,7 +228,7 @@ def write_store(
         "source": _identity(source),
         "categories": coco["categories"],
         "info": coco.get("info"),
-        "images_read": images_read,
+        "images_checked": images_checked,
     }
     places = {category["id"]: place for place, category in enumerate(coco["categories"])}
     image_id, images = _first_id(images)

@@ -228,7 +228,9 @@ class ProposalStore(RecordStore):
             out.flush()
             coco = {"info": info, "categories": object_categories()}
             masks = numbered(self._masks_and_seeds())
-            write_store(store_path(self.out), Path(out.name), coco, self._images(), masks, images_read=True)
+            write_store(
+                store_path(self.out), Path(out.name), coco, self._images(), masks, images_checked=True
+            )
         return count
 
     def _masks_and_seeds(self) -> Iterator[dict[str, Any]]:

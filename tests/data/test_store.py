@@ -232,7 +232,7 @@ def test_checks_before_training_look_at_the_images_unless_they_were_read(tmp_pat
     for name in (path, beside):
         with pytest.raises(ValueError, match=r"1 error in the data:(?s:.*)0\.png(?s:.*)21 x 30"):
             errors_before_training(name, tmp_path)
-    path, _ = written(coco, tmp_path, images_read=True)
+    path, _ = written(coco, tmp_path, images_checked=True)
     errors_before_training(path, tmp_path)
     (tmp_path / "2.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"1 of 3 images are not in .*: 2\.png"):

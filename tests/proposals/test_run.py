@@ -80,7 +80,7 @@ def test_store_holds_what_the_json_file_does(folder: Path, tmp_path: Path) -> No
     run(folder, out)
     coco, store = load_coco(out), open_store(out)
     assert store is not None
-    assert store.images_read
+    assert store.images_checked
     assert (store.info, store.categories) == (coco["info"], coco["categories"])
     entries = [store.entry(row) for row in range(len(store))]
     assert [image for image, _ in entries] == coco["images"]
