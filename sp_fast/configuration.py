@@ -216,7 +216,7 @@ def _datasets(cfg: Any, *loaders: str) -> list[Any]:
 
 
 def _unwrapped(dataset: Any) -> list[Any]:
-    """The data sets in a RepeatDataset, ClassBalancedDataset or ConcatDataset, or else the one given."""
+    """The data sets in a RepeatDataset or ConcatDataset, or else the one given."""
     inside = [dataset["dataset"]] if "dataset" in dataset else dataset.get("datasets")
     return [dataset] if inside is None else [found for one in inside for found in _unwrapped(one)]
 

@@ -1,6 +1,7 @@
 """Small widths for the shipped configs, so that models run in milliseconds."""
 
 FAMILIES = ("knet", "queryinst", "mask2former")
+BASELINES = ("mask_rcnn", "solov2")
 CHANNELS, KERNELS, STAGES, LAST_STAGE = 16, 6, 2, 32
 
 BACKBONE = {"backbone.depth": 18, "backbone.base_channels": 4, "backbone.frozen_stages": -1}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from tests.pretraining.narrow import HEADS, NARROW
+from tests.pretraining.narrow import BASELINES, HEADS, NARROW
 from tests.training.runs import CONFIGS, finetune_options, pretrain_options, write_scenes
 
 pytest.importorskip("mmdet")
@@ -32,7 +32,6 @@ from sp_fast.proposals.random_boxes import write_random_boxes
 from sp_fast.train import parse_arguments, prepare
 
 CLASSES = 5
-BASELINES = ("mask_rcnn", "solov2")
 
 
 class Row(NamedTuple):
