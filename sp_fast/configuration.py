@@ -226,8 +226,8 @@ def _only_dataset(cfg: Any, loader: str, option: str) -> Any:
     datasets = _unwrapped(_section(cfg, loader, option).dataset)
     if len(datasets) > 1:
         raise ValueError(
-            f"{option}: expected one data set in the config's {loader}, got {len(datasets)}; name their files "
-            "in the config"
+            f"{option}: expected one data set in the config's {loader}, got {len(datasets)}; name the files "
+            "of each in the config"
         )
     return datasets[0]
 

@@ -1,4 +1,4 @@
-"""The paper's settings in the shipped configs: data, batch, optimiser, learning rate by step, augmentation."""
+"""The paper's settings in the shipped configs: data, batch, optimiser, learning rates, augmentation."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_names_follow_from_models_and_data_sets():
     assert {name for name in config_names() if not name.startswith("fit/")} == {*NAMES, *others}
     assert find_config("knet_r50/finetune_coco_5").stem == "knet_r50_coco_5"
     assert find_config("mask_rcnn_r50/finetune.py").stem == "mask_rcnn_r50"
-    with pytest.raises(FileNotFoundError, match="did you mean solov2_r50/finetune_ctw1500?"):
+    with pytest.raises(FileNotFoundError, match=r"did you mean solov2_r50/finetune_ctw1500\?"):
         find_config("solov2_r50/finetune_ctw150")
 
 
@@ -218,6 +218,6 @@ def test_sizes(name, train, test):
 
 
 def test_the_authors_pretraining():
-    read, annotate, resize, flip, pack = training_set("knet_r50/pretrain_official").pipeline
+    _, _, resize, flip, _ = training_set("knet_r50/pretrain_official").pipeline
     assert (resize.scale, resize.keep_ratio, flip.prob) == ((1333, 800), False, 0.1)
     assert config("knet_r50/pretrain_official").model.preset == "official"
