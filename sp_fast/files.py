@@ -40,4 +40,8 @@ def write_json(value: Any, path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, as `sha256sum` prints it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()

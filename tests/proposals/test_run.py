@@ -21,10 +21,13 @@ from safetensors.torch import load_file
 
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import TooManyBrokenError, read_image
+from sp_fast.data.store import can_store, open_store
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.image_masks import image_masks
 from sp_fast.proposals.run import ProposeSummary, describe, propose_folder
 from sp_fast.proposals.store import ProposalStore, seeds_path
+
+WRITTEN = [*(["masks.arrow"] if can_store() else []), "masks.json", "masks.seeds.safetensors"]
 
 
 def proposer(**options: Any) -> SaliencyProposer:
@@ -73,7 +76,22 @@ def test_json_and_seeds(folder: Path, tmp_path: Path) -> None:
         assert annotation["bbox"] == tight
         assert (annotation["id"], annotation["seed_row"], annotation["iscrowd"]) == (row + 1, row, 0)
     load_coco(out, folder)
-    assert sorted(path.name for path in out.parent.iterdir()) == ["masks.json", "masks.seeds.safetensors"]
+    assert sorted(path.name for path in out.parent.iterdir()) == WRITTEN
+
+
+def test_store_holds_what_the_json_file_does(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "masks.json"
+    run(folder, out)
+    coco, store = load_coco(out), open_store(out)
+    assert store is not None
+    assert store.images_checked
+    assert (store.info, store.categories) == (coco["info"], coco["categories"])
+    entries = [store.entry(row) for row in range(len(store))]
+    assert [image for image, _ in entries] == coco["images"]
+    for one in coco["annotations"]:
+        del one["score"]
+    assert [one for _, annotations in entries for one in annotations] == coco["annotations"]
 
 
 def test_masks_and_seeds_match_the_proposer(folder: Path, tmp_path: Path) -> None:
@@ -170,7 +188,7 @@ def test_killed_in_the_middle_of_a_write_ends_with_the_same_files(folder: Path, 
     assert calls[0] == (4, 12)
     assert calls[-1] == (12, 12)
     assert both_files(out) == both_files(whole)
-    assert [path.name for path in sorted(out.parent.iterdir())] == ["masks.json", "masks.seeds.safetensors"]
+    assert [path.name for path in sorted(out.parent.iterdir())] == WRITTEN
 
 
 class Stopped(RuntimeError):
