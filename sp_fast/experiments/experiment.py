@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sp_fast.experiments.figures import Figure
+
 PRETRAIN = "pretrain"
 KINDS = ("saliency", "random_boxes")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -49,6 +51,7 @@ class Training:
         val_images: folder of the validation images; None for no evaluation.
         val_annotations: COCO annotations of the validation images.
         steps: number of steps, to which the config's schedule is scaled; None for the config's own.
+        epochs: number of epochs, likewise.
         options: entries of the config to override, like `--cfg-options`.
         arguments: further arguments of `sp-fast train`, such as `--class-agnostic`.
     """
@@ -59,6 +62,7 @@ class Training:
     val_images: str | None = None
     val_annotations: str | None = None
     steps: int | None = None
+    epochs: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     arguments: Sequence[str] = ()
 
@@ -148,6 +152,7 @@ class Experiment:
         samples: number of images whose predictions the page shows.
         settings: what was chosen, each with a `name`, a `value` and a `reason`, for the page.
         command: the command that runs it, if not `sp-fast experiment run`.
+        figures: figures that the report draws.
     """
 
     name: str
@@ -162,6 +167,7 @@ class Experiment:
     samples: int = 4
     settings: Sequence[Mapping[str, Any]] = ()
     command: str = ""
+    figures: Sequence[Figure] = ()
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]

@@ -13,6 +13,7 @@ from rich.text import Text
 from sp_fast.experiments import results
 from sp_fast.experiments.curves import write_png
 from sp_fast.experiments.experiment import PRETRAIN
+from sp_fast.experiments.figures.drawn import write_figures
 from sp_fast.experiments.page import page
 from sp_fast.experiments.plan import PROPOSALS, Plan
 from sp_fast.experiments.scheduler import is_running
@@ -27,16 +28,19 @@ _NAMES = {PROPOSALS: "pseudo labels", PRETRAIN: "pre-training"}
 
 
 def write_report(plan: Plan, source: Source, console: Console) -> None:
-    """Writes results.json, report.md, curves.png and report.html, and prints the table."""
+    """Writes results.json, report.md, curves.png, figures and report.html, and prints the table."""
     found = results.write(plan)
     command = command_line(plan, source)
     write_png(found, plan.out / CURVES)
-    text = f"{markdown(found)}\n![Learning curves]({CURVES})\n\n```\n{command}\n```\n"
+    figures = write_figures(plan, found)
+    pictures = "".join(f"![{one.caption}]({one.file})\n\n{one.caption}\n\n" for one in figures)
+    text = f"{markdown(found)}\n{pictures}![Learning curves]({CURVES})\n\n```\n{command}\n```\n"
     write_text(text, plan.out / TABLE)
     times = results.read_times(plan)
-    write_text(page(plan, found, times, command, use(plan, found)), plan.out / PAGE)
+    write_text(page(plan, found, times, command, use(plan, found), figures), plan.out / PAGE)
     print_table(found, console)
-    for what, name in (("Page", PAGE), ("Table", TABLE), ("Curves", CURVES), ("Numbers", results.RESULTS)):
+    files = [("Page", PAGE), ("Table", TABLE), ("Curves", CURVES), ("Numbers", results.RESULTS)]
+    for what, name in [*files, *(("Figure", one.file) for one in figures)]:
         console.print(Text(f"{what + ':':8} {plan.out / name}"), soft_wrap=True)
 
 

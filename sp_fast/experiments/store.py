@@ -21,6 +21,7 @@ BUILT_IN = {
     "demo": ("sp_fast.experiments.demo", "experiment"),
     "fit": ("sp_fast.experiments.fit", "experiment"),
     **{name: ("sp_fast.experiments.paper.tables", name) for name in ("table4", "table5", "table7")},
+    **{name: ("sp_fast.experiments.paper.pictures", name) for name in ("figure5", "figure6")},
 }
 
 

@@ -1,0 +1,34 @@
+"""Draws the figures of an experiment for its report."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from sp_fast.drawing import data_uri
+from sp_fast.experiments.plan import Plan
+from sp_fast.plots import save_png
+
+
+class DrawnFigure(NamedTuple):
+    """A figure that is written: its file in the experiment's folder, its caption, and a data URI of it."""
+
+    file: str
+    caption: str
+    uri: str
+
+
+def write_figures(plan: Plan, results: dict[str, Any]) -> list[DrawnFigure]:
+    """Writes each figure that there is something for as PNG; captions say if runs are missing."""
+    finished, runs = results["finished"], results["runs"]
+    part = "" if finished == runs else f" Not complete: {finished} of {runs} runs."
+    found = []
+    for figure in plan.experiment.figures:
+        path = plan.out / f"{figure.name}.png"
+        if save_png(lambda draw=figure.draw: draw(plan, results), path):
+            with Image.open(path) as image:
+                uri = data_uri(np.asarray(image.convert("RGB")))
+            found.append(DrawnFigure(path.name, figure.caption + part, uri))
+    return found
