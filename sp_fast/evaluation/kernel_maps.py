@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,15 +16,12 @@ from sp_fast.data.images import read_image
 from sp_fast.files import replacing
 from sp_fast.plots import WIDTH
 
-if TYPE_CHECKING:
-    from sp_fast.inference.torch_model import TorchModel
-
 SIDE = 200  # of the maps, as in the paper's Figure 6
 SAVE_SECONDS = 60.0
 
 
 def mean_kernel_maps(
-    model: TorchModel,
+    model: Any,
     images: Sequence[str | os.PathLike[str]],
     *,
     partial: Path | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from pycocotools import mask as coco_mask
 
 from sp_fast.data.coco import load_coco
@@ -19,8 +20,9 @@ from sp_fast.drawing import PALETTE, overlay
 from sp_fast.evaluation.sources import annotated_image, read_detections
 from sp_fast.plots import WIDTH
 
-ACROSS = 4  # images side by side
-LONGEST = 36  # letters of a name
+LINE = 5.0  # least width of a line of images, in its height
+HEIGHT, GAP = 300, 8  # of the images in a line and between them, in pixels
+LONGEST = 30  # letters of a name
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,13 @@ def choose_images(files: Sequence[ImageMasks], count: int, names: Sequence[str] 
     unknown = [name for name in names or () if name not in shared]
     if unknown:
         raise ValueError(
-            f"--names: expected file names of images that all files have, such as {shared[0]}, got {unknown[0]}"
+            f"--names: expected images that all files have, such as {shared[0]}, got {unknown[0]}"
         )
     return spread(shared, count) if names is None else list(names)
 
 
 def mask_grid(files: Sequence[ImageMasks], folder: Path, names: Sequence[str]) -> Figure:
-    """Draws masks over images, four side by side; of several files, a row of each below the other.
+    """Draws masks over images, in lines of one height; of several files, a line of each below the other.
 
     Args:
         files: the masks.
@@ -116,32 +118,54 @@ def mask_grid(files: Sequence[ImageMasks], folder: Path, names: Sequence[str]) -
     Raises:
         OSError, ValueError: an image that cannot be read, or whose size is not that of its masks.
     """
-    across = min(len(names), ACROSS)
-    parts = [names[k : k + across] for k in range(0, len(names), across)]
+    parts = _parts(names, files[0].images)
     lines = [(one, [_picture(one, folder, name) for name in part], part) for part in parts for one in files]
-    ratios = [max(picture.shape[0] / picture.shape[1] for picture in pictures) for _, pictures, _ in lines]
-    height = WIDTH / across * sum(ratios) + 0.25 * len(parts)
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-    axes = figure.subplots(len(lines), across, squeeze=False, gridspec_kw={"height_ratios": ratios})
-    for number, (row, (one, pictures, part)) in enumerate(zip(axes, lines, strict=True)):
-        for place in row:
-            place.set(xticks=[], yticks=[])
-            place.spines[:].set_visible(False)
-        for place, picture, name in zip(row, pictures, part, strict=False):
-            place.imshow(picture)
-            if number % len(files) == 0:
-                place.set_title(_shortened(name), fontsize=7)
+    joined = [_joined(pictures) for _, pictures, _ in lines]
+    ratios = [picture.shape[0] / picture.shape[1] for picture, _ in joined]
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure = Figure(figsize=(WIDTH, WIDTH * sum(ratios) + 0.2 * len(parts)), layout=layout)
+    axes = figure.subplots(len(lines), squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
+    for number, (place, (one, _, part), (picture, lefts)) in enumerate(zip(axes, lines, joined, strict=True)):
+        place.imshow(picture)
+        place.set(xticks=[], yticks=[])
+        place.spines[:].set_visible(False)
+        if number % len(files) == 0:
+            for left, name in zip(lefts, part, strict=True):
+                place.text(left, -4, _shortened(name), fontsize=6.5, va="bottom")
         if len(files) > 1:
-            row[0].set_ylabel(_shortened(one.label))
+            place.set_ylabel(_shortened(one.label), fontsize=8)
     return figure
 
 
+def _parts(names: Sequence[str], images: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """The images of each line: as many as fill it."""
+    parts: list[list[str]] = [[]]
+    filled = 0.0
+    for name in names:
+        if filled >= LINE:
+            parts.append([])
+            filled = 0.0
+        parts[-1].append(name)
+        filled += images[name]["width"] / images[name]["height"]
+    return parts
+
+
 def _picture(one: ImageMasks, folder: Path, name: str) -> np.ndarray:
+    """The image with its masks, HEIGHT pixels high."""
     image = annotated_image(one.images[name], folder, one.exif)
     rles = [to_rle(mask["segmentation"], *image.shape[:2]) for mask in one.masks.get(name, ())]
     masks = [coco_mask.decode(rle).astype(bool) for rle in rles]
-    return overlay(image, masks, [PALETTE[k % len(PALETTE)] for k in range(len(masks))])
+    side = round(HEIGHT * max(image.shape[1] / image.shape[0], 1))
+    return overlay(image, masks, [PALETTE[k % len(PALETTE)] for k in range(len(masks))], side)
+
+
+def _joined(pictures: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+    """The pictures side by side on a white line, and their left edges."""
+    white = np.full((HEIGHT, GAP, 3), 255, np.uint8)
+    lefts = [sum(one.shape[1] + GAP for one in pictures[:k]) for k in range(len(pictures))]
+    row = np.concatenate([part for one in pictures for part in (one, white)][:-1], axis=1)
+    rest = max(round(LINE * HEIGHT) - row.shape[1], 0)
+    return np.pad(row, ((0, 0), (0, rest), (0, 0)), constant_values=255), lefts
 
 
 def _shortened(name: str) -> str:

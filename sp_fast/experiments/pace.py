@@ -43,6 +43,7 @@ def seconds_per_step(training: Training) -> float:
                 **labels,
                 val_images=training.images,
                 steps=STEPS,
+                epochs=None,
                 options={**training.options, **often},
             )
         )

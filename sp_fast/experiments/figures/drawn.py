@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,12 +24,12 @@ class DrawnFigure(NamedTuple):
 def write_figures(plan: Plan, results: dict[str, Any]) -> list[DrawnFigure]:
     """Writes each figure that there is something for as PNG; captions say if runs are missing."""
     finished, runs = results["finished"], results["runs"]
-    part = "" if finished == runs else f" Not complete: {finished} of {runs} runs."
+    note = "" if finished == runs else f" Not complete: {finished} of {runs} runs."
     found = []
     for figure in plan.experiment.figures:
         path = plan.out / f"{figure.name}.png"
-        if save_png(lambda draw=figure.draw: draw(plan, results), path):
+        if save_png(partial(figure.draw, plan, results), path):
             with Image.open(path) as image:
                 uri = data_uri(np.asarray(image.convert("RGB")))
-            found.append(DrawnFigure(path.name, figure.caption + part, uri))
+            found.append(DrawnFigure(path.name, figure.caption + note, uri))
     return found

@@ -23,7 +23,7 @@ def proposals(plan: Plan, results: dict[str, Any]) -> Figure | None:
 
 
 def predictions(plan: Plan, results: dict[str, Any]) -> Figure | None:
-    """Annotated objects, and what the first fine-tuned model found, with scores of at least 0.3; else None."""
+    """Annotated objects, and what the first fine-tuned model found with scores of at least 0.3; else None."""
     names = [name for row in plan.experiment.rows for name in row.finetune]
     run = _first(plan, names[0], PREDICTED) if names else None
     if run is None or not place(run, "val_annotations").is_file():

@@ -42,8 +42,8 @@ def figure5(
         ),
         Figure(
             "figure5b",
-            "(b) Annotated objects of validation images and, below, what the model finds after fine-tuning on "
-            "COCO 10 %, with scores of at least 0.3.",
+            "(b) Annotated objects of validation images and, below, what the model finds after fine-tuning "
+            "on COCO 10 %, with scores of at least 0.3.",
             masks.predictions,
         ),
     ]
@@ -99,9 +99,9 @@ def figure6(
         ),
     ]
     caption = (
-        f"Mean mask of each kernel after the last stage over the validation images, resized to 200 x 200, in the "
-        f"kernels' order and one colour scale; after {finetune_epochs} epochs of COCO (from scratch: the backbone "
-        "is random too), and of a fully trained model."
+        "Mean mask of each kernel after the last stage over the validation images, resized to 200 x 200, in "
+        f"the kernels' order and one colour scale; after {finetune_epochs} epochs of COCO (from scratch: the "
+        "backbone is random too), and of a fully trained model."
     )
     figures = [Figure("figure6", caption, kernels.draw)]
     return Experiment("figure6", "Figure 6: where kernels look", rows, AP, figures=figures)
