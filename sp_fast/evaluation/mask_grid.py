@@ -161,7 +161,7 @@ def _picture(one: ImageMasks, folder: Path, name: str) -> np.ndarray:
 
 def _joined(pictures: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
     """The pictures side by side on a white line, and their left edges."""
-    white = np.full((HEIGHT, GAP, 3), 255, np.uint8)
+    white: np.ndarray = np.full((HEIGHT, GAP, 3), 255, np.uint8)
     lefts = [sum(one.shape[1] + GAP for one in pictures[:k]) for k in range(len(pictures))]
     row = np.concatenate([part for one in pictures for part in (one, white)][:-1], axis=1)
     rest = max(round(LINE * HEIGHT) - row.shape[1], 0)

@@ -82,10 +82,10 @@ def write_png(results: dict[str, Any], path: Path) -> None:
     save_png(lambda: grid(panels(results), results), path)
 
 
-def grid(found: list[Panel], results: dict[str, Any]) -> Figure:
-    """The panels, up to three side by side, above one legend."""
+def grid(found: list[Panel], results: dict[str, Any], across: int = 3) -> Figure:
+    """The panels, at most `across` side by side, above one legend."""
     rows = {name: row["label"] for name, row in results["rows"].items()}
-    columns = max(min(len(found), 3), 1)
+    columns = max(min(len(found), across), 1)
     lines = max(math.ceil(len(found) / columns), 1)
     figure = Figure(figsize=(5.2 * columns, 3.5 * lines), layout="constrained")
     legend: dict[str, Any] = {}

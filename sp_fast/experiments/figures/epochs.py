@@ -20,7 +20,7 @@ def draw(plan: Plan, results: dict[str, Any]) -> Figure | None:
     """
     found = [_panel(results, name) for name in trainings(results) if name != PRETRAIN]
     found = [panel for panel in found if panel.curves]
-    return grid(found, results) if found else None
+    return grid(found, results, across=2) if found else None
 
 
 def _panel(results: dict[str, Any], training: str) -> Panel:
