@@ -81,16 +81,17 @@ def kernel_figure(maps: Mapping[str, np.ndarray]) -> Figure:
 
     Maps are ordered by kernel, from left to right, then down.
     """
-    columns = min(len(maps), 2)
-    lines = math.ceil(len(maps) / columns)
-    figure = Figure(figsize=(WIDTH, lines * (WIDTH - 0.8) / 2 + 0.3 * lines), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False)
+    pictures = {label: _mosaic(one) for label, one in maps.items()}
+    ratio = max(one.shape[0] / one.shape[1] for one in pictures.values())
+    lines = math.ceil(len(maps) / 2)
+    figure = Figure(figsize=(WIDTH, lines * (ratio * (WIDTH - 0.8) / 2 + 0.3)), layout="constrained")
+    axes = figure.subplots(lines, 2, squeeze=False)
     top = max(float(one.max()) for one in maps.values())
     shown: Any = None
     for place in axes.flat:
         place.set_axis_off()
-    for place, (label, one) in zip(axes.flat, maps.items(), strict=False):
-        shown = place.imshow(_mosaic(one), cmap="viridis", vmin=0, vmax=top)
+    for place, (label, one) in zip(axes.flat, pictures.items(), strict=False):
+        shown = place.imshow(one, cmap="viridis", vmin=0, vmax=top)
         place.set_title(label)
     bar = figure.colorbar(shown, ax=axes, shrink=0.6, aspect=30, pad=0.01)
     bar.set_label("mean mask activation")

@@ -64,7 +64,7 @@ def _values(row: dict[str, Any], group: str, metric: str) -> tuple[dict[str, Any
 def _bar(axes: Any, left: float, width: float, height: float, spread: float | None, **look: Any) -> None:
     axes.bar(left, height, 0.92 * width, align="edge", linewidth=1, yerr=spread, ecolor=INK, **look)
     axes.annotate(
-        f"{height:.1f}",
+        f"{height:.{1 if height >= 10 else 2}f}",
         (left + 0.46 * width, height + (spread or 0)),
         (0, 2),
         textcoords="offset points",
