@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sp_fast.experiments.experiment import PRETRAIN
-from sp_fast.experiments.table import training_heading, trainings
+from sp_fast.experiments.table import title, training_heading, trainings
 from sp_fast.files import replacing
 from sp_fast.plots import COLOURS, INK, STYLE, inline_svg
 
@@ -94,6 +94,8 @@ def write_png(results: dict[str, Any], path: Path) -> None:
             figure.legend(legend.values(), legend.keys(), **place)
         else:
             figure.text(0.5, 0.5, "No curve yet.", ha="center")
+        if results["finished"] < results["runs"]:
+            figure.suptitle(title(results))
         with replacing(path) as file:
             figure.savefig(file, format="png", metadata={"Software": None})
 

@@ -84,6 +84,7 @@ def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dic
         "--val-images": training["val_images"],
         "--val-annotations": training["val_annotations"],
         "--steps": training["steps"],
+        "--epochs": training["epochs"],
         "--load-from": near["pretrain"] / "pretrained.pth" if "pretrain" in near else None,
     }
     words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
