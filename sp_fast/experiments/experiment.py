@@ -151,7 +151,8 @@ class Experiment:
         samples: number of images whose predictions the page shows.
         settings: what was chosen, each with a `name`, a `value` and a `reason`, for the page.
         command: the command that runs it, if not `sp-fast experiment run`.
-        inputs: files and folders that runs may need -> how to get each; checked before the first run.
+        inputs: files and folders of `--data-root` that runs may need -> how to get each. Those
+            that are needed are looked for before the first run.
     """
 
     name: str

@@ -111,8 +111,9 @@ def _block(results: dict[str, Any], training: str, rows: dict[str, Any]) -> Bloc
     done = {name: len(row["curves"]) for name, row in rows.items()}
     columns["seeds"] = [str(n) if n == wanted else f"{n} of {wanted}" for n in done.values()]
     published["seeds"] = [""] * len(rows)
+    ours, theirs = (zip(*one.values(), strict=True) for one in (columns, published))
     lines = []
-    for name, cells, paper in zip(rows, zip(*columns.values()), zip(*published.values()), strict=True):
+    for name, cells, paper in zip(rows, ours, theirs, strict=True):
         complete = done[name] == wanted
         label = results["rows"][name]["label"] + ("" if complete else " *")
         value = rows[name]["summary"].get(first, {}).get("mean")
@@ -206,7 +207,7 @@ def print_table(results: dict[str, Any], console: Console) -> None:
     # Text, since labels may hold brackets, which are rich's markup.
     console.print(Text(f"{title(results)}, {seeds_text(results['seeds'])}", style="bold"))
     for block in blocks(results):
-        console.print(_terminal_table(block, console.width), *map(Text, block.findings), sep="\n")
+        console.print("", _terminal_table(block, console.width), *map(Text, block.findings), sep="\n")
     if results["comparisons"]:
         console.print(Text(TEST, style="dim"))
     notice = missing(results)
@@ -218,7 +219,7 @@ def _terminal_table(block: Block, width: int) -> Table:
     """The block as a table; the spread follows its mean without spaces where labels would have no room."""
     rows = [block.columns, *(line.cells for line in block.lines)]
     room = width - sum(1 + max(map(len, column)) for column in zip(*rows, strict=True))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     table.add_column(block.heading, overflow="fold")
     for column in block.columns:
         table.add_column(column, justify="right", no_wrap=True)

@@ -36,7 +36,7 @@ def boxes_of_model(folder: Path, trained: Path, *, images: str, annotations: str
 
 
 def boxes_of_results(folder: Path, trained: None, *, predictions: str, annotations: str) -> dict[str, Any]:
-    """The same for a file of results that `sp-fast evaluate` reads; boxes without masks are taken as they are."""
+    """The same for a file of results that `sp-fast evaluate` reads; boxes alone are taken as they are."""
     truth = load_coco(annotations)
     return _measured(truth, read_detections(predictions, truth, ignore_classes=True).entries)
 

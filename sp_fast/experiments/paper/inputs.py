@@ -39,6 +39,7 @@ _HOW = {
     **{f"ctw1500/imgs/{part}": _CTW1500 for part in ("training", "test")},
     **{f"ctw1500/instances_{part}.json": _CTW1500_LABELS.format(part) for part in ("training", "test")},
     **{f"weights/{name}.pth": ": ".join(PUBLISHED[key]) for name, key in _WEIGHTS.items()},
+    "weights/knet_r50_coco.pth": "a K-Net trained on train2017, as sp-fast train writes it",
     "freesolo.json": "sp-fast data masks FILE --images unlabeled2017 --out freesolo.json, with the masks of "
     "https://github.com/NVlabs/FreeSOLO",
     "up_detr_patches.json": "sp-fast random-boxes unlabeled2017 --kind up-detr --out up_detr_patches.json",

@@ -13,9 +13,7 @@ METRICS = {f"coco/segm_mAP{ending}": name for name, ending in _ENDINGS.items()}
 BOX_METRICS = {f"boxes/mAP{_ENDINGS[name]}": name for name in ("AP", "AP50", "AP75")}
 
 
-def published(
-    table: str, metrics: Mapping[str, str] = METRICS, **row: Any
-) -> dict[str, float | None]:
+def published(table: str, metrics: Mapping[str, str] = METRICS, **row: Any) -> dict[str, float | None]:
     """The paper's values of one row, in percent.
 
     Args:

@@ -214,21 +214,27 @@ def pipelines_of_size(config: str, size: int) -> dict[str, Any]:
             place, dataset = f"{place}.dataset", dataset["dataset"]
         if "pipeline" in dataset:
             found[f"{place}.pipeline"] = [
-                {"type": "Resize", "scale": [size, size], "keep_ratio": True} if "Resize" in one["type"] else one
+                {"type": "Resize", "scale": [size, size], "keep_ratio": True}
+                if "Resize" in one["type"]
+                else one
                 for one in dataset["pipeline"]
                 if one["type"] != "RandomCrop"
             ]
     return found
 
 
-def on_protocol(*, model: bool = True) -> Callable[[Callable[[Protocol], Experiment]], Callable[..., Experiment]]:
+def on_protocol(
+    *, model: bool = True
+) -> Callable[[Callable[[Protocol], Experiment]], Callable[..., Experiment]]:
     """Makes a function of a `Protocol` take the protocol's fields, and `quick` for a smoke run.
 
     Without `model`, the experiment has models of its own.
     """
     fields = list(inspect.signature(Protocol).parameters.values())
     fields = [one for one in fields if model or one.name != "model"]
-    quick = inspect.Parameter("quick", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False, annotation=bool)
+    quick = inspect.Parameter(
+        "quick", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=False, annotation=bool
+    )
     signature = inspect.Signature([*fields, quick], return_annotation=Experiment)
 
     def decorate(make: Callable[[Protocol], Experiment]) -> Callable[..., Experiment]:
