@@ -5,6 +5,7 @@ from __future__ import annotations
 from sp_fast.weights.published import PUBLISHED
 
 UNLABELLED = "unlabeled2017"
+INITIALISED = ("imagenet", "densecl", "swav", "moco_v2")
 _COCO = "http://images.cocodataset.org"
 _LABELS = f"unpack {_COCO}/annotations/annotations_trainval2017.zip"
 _SPLIT = (
@@ -24,7 +25,7 @@ _CTW1500_LABELS = (
 _WEIGHTS = {
     "imagenet_r50": "resnet50",
     "imagenet_mobilenet_v2": "mobilenet_v2",
-    **{f"{name}_r50": name for name in ("densecl", "swav", "moco_v2")},
+    **{f"{name}_r50": name for name in INITIALISED if name != "imagenet"},
 }
 _RESULTS = "results of {} on val2017 in COCO's format, of boxes or masks"
 _HOW = {
@@ -50,6 +51,8 @@ _HOW = {
 }
 
 
-def inputs(data_root: str) -> dict[str, str]:
-    """All files and folders of a data root -> how to get each."""
-    return {f"{data_root}/{name}": how for name, how in _HOW.items()}
+def inputs(data_root: str, backbone: str) -> dict[str, str]:
+    """All files of a data root, with weights of ResNet-50 and of `backbone` -> how to get each."""
+    unknown = f"weights of {backbone}, if there are any; else leave the row out with --rows"
+    own = {f"weights/{name}_{backbone}.pth": unknown for name in INITIALISED}
+    return {f"{data_root}/{name}": how for name, how in {**own, **_HOW}.items()}

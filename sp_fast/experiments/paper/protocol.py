@@ -14,14 +14,14 @@ A data root holds the data sets as `sp-fast data` prepares them, and weights:
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sp_fast.experiments.experiment import Experiment, Proposals, Training
-from sp_fast.experiments.paper.inputs import UNLABELLED, inputs
+from sp_fast.experiments.experiment import Experiment, Proposals, Row, Training
+from sp_fast.experiments.paper.inputs import INITIALISED, UNLABELLED, inputs
 
 WITHOUT_PROMPTS = {"model.prompts.strategy": "none", "model.supervision": None}
 SP = "sp"
@@ -92,7 +92,7 @@ CURVE_POINTS = 10
 QUICK = {"pretrain_steps": 2, "finetune_steps": 2, "size": 128, "batch_size": 2, "total_batch": 2}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Protocol:
     """Makes the proposals and trainings of the paper's experiments.
 
@@ -125,9 +125,8 @@ class Protocol:
     total_batch: int | None = None
 
     def __post_init__(self) -> None:
-        known = [name for name in INITIALISATIONS if name != SP]
-        if self.initial not in known:
-            raise ValueError(f"initial: expected one of {', '.join(known)}, got {self.initial!r}")
+        if self.initial not in INITIALISED:
+            raise ValueError(f"initial: expected one of {', '.join(INITIALISED)}, got {self.initial!r}")
         for stage in ("pretrain", "finetune"):
             if None not in (getattr(self, f"{stage}_epochs"), getattr(self, f"{stage}_steps")):
                 raise ValueError(f"{stage}_steps: expected steps or epochs, got both; leave one out")
@@ -184,9 +183,20 @@ class Protocol:
             arguments=[*([] if initial == SP else ["--weights", self.weights(initial)]), *self._batch(batch)],
         )
 
-    def experiment(self, name: str, *arguments: Any, **options: Any) -> Experiment:
-        """An `Experiment` that knows the files of the data root."""
-        return Experiment(name, *arguments, inputs=inputs(self.data_root), **options)
+    def experiment(
+        self, name: str, title: str, rows: Sequence[Row], metrics: Mapping[str, str], **options: Any
+    ) -> Experiment:
+        """An `Experiment` with the files of the data root; its title names settings unlike the paper's."""
+        others = [
+            f"{one.name}={getattr(self, one.name)}"
+            for one in dataclasses.fields(self)
+            if one.name not in ("data_root", "batch_size") and getattr(self, one.name) != one.default
+        ]
+        if others:
+            title = f"{title}, unlike the paper with {', '.join(others)}"
+        return Experiment(
+            name, title, rows, metrics, inputs=inputs(self.data_root, self._backbone), **options
+        )
 
     @property
     def _backbone(self) -> str:
@@ -214,9 +224,7 @@ def pipelines_of_size(config: str, size: int) -> dict[str, Any]:
             place, dataset = f"{place}.dataset", dataset["dataset"]
         if "pipeline" in dataset:
             found[f"{place}.pipeline"] = [
-                {"type": "Resize", "scale": [size, size], "keep_ratio": True}
-                if "Resize" in one["type"]
-                else one
+                {"type": "Resize", "scale": size, "keep_ratio": True} if "Resize" in one["type"] else one
                 for one in dataset["pipeline"]
                 if one["type"] != "RandomCrop"
             ]

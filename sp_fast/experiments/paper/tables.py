@@ -170,7 +170,7 @@ def compared(
 
     `model` is its name in a table of several models; the row's name and label begin with it.
     """
-    about = {} if model is None else {"model": model}
+    about: dict[str, Any] = {} if model is None else {"model": model}
     name = initial if model is None else f"{protocol.model.rpartition('_r50')[0] or protocol.model}-{initial}"
     label = ", ".join([*about.values(), INITIALISATIONS[initial]])
     expected = {
