@@ -122,10 +122,12 @@ def test_batches_and_weights():
 def test_smaller_lengths_images_and_models():
     small = {"model": "knet_mobilenet_v2", "initial": "imagenet", "pretrain_epochs": 3, "finetune_steps": 50}
     experiment = load("figure3", **small, total_batch=8, batch_size=4)
-    assert experiment.title == (
-        "Figure 3: AP by epoch on COCO 10 %, unlike the paper with model=knet_mobilenet_v2, "
-        "initial=imagenet, pretrain_epochs=3, finetune_steps=50, total_batch=8"
-    )
+    assert experiment.title == "Figure 3: AP by epoch on COCO 10 %, not with the paper's settings"
+    assert {one["name"]: one["value"] for one in experiment.settings} == {
+        **small,
+        "total_batch": 8,
+    }
+    assert experiment.settings[0]["reason"] == "given; the paper's: knet_r50"
     pretrain, finetune = experiment.rows[-1].pretrain, experiment.rows[0].finetune["COCO 10 %"]
     assert (pretrain.epochs, pretrain.steps, finetune.epochs, finetune.steps) == (3, None, None, 50)
     assert finetune.config == "knet_mobilenet_v2/finetune"

@@ -186,17 +186,17 @@ class Protocol:
     def experiment(
         self, name: str, title: str, rows: Sequence[Row], metrics: Mapping[str, str], **options: Any
     ) -> Experiment:
-        """An `Experiment` with the files of the data root; its title names settings unlike the paper's."""
+        """An `Experiment` with the files of the data root; it says if settings are not the paper's."""
         others = [
-            f"{one.name}={getattr(self, one.name)}"
+            {"name": one.name, "value": getattr(self, one.name), "reason": f"given; the paper's: {paper}"}
             for one in dataclasses.fields(self)
+            for paper in [one.default or "see the config"]
             if one.name not in ("data_root", "batch_size") and getattr(self, one.name) != one.default
         ]
         if others:
-            title = f"{title}, unlike the paper with {', '.join(others)}"
-        return Experiment(
-            name, title, rows, metrics, inputs=inputs(self.data_root, self._backbone), **options
-        )
+            title += ", not with the paper's settings"
+        files = inputs(self.data_root, self._backbone)
+        return Experiment(name, title, rows, metrics, inputs=files, settings=others, **options)
 
     @property
     def _backbone(self) -> str:
