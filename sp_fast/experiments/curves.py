@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sp_fast.experiments.experiment import PRETRAIN
-from sp_fast.experiments.table import training_heading, trainings
+from sp_fast.experiments.table import title, training_heading, trainings
 from sp_fast.plots import COLOURS, INK, inline_svg, save_png
 
 DASHES = ("solid", "dashed", "dotted")  # names in both matplotlib and CSS
@@ -79,7 +79,14 @@ def svg(panel: Panel, rows: Mapping[str, str]) -> str:
 
 def write_png(results: dict[str, Any], path: Path) -> None:
     """Writes all panels and a legend as one picture."""
-    save_png(lambda: grid(panels(results), results), path)
+
+    def draw() -> Figure:
+        figure = grid(panels(results), results)
+        if results["finished"] < results["runs"]:
+            figure.suptitle(title(results))
+        return figure
+
+    save_png(draw, path)
 
 
 def grid(found: list[Panel], results: dict[str, Any], across: int = 3) -> Figure:

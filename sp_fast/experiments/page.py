@@ -17,6 +17,7 @@ from sp_fast.experiments.figures.drawn import DrawnFigure
 from sp_fast.experiments.pictures import BEST, Strip, prediction_samples, proposal_samples
 from sp_fast.experiments.plan import PROPOSALS, Plan, Run
 from sp_fast.experiments.table import (
+    PAPER,
     TEST,
     Grid,
     blocks,
@@ -24,6 +25,7 @@ from sp_fast.experiments.table import (
     by_size,
     missing,
     seeds_text,
+    title,
     training_heading,
     trainings,
 )
@@ -98,6 +100,8 @@ def page(
         "experiment.html",
         {"clock": clock, "mean": mean, "short": _short, "gigabytes": _gigabytes},
         results=results,
+        title=title(results),
+        paper=PAPER,
         times=times,
         seeds=seeds_text(plan.seeds),
         test=TEST if results["comparisons"] else "",

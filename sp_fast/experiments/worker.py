@@ -1,7 +1,7 @@
 """One run of an experiment, in a process of its own: `python -m sp_fast.experiments.worker FOLDER`.
 
 FOLDER/run.json says what to do. `result.json` is written last and is the same for each run of one spec;
-`times.json` holds what differs.
+`times.json` holds what differs. To train in several processes, it starts itself with torchrun and `--train`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -36,7 +38,9 @@ TIMES = "times.json"
 MASKS = "masks.json"
 PREDICTIONS = "predictions"
 PREDICTED = f"{PREDICTIONS}.segm.json"
+EPOCH = "epoch.json"
 CURVE_POINTS = 40
+TRAIN_ONLY = "--train"
 
 
 def main(folder: Path) -> int:
@@ -44,8 +48,7 @@ def main(folder: Path) -> int:
     started = time.time()
     run = json.loads((folder / "run.json").read_text())
     spec, seed = run["spec"], run["seed"]
-    near = {name: folder.parent / key for name, key in run["needs"].items()}
-    places = {"data": str(near.get("data", "")), "seed": str(seed)}
+    near, places = _near(folder, run)
     if run["kind"] == "data":
         prepare = Source(**run["source"]).load().prepare
         assert prepare is not None
@@ -58,17 +61,62 @@ def main(folder: Path) -> int:
         function = getattr(importlib.import_module(module), name)
         result = function(folder, near.get("trained"), **filled(spec["options"], places))
     else:
-        training = filled(spec, places)
-        status = _train(train_arguments(training, folder, seed, near), training["options"])
+        processes = run.get("processes", 1)
+        status = train_only(folder) if processes == 1 else _run_forwarding(torchrun(folder, processes))
         if status:
             return status
-        result = _trained(folder, training)
-    before = json.loads((folder / TIMES).read_text()) if (folder / TIMES).is_file() else {}
-    seconds = before.get("seconds", 0.0) + time.time() - started
-    peaks = {name: max(peak, before.get(name, 0)) for name, peak in _peak_memory().items()}
-    write_json({"seconds": seconds, **peaks, **_environment()}, folder / TIMES)
+        result = _trained(folder, filled(spec, places))
+    _add_times(folder, time.time() - started)
     write_json(result, folder / RESULT)
     return 0
+
+
+def torchrun(folder: Path, processes: int) -> list[str]:
+    """The command that trains the run in a folder with several processes on this machine."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    module = ["-m", "sp_fast.experiments.worker", str(folder), TRAIN_ONLY]
+    return [*launcher, "--nproc-per-node", str(processes), *module]
+
+
+def train_only(folder: Path) -> int:
+    """Trains as the run in a folder says, as one of several processes or alone; returns the exit status."""
+    run = json.loads((folder / "run.json").read_text())
+    near, places = _near(folder, run)
+    training = filled(run["spec"], places)
+    status = _train(train_arguments(training, folder, run["seed"], near), training["options"])
+    if not status and int(os.environ.get("RANK", 0)) == 0:
+        from mmengine.logging import MessageHub
+
+        from sp_fast.mmdet_plugin.loops import STEPS_PER_EPOCH
+
+        hub = MessageHub.get_current_instance()
+        write_json({STEPS_PER_EPOCH: hub.get_info(STEPS_PER_EPOCH)}, folder / EPOCH)
+        _add_times(folder, 0.0)  # with the memory of this process
+    return status
+
+
+def _run_forwarding(command: list[str]) -> int:
+    """Runs a command, which gets this process's signals to stop; returns its exit status."""
+    # The lock of the run is inherited, so that nothing else trains in the folder while the command runs.
+    process = subprocess.Popen(command, close_fds=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: process.send_signal(received))
+    return process.wait()
+
+
+def _near(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders of the runs that a run needs, and what `{data}` and `{seed}` stand for in it."""
+    near = {name: folder.parent / key for name, key in run["needs"].items()}
+    return near, {"data": str(near.get("data", "")), "seed": str(run["seed"])}
+
+
+def _add_times(folder: Path, seconds: float) -> None:
+    """Adds to the time that the run took, and updates its peak memory and where it runs."""
+    before = json.loads((folder / TIMES).read_text()) if (folder / TIMES).is_file() else {}
+    peaks = {name: max(peak, before.get(name, 0)) for name, peak in _peak_memory().items()}
+    write_json(
+        {**before, "seconds": before.get("seconds", 0.0) + seconds, **peaks, **_environment()}, folder / TIMES
+    )
 
 
 def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dict[str, Path]) -> list[str]:
@@ -160,6 +208,8 @@ def _trained(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     if training["val_images"]:
         data["validation"] = fingerprint(training["val_images"], training["val_annotations"])
     found = {"evaluations": evaluations, "losses": losses, "data": data}
+    if (folder / EPOCH).is_file():
+        found |= json.loads((folder / EPOCH).read_text())
     if (folder / PREDICTED).is_file():
         found["details"] = _details(folder, training, evaluations)
     return found
@@ -269,4 +319,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit((train_only if TRAIN_ONLY in sys.argv else main)(Path(sys.argv[1])))

@@ -149,18 +149,19 @@ def test_maps_of_kernels_are_an_analysis_that_is_drawn(tmp_path, monkeypatch) ->
 
 
 def test_figure5_takes_proposals_and_predictions_of_one_row() -> None:
-    experiment = figure5("/data", "knet_r50", pretrain_epochs=3, finetune_epochs=5)
+    experiment = figure5("/data", pretrain_epochs=3, finetune_epochs=5)
     (row,) = experiment.rows
     assert row.proposals is not None
     assert row.pretrain.epochs == 3
     assert row.finetune["COCO 10 %"].epochs == 5
     assert [figure.name for figure in experiment.figures] == ["figure5a", "figure5b"]
-    (row,) = figure5("/data", quick=True).rows
-    assert [one.steps for one in row.trainings.values()] == [4, 4]
 
 
 def test_figure6_compares_two_epochs_with_a_model_of_others(tmp_path) -> None:
-    experiment = figure6("/data", limit=200)
+    experiment = figure6("/data")
+    assert "paper's settings" not in experiment.title  # it is the paper that takes two epochs
+    assert "after 2 epochs of COCO" in experiment.figures[0].caption
+    assert "after 7 steps of COCO" in figure6("/data", finetune_steps=7).figures[0].caption
     plan = Plan(experiment, tmp_path, [0])
     assert [row.name for row in experiment.rows] == ["scratch", "moco_v2", "sp", "full"]
     words = {}
@@ -168,13 +169,22 @@ def test_figure6_compares_two_epochs_with_a_model_of_others(tmp_path) -> None:
         run = plan.of(row, "COCO", 0)
         words[row] = train_arguments(dict(run.spec), run.folder, 0, {})
         assert words[row][words[row].index("--epochs") + 1] == "2"
+        assert words[row][words[row].index("--total-batch") + 1] == "96"
         maps = plan.of(row, kernels.ANALYSIS, 0)
         assert maps.needs == {"trained": run.key}
-        assert maps.spec["options"] == {"images": "/data/val2017", "limit": 200}
+        assert maps.spec["options"] == {"images": "/data/val2017"}
     assert "--from-scratch" in words["scratch"]
+    assert "--weights" not in words["scratch"]
     assert "/data/weights/moco_v2_r50.pth" in words["moco_v2"]
     assert plan.of("sp", PROPOSALS, 0) is not None
     full = plan.of("full", kernels.ANALYSIS, 0)
     assert full.needs == {}
     assert full.spec["options"]["checkpoint"] == "/data/weights/knet_r50_coco.pth"
     assert full.spec["function"] == "sp_fast.experiments.figures.kernels:kernel_maps"
+    assert "/data/weights/knet_r50_coco.pth" in experiment.inputs
+
+
+@pytest.mark.parametrize("name", ["figure1", "figure3", "figure4", "figure5", "figure6"])
+def test_each_figure_is_drawn(name) -> None:
+    experiment = Source(name, {"data_root": "/data"}).load()
+    assert {figure.name.rstrip("ab") for figure in experiment.figures} == {name}

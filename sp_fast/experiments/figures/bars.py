@@ -55,10 +55,8 @@ def draw(plan: Plan, results: dict[str, Any]) -> Figure | None:
 
 def _values(row: dict[str, Any], group: str, metric: str) -> tuple[dict[str, Any] | None, float | None]:
     """Mean and spread of a row after a training, and the paper's value of the same."""
-    training = row["trainings"].get(group, {"summary": {}, "expected": None})
-    expected = training["expected"]
-    paper = expected.get(metric) if isinstance(expected, dict) else expected
-    return training["summary"].get(metric), paper
+    training = row["trainings"].get(group, {"summary": {}, "expected": {}})
+    return training["summary"].get(metric), training["expected"].get(metric)
 
 
 def _bar(axes: Any, left: float, width: float, height: float, spread: float | None, **look: Any) -> None:
