@@ -1,7 +1,7 @@
 """One run of an experiment, in a process of its own: `python -m sp_fast.experiments.worker FOLDER`.
 
 FOLDER/run.json says what to do. `result.json` is written last and is the same for each run of one spec;
-`times.json` holds what differs. To train in several processes, it starts itself with torchrun and `--train`.
+`times.json` holds what differs. To train in several processes, it starts itself with `--train`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import math
 import os
 import platform
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -62,7 +61,7 @@ def main(folder: Path) -> int:
         result = function(folder, near.get("trained"), **filled(spec["options"], places))
     else:
         processes = run.get("processes", 1)
-        status = train_only(folder) if processes == 1 else _run_forwarding(torchrun(folder, processes))
+        status = train_only(folder) if processes == 1 else launch(folder, processes)
         if status:
             return status
         result = _trained(folder, filled(spec, places))
@@ -71,11 +70,25 @@ def main(folder: Path) -> int:
     return 0
 
 
-def torchrun(folder: Path, processes: int) -> list[str]:
-    """The command that trains the run in a folder with several processes on this machine."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    module = ["-m", "sp_fast.experiments.worker", str(folder), TRAIN_ONLY]
-    return [*launcher, "--nproc-per-node", str(processes), *module]
+def launch(folder: Path, processes: int) -> int:
+    """Trains the run in a folder with several processes, as torchrun does; returns the exit status.
+
+    A signal to stop reaches all processes.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(os.getpid())}
+    config = LaunchConfig(1, 1, processes, max_restarts=0, **place)
+    module = ["-W", "ignore", "-m", "sp_fast.experiments.worker", str(folder), TRAIN_ONLY]
+    try:
+        elastic_launch(config, sys.executable)(*module)
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
 
 
 def train_only(folder: Path) -> int:
@@ -93,15 +106,6 @@ def train_only(folder: Path) -> int:
         write_json({STEPS_PER_EPOCH: hub.get_info(STEPS_PER_EPOCH)}, folder / EPOCH)
         _add_times(folder, 0.0)  # with the memory of this process
     return status
-
-
-def _run_forwarding(command: list[str]) -> int:
-    """Runs a command, which gets this process's signals to stop; returns its exit status."""
-    # The lock of the run is inherited, so that nothing else trains in the folder while the command runs.
-    process = subprocess.Popen(command, close_fds=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: process.send_signal(received))
-    return process.wait()
 
 
 def _near(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Path], dict[str, str]]:

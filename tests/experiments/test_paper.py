@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sp_fast.commands.experiment import run_and_report
+from sp_fast.configs import config_names
 from sp_fast.experiments import Experiment
 from sp_fast.experiments.inputs import check_inputs
 from sp_fast.experiments.paper import analyses, numbers
@@ -56,6 +57,7 @@ def test_experiments_of_the_paper(name, tmp_path):
     assert named <= experiment.inputs.keys()
     trainings = specs(experiment, "train")
     assert all("--total-batch" in one["arguments"] for one in trainings)
+    assert {one["config"] for one in trainings} <= set(config_names())
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -145,6 +147,8 @@ def test_sizes_change_all_scales():
     assert found.keys() == {f"{name}_dataloader.dataset.pipeline" for name in ("train", "val")}
     resizes = [one for pipeline in found.values() for one in pipeline if one["type"] == "Resize"]
     assert resizes == 2 * [{"type": "Resize", "scale": 96, "keep_ratio": True}]
+    (repeated, _) = pipelines_of_size("knet_r50/finetune_cityscapes", 96)
+    assert repeated == "train_dataloader.dataset.dataset.pipeline"
     quick = load("table4", model="knet_mobilenet_v2", initial="imagenet", quick=True)
     assert quick.rows[0].pretrain.steps == 2
     assert quick.rows[0].pretrain.options.keys() == {"train_dataloader.dataset.pipeline"}

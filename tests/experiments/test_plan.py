@@ -101,9 +101,10 @@ def test_lengths_in_epochs(tmp_path):
 
 def test_experiments_on_the_same_runs_share_what_is_equal(tmp_path):
     rows = tiny().rows
-    one = Plan(dataclasses.replace(tiny(), rows=[rows[1]]), tmp_path, [0])
+    one = Plan(dataclasses.replace(tiny(), rows=[rows[1]], comparisons=[]), tmp_path, [0])
     (one.of("labels", "pretrain", 0).folder / "x").mkdir(parents=True)
-    other = Plan(dataclasses.replace(tiny(), rows=[dataclasses.replace(rows[1], name="b")]), tmp_path, [0])
+    renamed = dataclasses.replace(rows[1], name="b")
+    other = Plan(dataclasses.replace(tiny(), rows=[renamed], comparisons=[]), tmp_path, [0])
     assert other.of("b", "pretrain", 0).folder == one.of("labels", "pretrain", 0).folder
     few, again = one.of("labels", "few", 0).key, other.of("b", "few", 0).key
     assert (few, again) == (f"labels-few-seed0-{few[-8:]}", f"b-few-seed0-{few[-8:]}")

@@ -4,10 +4,11 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 
 import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from sp_fast.experiments import worker
 from sp_fast.experiments.plan import Plan
@@ -31,21 +32,33 @@ def test_each_run_has_a_gpu_per_process(monkeypatch):
     assert default_jobs(1000) == 1
 
 
-def test_a_training_is_started_with_torchrun(tmp_path, monkeypatch):
+@pytest.mark.parametrize("ending", ["done", "failed", "stopped"])
+def test_a_training_is_started_as_torchrun_does(tmp_path, monkeypatch, ending):
     started = []
-    monkeypatch.setattr(worker, "_run_forwarding", lambda command: started.append(command) or 1)
+
+    def elastic_launch(config, program):
+        def run(*arguments):
+            started.append((config, program, *arguments))
+            if ending == "failed":
+                failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file="none")
+                raise ChildFailedError("training", {0: failure})
+            if ending == "stopped":
+                raise SignalException("stop", signal.SIGTERM)
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", elastic_launch)
+    monkeypatch.setattr(worker, "_trained", lambda folder, training: {"config": training["config"]})
     run = Plan(tiny(), tmp_path, [0]).of("none", "few", 0)
     run.folder.mkdir(parents=True)
     what = {"kind": run.kind, "spec": dict(run.spec), "seed": 0, "needs": run.needs, "processes": 2}
     (run.folder / "run.json").write_text(json.dumps(what))
-    assert worker.main(run.folder) == 1
-    assert started == [
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *("-m", "sp_fast.experiments.worker", str(run.folder), "--train"),
-        ]
-    ]
-    assert not run.finished
+    assert worker.main(run.folder) == {"done": 0, "failed": 2, "stopped": 143}[ending]
+    ((config, *command),) = started
+    assert (config.nproc_per_node, config.max_restarts) == (2, 0)
+    module = ["-m", "sp_fast.experiments.worker", str(run.folder), "--train"]
+    assert command == [sys.executable, "-W", "ignore", *module]
+    assert run.finished == (ending == "done")
 
 
 def test_a_run_is_told_its_number_of_processes(tmp_path, monkeypatch):
@@ -61,24 +74,6 @@ def test_a_run_is_told_its_number_of_processes(tmp_path, monkeypatch):
 WAITS = (
     "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); print(flush=True); time.sleep(60)"
 )
-
-
-def test_signals_reach_the_processes_of_a_training(capfd):
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def terminate():
-        while not capfd.readouterr().out:
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=terminate)
-    try:
-        thread.start()
-        assert worker._run_forwarding([sys.executable, "-c", WAITS]) == 143
-    finally:
-        thread.join()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def test_processes_of_a_run_that_does_not_end_are_killed_too(tmp_path, monkeypatch):

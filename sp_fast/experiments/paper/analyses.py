@@ -6,12 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pycocotools import mask as coco_mask
-
 from sp_fast.data.coco import load_coco, save_coco
-from sp_fast.data.evaluation import evaluate_coco
-from sp_fast.data.rle import to_rle
-from sp_fast.evaluation import predict_detections, read_detections
+from sp_fast.evaluation import evaluate_results, predict_detections
 from sp_fast.experiments.worker import PROGRESS
 from sp_fast.files import write_json
 
@@ -32,23 +28,13 @@ def boxes_of_model(folder: Path, trained: Path, *, images: str, annotations: str
     model = load(trained)
     found = predict_detections(model, truth, images, ignore_classes=True, progress=progress)
     save_coco(found.entries, folder / DETECTIONS)
-    return _measured(truth, found.entries)
+    return boxes_of_results(folder, None, predictions=str(folder / DETECTIONS), annotations=annotations)
 
 
 def boxes_of_results(folder: Path, trained: None, *, predictions: str, annotations: str) -> dict[str, Any]:
     """The same for a file of results that `sp-fast evaluate` reads; boxes alone are taken as they are."""
-    truth = load_coco(annotations)
-    return _measured(truth, read_detections(predictions, truth, ignore_classes=True).entries)
-
-
-def _measured(truth: dict[str, Any], entries: list[dict[str, Any]]) -> dict[str, Any]:
-    sizes = {info["id"]: (info["height"], info["width"]) for info in truth["images"]}
-    boxes = [
-        dict(one, bbox=coco_mask.toBbox(to_rle(one["segmentation"], *sizes[one["image_id"]])).tolist())
-        if "segmentation" in one
-        else one
-        for one in entries
-    ]
-    values = evaluate_coco(truth, boxes, "bbox", class_agnostic="no_categories")
+    values = evaluate_results(
+        predictions, annotations, what="bbox", boxes_from_masks=True, class_agnostic="no_categories"
+    )
     measured = {f"boxes/{name}": None if math.isnan(value) else value for name, value in values.items()}
     return {"evaluations": [{"step": 0, **measured}]}

@@ -22,11 +22,14 @@ _CTW1500_LABELS = (
     "sp-fast data ctw1500 ctw1500/imgs/{0} LABELS --out ctw1500/instances_{0}.json, with the labels of the "
     "same place"
 )
-_WEIGHTS = {
-    "imagenet_mobilenet_v2": "mobilenet_v2",
-    **{f"{name}_r50": name for name in INITIALISED},
-}
 _RESULTS = "results of {} on val2017 in COCO's format, of boxes or masks"
+
+
+def _published(name: str) -> str:
+    found = PUBLISHED[name]
+    return f"{found.what}: {found.address}" + (f" ({found.checksum})" if found.checksum else "")
+
+
 _HOW = {
     **{name: f"unpack {_COCO}/zips/{name}.zip" for name in (UNLABELLED, "train2017", "val2017")},
     **{f"annotations/instances_{name}.json": _LABELS for name in ("train2017", "val2017")},
@@ -38,7 +41,8 @@ _HOW = {
     },
     **{f"ctw1500/imgs/{part}": _CTW1500 for part in ("training", "test")},
     **{f"ctw1500/instances_{part}.json": _CTW1500_LABELS.format(part) for part in ("training", "test")},
-    **{f"weights/{name}.pth": ": ".join(PUBLISHED[key][:2]) for name, key in _WEIGHTS.items()},
+    "weights/imagenet_mobilenet_v2.pth": _published("mobilenet_v2"),
+    **{f"weights/{name}_r50.pth": _published(name) for name in INITIALISED},
     "weights/knet_r50_coco.pth": "a K-Net trained on train2017, as sp-fast train writes it",
     "freesolo.json": "sp-fast data masks FILE --images unlabeled2017 --out freesolo.json, with the masks of "
     "https://github.com/NVlabs/FreeSOLO",
