@@ -9,6 +9,8 @@ from sp_fast.commands.check import check
 from sp_fast.commands.data import app as data
 from sp_fast.commands.demo import EXAMPLES as DEMO_EXAMPLES
 from sp_fast.commands.demo import demo
+from sp_fast.commands.draw import EXAMPLES as DRAW_EXAMPLES
+from sp_fast.commands.draw import draw
 from sp_fast.commands.evaluate import EXAMPLES as EVALUATE_EXAMPLES
 from sp_fast.commands.evaluate import evaluate
 from sp_fast.commands.experiment import app as experiment
@@ -16,6 +18,8 @@ from sp_fast.commands.export import EXAMPLES as EXPORT_EXAMPLES
 from sp_fast.commands.export import export
 from sp_fast.commands.fit import EXAMPLES as FIT_EXAMPLES
 from sp_fast.commands.fit import fit
+from sp_fast.commands.kernels import EXAMPLES as KERNELS_EXAMPLES
+from sp_fast.commands.kernels import kernels
 from sp_fast.commands.predict import EXAMPLES as PREDICT_EXAMPLES
 from sp_fast.commands.predict import predict
 from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
@@ -47,6 +51,8 @@ app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
 app.command("score", epilog=SCORE_EXAMPLES)(score)
 app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
 app.command("region-boxes", epilog=REGION_BOXES_EXAMPLES)(region_boxes)
+app.command("draw", epilog=DRAW_EXAMPLES)(draw)
+app.command("kernels", epilog=KERNELS_EXAMPLES)(kernels)
 app.add_typer(data, name="data")
 app.add_typer(experiment, name="experiment")
 app.command("demo", epilog=DEMO_EXAMPLES)(demo)

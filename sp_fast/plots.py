@@ -1,15 +1,19 @@
-"""Curves as inline SVG elements in the style of the pages."""
+"""Figures in the style of the pages: inline SVG elements and PNG files."""
 
 from __future__ import annotations
 
 import io
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
+from sp_fast.files import replacing
+
+WIDTH = 10.4  # of a figure that fills a page, in inches
 INK = "#010203"  # replaced by the colour of the page's text, light or dark
 # Okabe and Ito's colours for the colour-blind; grey for their yellow, which is too faint on white.
 COLOURS = ("#8a8f98", "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7")
@@ -40,3 +44,14 @@ def inline_svg(draw: Callable[[Any], None], name: str) -> str:
     # The page sets the size. Ids of groups are the same in each element, and nothing refers to them.
     text = re.sub(r' (?:width|height)="[0-9.]+pt"', "", text)
     return re.sub(r'<g id="[^"]*">', "<g>", text)
+
+
+def save_png(draw: Callable[[], Figure | None], path: Path) -> bool:
+    """Writes the figure that `draw` makes in this style (atomic write); False if there is none."""
+    with matplotlib.rc_context(STYLE):
+        figure = draw()
+        if figure is None:
+            return False
+        with replacing(path) as file:
+            figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    return True

@@ -21,6 +21,9 @@ Examples:
     sp-fast experiment run my_experiment.py --out runs/mine --minutes 9
   Two of its rows:
     sp-fast experiment run my_experiment.py --out runs/mine --rows none,prompts
+  A table of the paper on 8 GPUs, one training at a time on all of them:
+    sp-fast experiment run table1 --data-root DATA --out runs/table1 \
+      --processes 8
   Several calls with the same --out, on several GPUs or machines, divide the runs:
     for gpu in 0 1 2 3; do
       CUDA_VISIBLE_DEVICES=$gpu sp-fast experiment run demo --out runs/demo &
@@ -56,8 +59,11 @@ def run(
         float | None, typer.Option(help="Time limit in minutes; run again to continue.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Number of runs at once [one per GPU, or per core].")
+        int | None, typer.Option(min=1, help="Number of runs at once [as many as GPUs or cores allow].")
     ] = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes of each training (torchrun), each with a GPU of its own.")
+    ] = 1,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data, for experiments that take one.")
     ] = None,
@@ -75,7 +81,9 @@ def run(
         arguments["quick"] = True
     chosen = None if rows is None else rows.split(",")
     numbers = None if seeds is None else seed_numbers(seeds)
-    run_and_report(name, out, arguments, rows=chosen, seeds=numbers, minutes=minutes, jobs=jobs)
+    run_and_report(
+        name, out, arguments, rows=chosen, seeds=numbers, minutes=minutes, jobs=jobs, processes=processes
+    )
 
 
 def run_and_report(
@@ -87,6 +95,7 @@ def run_and_report(
     seeds: list[int] | None = None,
     minutes: float | None = None,
     jobs: int | None = None,
+    processes: int = 1,
     finish: Callable[[Any], Any] | None = None,
 ) -> None:
     """Runs an experiment, writes its report, and exits with the command's status.
@@ -103,6 +112,7 @@ def run_and_report(
     complete = True
     try:
         _need_mmdet()
+        from sp_fast.experiments.inputs import check_inputs
         from sp_fast.experiments.plan import Plan
         from sp_fast.experiments.progress import progress
         from sp_fast.experiments.report import write_report
@@ -112,11 +122,14 @@ def run_and_report(
         experiment = source.load()
         chosen = experiment.chosen(rows)
         wanted = sorted(set(experiment.seeds if seeds is None else seeds))
+        check_inputs(Plan(experiment, out, wanted), chosen, wanted)
         plan = Plan(experiment, out, remember(out, source, wanted))
         with progress(console) as show:
             seconds = None if minutes is None else 60 * minutes
             runs = plan.needed(chosen, wanted)
-            run_all(runs, source, jobs=jobs or default_jobs(), seconds=seconds, show=show)
+            most = default_jobs(processes)
+            at_once = {"jobs": jobs or most, "processes": processes}
+            run_all(runs, source, **at_once, seconds=seconds, show=show)
     except (KeyboardInterrupt, SystemExit) as stopped:
         console.print("Interrupted. Run the same command again to continue.")
         raise typer.Exit(getattr(stopped, "code", 130)) from None

@@ -30,6 +30,7 @@ _TURNS = {
 }
 _TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 
 class BrokenImageError(ValueError):
@@ -131,6 +132,12 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     if not found:
         raise ValueError(f"no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)})")
     return sorted(found, key=lambda path: path.as_posix())
+
+
+def spread(values: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the values, evenly spread."""
+    count = min(count, len(values))
+    return [values[k * len(values) // count] for k in range(count)]
 
 
 def file_size(path: Path) -> int:

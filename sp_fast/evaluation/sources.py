@@ -98,7 +98,7 @@ def predict_detections(
         if progress is not None:
             progress(start, len(infos))
         batch = infos[start : start + size]
-        pixels = [_annotated(info, Path(images)) for info in batch]
+        pixels = [annotated_image(info, Path(images)) for info in batch]
         for info, found in zip(batch, model.predict(pixels, threshold=0.0, top_k=top_k), strict=True):
             entries += _entries(info["id"], found, ids, truth)
     if progress is not None:
@@ -106,10 +106,20 @@ def predict_detections(
     return Detections(entries, ids is None, _merged_note("the model", ids, ignore_classes))
 
 
-def _annotated(info: dict[str, Any], folder: Path) -> np.ndarray:
-    """The image as it was annotated: with its EXIF orientation ignored, if only so its size is right."""
+def annotated_image(info: dict[str, Any], folder: Path, exif: str = "auto") -> np.ndarray:
+    """The image as it was annotated: with its EXIF orientation ignored, if only so its size is right.
+
+    Args:
+        info: entry of the image in a COCO-format file.
+        folder: folder of the images.
+        exif: see `read_labelled`.
+
+    Raises:
+        ValueError: the image has another size than its annotations.
+        OSError: it cannot be read.
+    """
     size = info["height"], info["width"]
-    pixels, _ = read_labelled(folder / info["file_name"], size)
+    pixels, _ = read_labelled(folder / info["file_name"], size, exif)
     if pixels.shape[:2] != size:
         raise ValueError(
             f"{info['file_name']}: expected {size[0]} x {size[1]} pixels (height, width) as annotated, got "

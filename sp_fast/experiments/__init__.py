@@ -4,5 +4,6 @@ An experiment file defines `experiment`, an `Experiment` or a function that retu
 """
 
 from sp_fast.experiments.experiment import Analysis, Comparison, Experiment, Proposals, Row, Training
+from sp_fast.experiments.figures import Figure
 
-__all__ = ["Analysis", "Comparison", "Experiment", "Proposals", "Row", "Training"]
+__all__ = ["Analysis", "Comparison", "Experiment", "Figure", "Proposals", "Row", "Training"]

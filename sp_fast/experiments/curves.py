@@ -7,23 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from sp_fast.experiments.experiment import PRETRAIN
-from sp_fast.experiments.table import training_heading, trainings
-from sp_fast.files import replacing
-from sp_fast.plots import COLOURS, INK, STYLE, inline_svg
+from sp_fast.experiments.table import title, training_heading, trainings
+from sp_fast.plots import COLOURS, INK, inline_svg, save_png
 
 DASHES = ("solid", "dashed", "dotted")  # names in both matplotlib and CSS
 
 
 class Curve(NamedTuple):
-    """Mean, lowest and highest value of a row over its seeds at each step."""
+    """Mean, lowest and highest value of a row over its seeds at each step, or epoch."""
 
     row: str
-    steps: list[int]
+    steps: list[float]
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
@@ -35,6 +33,7 @@ class Panel(NamedTuple):
     title: str
     ylabel: str
     curves: list[Curve]
+    xlabel: str = "step"
 
 
 def style(position: int) -> tuple[str, str]:
@@ -46,15 +45,18 @@ def panels(results: dict[str, Any]) -> list[Panel]:
     """The first metric during each training, then the loss of pre-training; only panels with a curve."""
     metric, heading = next(iter(results["metrics"].items()))
     found = [
-        Panel(f"{training_heading(name)}: {heading}", heading, _curves(results, name, "curves", metric))
+        Panel(f"{training_heading(name)}: {heading}", heading, curves_of(results, name, "curves", metric))
         for name in trainings(results)
     ]
-    found.append(Panel("Pre-training: loss", "sum of losses", _curves(results, PRETRAIN, "losses", "loss")))
+    found.append(Panel("Pre-training: loss", "sum of losses", curves_of(results, PRETRAIN, "losses", "loss")))
     return [panel for panel in found if panel.curves]
 
 
-def _curves(results: dict[str, Any], training: str, part: str, value: str) -> list[Curve]:
-    """The curves of all rows that have values at two steps or more."""
+def curves_of(results: dict[str, Any], training: str, part: str, value: str) -> list[Curve]:
+    """The curves of all rows that have values of a training at two steps or more.
+
+    `part` is where the values are, `curves` or `losses`; `value` is the name of one.
+    """
     found = []
     for name, row in results["rows"].items():
         runs = row["trainings"].get(training, {part: {}})[part].values()
@@ -77,25 +79,34 @@ def svg(panel: Panel, rows: Mapping[str, str]) -> str:
 
 def write_png(results: dict[str, Any], path: Path) -> None:
     """Writes all panels and a legend as one picture."""
-    found = panels(results)
+
+    def draw() -> Figure:
+        figure = grid(panels(results), results)
+        if results["finished"] < results["runs"]:
+            figure.suptitle(title(results))
+        return figure
+
+    save_png(draw, path)
+
+
+def grid(found: list[Panel], results: dict[str, Any], across: int = 3) -> Figure:
+    """The panels, at most `across` side by side, above one legend."""
     rows = {name: row["label"] for name, row in results["rows"].items()}
-    columns = max(min(len(found), 3), 1)
+    columns = max(min(len(found), across), 1)
     lines = max(math.ceil(len(found) / columns), 1)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.2 * columns, 3.5 * lines), dpi=130, layout="constrained")
-        legend: dict[str, Any] = {}
-        for number, panel in enumerate(found, 1):
-            axes = figure.add_subplot(lines, columns, number)
-            _draw(axes, panel, rows)
-            handles, labels = axes.get_legend_handles_labels()
-            legend |= dict(zip(labels, handles, strict=True))
-        if found:
-            place = {"loc": "outside lower left", "ncols": columns, "frameon": False}
-            figure.legend(legend.values(), legend.keys(), **place)
-        else:
-            figure.text(0.5, 0.5, "No curve yet.", ha="center")
-        with replacing(path) as file:
-            figure.savefig(file, format="png", metadata={"Software": None})
+    figure = Figure(figsize=(5.2 * columns, 3.5 * lines), layout="constrained")
+    legend: dict[str, Any] = {}
+    for number, panel in enumerate(found, 1):
+        axes = figure.add_subplot(lines, columns, number)
+        _draw(axes, panel, rows)
+        handles, labels = axes.get_legend_handles_labels()
+        legend |= dict(zip(labels, handles, strict=True))
+    if found:
+        place = {"loc": "outside lower left", "ncols": columns, "frameon": False}
+        figure.legend(legend.values(), legend.keys(), **place)
+    else:
+        figure.text(0.5, 0.5, "No curve yet.", ha="center")
+    return figure
 
 
 def _draw(axes: Any, panel: Panel, rows: Mapping[str, str]) -> None:
@@ -106,7 +117,7 @@ def _draw(axes: Any, panel: Panel, rows: Mapping[str, str]) -> None:
             curve.steps, curve.mean, color=colour, linestyle=dashes, marker=marker, label=rows[curve.row]
         )
         axes.fill_between(curve.steps, curve.low, curve.high, color=colour, alpha=0.13, linewidth=0)
-    axes.set(title=panel.title, xlabel="step", ylabel=panel.ylabel)
+    axes.set(title=panel.title, xlabel=panel.xlabel, ylabel=panel.ylabel)
     axes.set_ylim(bottom=0)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(axis="y", color=INK, alpha=0.12)

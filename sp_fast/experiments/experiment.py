@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sp_fast.experiments.figures import Figure
+
 PRETRAIN = "pretrain"
 KINDS = ("saliency", "random_boxes")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -49,6 +51,7 @@ class Training:
         val_images: folder of the validation images; None for no evaluation.
         val_annotations: COCO annotations of the validation images.
         steps: number of steps, to which the config's schedule is scaled; None for the config's own.
+        epochs: the same in epochs; at most one of the two.
         options: entries of the config to override, like `--cfg-options`.
         arguments: further arguments of `sp-fast train`, such as `--class-agnostic`.
     """
@@ -59,6 +62,7 @@ class Training:
     val_images: str | None = None
     val_annotations: str | None = None
     steps: int | None = None
+    epochs: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     arguments: Sequence[str] = ()
 
@@ -93,7 +97,8 @@ class Row:
         pretrain: pre-training, or None.
         finetune: fine-tunings by a short name of their data, such as `10 %`.
         analyses: what else is computed, by a short name.
-        expected: the paper's value of the first metric after each fine-tuning, if there is one.
+        expected: published values in percent by training or analysis: a dict by metric, with None where there
+            is no value, or a number, the first metric's.
     """
 
     name: str
@@ -102,7 +107,7 @@ class Row:
     pretrain: Training | None = None
     finetune: Mapping[str, Training] = field(default_factory=dict)
     analyses: Mapping[str, Analysis] = field(default_factory=dict)
-    expected: Mapping[str, float | None] = field(default_factory=dict)
+    expected: Mapping[str, float | Mapping[str, float | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -148,6 +153,9 @@ class Experiment:
         samples: number of images whose predictions the page shows.
         settings: what was chosen, each with a `name`, a `value` and a `reason`, for the page.
         command: the command that runs it, if not `sp-fast experiment run`.
+        figures: figures that the report draws.
+        inputs: files and folders of `--data-root` that runs may need -> how to get each. Those
+            that are needed are looked for before the first run.
     """
 
     name: str
@@ -162,6 +170,8 @@ class Experiment:
     samples: int = 4
     settings: Sequence[Mapping[str, Any]] = ()
     command: str = ""
+    figures: Sequence[Figure] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]

@@ -35,7 +35,9 @@ def seconds_per_step(training: Training) -> float:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         save_coco(few, folder / "few.json")
-        labels = dict(annotations=str(folder / "few.json"), val_annotations=str(folder / "few.json"))
+        labels: dict[str, Any] = dict(
+            annotations=str(folder / "few.json"), val_annotations=str(folder / "few.json")
+        )
         often = {"default_hooks.logger.interval": 1, "log_processor.window_size": 1}
         spec: dict[str, Any] = dataclasses.asdict(
             dataclasses.replace(
@@ -43,6 +45,7 @@ def seconds_per_step(training: Training) -> float:
                 **labels,
                 val_images=training.images,
                 steps=STEPS,
+                epochs=None,
                 options={**training.options, **often},
             )
         )

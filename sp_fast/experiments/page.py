@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
@@ -12,9 +13,11 @@ from markupsafe import Markup
 
 from sp_fast.experiments.curves import panels, style, svg
 from sp_fast.experiments.experiment import PRETRAIN
+from sp_fast.experiments.figures.drawn import DrawnFigure
 from sp_fast.experiments.pictures import BEST, Strip, prediction_samples, proposal_samples
 from sp_fast.experiments.plan import PROPOSALS, Plan, Run
 from sp_fast.experiments.table import (
+    PAPER,
     TEST,
     Grid,
     blocks,
@@ -22,6 +25,7 @@ from sp_fast.experiments.table import (
     by_size,
     missing,
     seeds_text,
+    title,
     training_heading,
     trainings,
 )
@@ -63,6 +67,8 @@ class Step(NamedTuple):
         if self.part == PROPOSALS:
             kind = "saliency masks" if self.spec["kind"] == "saliency" else "random boxes"
             return f"{kind} of {', '.join(self.rows)}"
+        if "function" in self.spec:
+            return f"{self.part} of {', '.join(self.rows)}"
         return "pre-training" if self.part == PRETRAIN else f"fine-tuning on {self.part}"
 
 
@@ -74,7 +80,14 @@ class Breakdown(NamedTuple):
     classes: Grid
 
 
-def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: str, use: Use | None) -> str:
+def page(
+    plan: Plan,
+    results: dict[str, Any],
+    times: dict[str, Any],
+    command: str,
+    use: Use | None,
+    figures: Sequence[DrawnFigure] = (),
+) -> str:
     """The page's HTML.
 
     `plan` gives the folders of masks and predictions, `command` how it was made, `use` what to do with it.
@@ -87,6 +100,8 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
         "experiment.html",
         {"clock": clock, "mean": mean, "short": _short, "gigabytes": _gigabytes},
         results=results,
+        title=title(results),
+        paper=PAPER,
         times=times,
         seeds=seeds_text(plan.seeds),
         test=TEST if results["comparisons"] else "",
@@ -94,6 +109,7 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
         choices=plan.experiment.settings,
         missing=missing(results),
         blocks=blocks(results),
+        figures=figures,
         breakdowns=breakdowns,
         has_classes=any(len(one.classes.lines) > 1 for one in breakdowns),
         many=MANY,
@@ -116,7 +132,7 @@ def page(plan: Plan, results: dict[str, Any], times: dict[str, Any], command: st
 
 
 def _steps(plan: Plan) -> list[Step]:
-    """All steps: proposals, pre-trainings, fine-tunings; those with equal settings are one."""
+    """All steps: proposals, pre-trainings, fine-tunings, analyses; those with equal settings are one."""
     found: dict[str, Step] = {}
     for (row, part, _), key in plan.parts.items():
         run = plan.runs[key]
@@ -124,7 +140,8 @@ def _steps(plan: Plan) -> list[Step]:
         step.runs[key] = run
         if row not in step.rows:
             step.rows.append(row)
-    parts = [PROPOSALS, *plan.experiment.trainings]
+    analyses = dict.fromkeys(name for row in plan.experiment.rows for name in row.analyses)
+    parts = [PROPOSALS, *plan.experiment.trainings, *analyses]
     return sorted(found.values(), key=lambda step: parts.index(step.part))
 
 
@@ -153,7 +170,7 @@ def _data(steps: list[Step]) -> list[tuple]:
     """Folder, number of images, and hashes of listing and annotations: each set once."""
     found = []
     for run in (run for step in steps for run in step.finished):
-        data = run.result()["data"]
+        data = run.result().get("data", {})  # analyses have none
         for part, prints in ({"": data} if run.kind == PROPOSALS else data).items():
             folder = _short(run.spec["val_images" if part == "validation" else "images"])
             hashes = prints["listing_sha256"], prints.get("annotations_sha256")

@@ -13,9 +13,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sp_fast.data.coco import load_coco
-from sp_fast.data.images import read_image
+from sp_fast.data.images import spread
 from sp_fast.data.rle import to_rle
 from sp_fast.drawing import PALETTE, WHITE, data_uri, overlay, resized
+from sp_fast.evaluation.sources import annotated_image
 from sp_fast.experiments.experiment import Row
 from sp_fast.experiments.plan import Plan, Run
 from sp_fast.experiments.worker import MASKS, PREDICTED, place
@@ -48,16 +49,17 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
     names: list[str] = []
     for label, run in runs.items():
         coco = json.loads((run.folder / MASKS).read_text())
-        ids = {info["file_name"]: info["id"] for info in coco["images"]}
-        names = names or _spread(list(ids), count)
-        paths = [place(run, "images") / name for name in names]
-        if not paths or not all(path.is_file() for path in paths):
+        infos = {info["file_name"]: info for info in coco["images"]}
+        names = names or spread(list(infos), count)
+        folder = place(run, "images")
+        if not names or not all(name in infos and (folder / name).is_file() for name in names):
             continue
-        images = [read_image(path) for path in paths]
+        exif = coco.get("info", {}).get("exif", "auto")
+        images = [annotated_image(infos[name], folder, exif) for name in names]
         if not strips:
             strips.append(Strip("image", [Picture(data_uri(resized(image))) for image in images]))
         masks = _by_image(coco["annotations"])
-        best = [_best(masks[ids.get(name)], BEST) for name in names]
+        best = [_best(masks[infos[name]["id"]], BEST) for name in names]
         pairs = [(image, _as_rles(one, *image.shape[:2])) for image, one in zip(images, best, strict=True)]
         strips.append(Strip(label, [_drawn(*pair) for pair in pairs]))
     return strips
@@ -97,12 +99,9 @@ def prediction_samples(plan: Plan, training: str) -> list[Strip]:
     means = {key: mean(scores[row, key] for row in predicted) for key in sizes}
     infos.sort(key=lambda info: (-means[info["id"]], info["file_name"]))
     chosen = _best_typical_worst(infos, max(plan.experiment.samples // 2, 1))
-    paths = [folder / info["file_name"] for info, _ in chosen]
-    if not paths or not all(path.is_file() for path in paths):
+    if not chosen or not all((folder / info["file_name"]).is_file() for info, _ in chosen):
         return []
-    images = [
-        (info["id"], which, read_image(path)) for (info, which), path in zip(chosen, paths, strict=True)
-    ]
+    images = [(info["id"], which, annotated_image(info, folder)) for info, which in chosen]
     drawn = [_drawn(image, truth[key], None, names, which) for key, which, image in images]
     strips = [Strip("annotated objects", drawn)]
     for row, run in shown:
@@ -195,8 +194,3 @@ def _by_image(annotations: Iterable[dict[str, Any]]) -> defaultdict[Any, list[di
     for one in annotations:
         found[one["image_id"]].append(one)
     return found
-
-
-def _spread(values: list[Any], count: int) -> list[Any]:
-    """At most `count` values, evenly spread."""
-    return values[:: max(len(values) // max(count, 1), 1)][:count]

@@ -55,6 +55,7 @@ class Plan:
     def __init__(self, experiment: Experiment, out: Path, seeds: Sequence[int]) -> None:
         self.experiment, self.out, self.seeds = experiment, out, list(seeds)
         self.runs: dict[str, Run] = {}
+        self._there = {_digest(path.name): path.name for path in sorted((out / RUNS).glob("*-*"))}
         self.parts: dict[tuple[str, str, int], str] = {}
         # Seed by seed, so that few seeds are complete before many are begun.
         for seed in self.seeds:
@@ -116,16 +117,22 @@ class Plan:
     ) -> str:
         """Adds the run, unless one that does the same is there; returns the key."""
         spec = json.loads(json.dumps(spec))
-        same = json.dumps([kind, spec, seed, needs], sort_keys=True)
+        before = {part: _digest(key) for part, key in needs.items()}
+        same = json.dumps([kind, spec, seed, before], sort_keys=True)
         digest = hashlib.sha256(same.encode()).hexdigest()[:8]
         for key in self.runs:
-            if key.endswith(f"-{digest}"):
+            if _digest(key) == digest:
                 return key
-        key = re.sub(r"[^A-Za-z0-9.]+", "-", f"{name}-{digest}")
+        # Another experiment on these runs may have named it after a row of its own.
+        key = self._there.get(digest, re.sub(r"[^A-Za-z0-9.]+", "-", f"{name}-{digest}"))
         if len(self.seeds) > 1 and kind != "data":
             label = f"seed {seed}, {label}"
         self.runs[key] = Run(key, kind, label, self.out / RUNS / key, spec, seed, dict(needs))
         return key
+
+
+def _digest(key: str) -> str:
+    return key.rpartition("-")[2]
 
 
 def _described(prepare: Any) -> list[str]:

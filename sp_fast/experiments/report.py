@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
+from collections.abc import Iterator
 from statistics import mean
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.text import Text
 from sp_fast.experiments import results
 from sp_fast.experiments.curves import write_png
 from sp_fast.experiments.experiment import PRETRAIN
+from sp_fast.experiments.figures.drawn import write_figures
+from sp_fast.experiments.inputs import missing_inputs
 from sp_fast.experiments.page import page
 from sp_fast.experiments.plan import PROPOSALS, Plan
 from sp_fast.experiments.scheduler import is_running
@@ -27,16 +30,19 @@ _NAMES = {PROPOSALS: "pseudo labels", PRETRAIN: "pre-training"}
 
 
 def write_report(plan: Plan, source: Source, console: Console) -> None:
-    """Writes results.json, report.md, curves.png and report.html, and prints the table."""
+    """Writes results.json, report.md, curves.png, figures and report.html, and prints the table."""
     found = results.write(plan)
     command = command_line(plan, source)
     write_png(found, plan.out / CURVES)
-    text = f"{markdown(found)}\n![Learning curves]({CURVES})\n\n```\n{command}\n```\n"
+    figures = write_figures(plan, found)
+    pictures = "".join(f"![{one.caption}]({one.file})\n\n{one.caption}\n\n" for one in figures)
+    text = f"{markdown(found)}\n{pictures}![Learning curves]({CURVES})\n\n```\n{command}\n```\n"
     write_text(text, plan.out / TABLE)
     times = results.read_times(plan)
-    write_text(page(plan, found, times, command, use(plan, found)), plan.out / PAGE)
+    write_text(page(plan, found, times, command, use(plan, found), figures), plan.out / PAGE)
     print_table(found, console)
-    for what, name in (("Page", PAGE), ("Table", TABLE), ("Curves", CURVES), ("Numbers", results.RESULTS)):
+    files = [("Page", PAGE), ("Table", TABLE), ("Curves", CURVES), ("Numbers", results.RESULTS)]
+    for what, name in [*files, *(("Figure", one.file) for one in figures)]:
         console.print(Text(f"{what + ':':8} {plan.out / name}"), soft_wrap=True)
 
 
@@ -52,7 +58,7 @@ def command_line(plan: Plan, source: Source) -> str:
 
 
 def print_status(plan: Plan, console: Console) -> None:
-    """Prints how many runs are done, running and missing, the time left, and the seeds of each training."""
+    """Prints how many runs are done, running and missing, the time left, and which rows, runs and files."""
     states = {
         key: "done" if run.finished else "running" if is_running(run) else "missing"
         for key, run in plan.runs.items()
@@ -66,7 +72,7 @@ def print_status(plan: Plan, console: Console) -> None:
         table.add_column(column, overflow="fold", max_width=width)
     for row in plan.experiment.rows:
         label = row.label
-        for part in (PROPOSALS, *row.trainings):
+        for part in (PROPOSALS, *row.trainings, *row.analyses):
             seeds = defaultdict(list)
             for seed in plan.seeds:
                 if key := plan.parts.get((row.name, part, seed)):
@@ -76,6 +82,21 @@ def print_status(plan: Plan, console: Console) -> None:
                 table.add_row(Text(label), Text(_NAMES.get(part, part)), Text(text))
                 label = ""
     console.print(table)
+    console.print(Text("\n".join(_row_states(plan, states))))
+    missing = missing_inputs(plan, list(plan.runs.values()))
+    if missing:
+        console.print(Text(f"Missing files: {', '.join(missing)}"), soft_wrap=True)
+
+
+def _row_states(plan: Plan, states: dict[str, str]) -> Iterator[str]:
+    """A line for each state that rows are in: running if a run is, missing if one is and none runs."""
+    found: dict[str, list[str]] = {"done": [], "running": [], "missing": []}
+    for row in plan.experiment.rows:
+        own = {states[run.key] for run in plan.needed([row.name], plan.seeds)}
+        found[next(state for state in ("running", "missing", "done") if state in own)].append(row.name)
+    for state, names in found.items():
+        if names:
+            yield f"Rows {state}: {', '.join(names)}"
 
 
 def _time_left(plan: Plan, states: dict[str, str]) -> str:

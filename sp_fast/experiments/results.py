@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sp_fast.experiments.experiment import Experiment
+from sp_fast.experiments.experiment import Experiment, Row
 from sp_fast.experiments.plan import PROPOSALS, Plan
 from sp_fast.experiments.worker import TIMES
 from sp_fast.files import write_json
@@ -26,16 +26,11 @@ def collect(plan: Plan) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for row in experiment.rows:
         trainings = {}
-        for name in row.trainings:
+        for name in (*row.trainings, *row.analyses):
             finished = _of_row(plan, results, row.name, name)
-            curves = {seed: _curve(experiment, result) for seed, result in finished.items()}
-            trainings[name] = {
-                "expected": row.expected.get(name),
-                "curves": curves,
-                "losses": {seed: result["losses"] for seed, result in finished.items()},
-                "summary": _summary(experiment, curves),
-                "details": _details({seed: result.get("details") for seed, result in finished.items()}),
-            }
+            measured = any("evaluations" in result for result in finished.values())
+            if name in row.trainings or name in row.expected or measured:
+                trainings[name] = _of_part(experiment, row, name, finished)
         proposals = _of_row(plan, results, row.name, PROPOSALS)
         scores = {seed: result["scores"] for seed, result in proposals.items() if "scores" in result}
         rows[row.name] = {"label": row.label, "trainings": trainings, "proposals": scores}
@@ -43,6 +38,7 @@ def collect(plan: Plan) -> dict[str, Any]:
         "name": experiment.name,
         "title": experiment.title,
         "metrics": dict(experiment.metrics),
+        "analyses": sorted({name for row in experiment.rows for name in row.analyses}),
         "seeds": plan.seeds,
         "rows": rows,
         "comparisons": _comparisons(experiment, rows),
@@ -76,11 +72,28 @@ def _of_row(plan: Plan, results: dict[str, Any], row: str, part: str) -> dict[st
     return {seed: results[key] for seed, key in keys.items() if key in results}
 
 
+def _of_part(experiment: Experiment, row: Row, name: str, finished: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a row's training or analysis, whose finished runs have these results by seed."""
+    expected = row.expected.get(name, {})
+    if not isinstance(expected, Mapping):
+        expected = {next(iter(experiment.metrics)): expected}
+    curves = {seed: _curve(experiment, result) for seed, result in finished.items()}
+    steps = {seed: result.get("steps_per_epoch") for seed, result in finished.items()}
+    return {
+        "expected": dict(expected),
+        "curves": curves,
+        "losses": {seed: result.get("losses", []) for seed, result in finished.items()},
+        "steps_per_epoch": next(filter(None, steps.values()), None),
+        "summary": _summary(experiment, curves),
+        "details": _details({seed: result.get("details") for seed, result in finished.items()}),
+    }
+
+
 def _curve(experiment: Experiment, result: dict[str, Any]) -> list[dict[str, Any]]:
     """The experiment's metrics by step, in percent; None where there was nothing to measure."""
     return [
         {"step": one["step"], **{name: _percent(one.get(name)) for name in experiment.metrics}}
-        for one in result["evaluations"]
+        for one in result.get("evaluations", [])
     ]
 
 

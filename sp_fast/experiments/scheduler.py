@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -83,10 +84,10 @@ class Task:
 Show = Callable[[Sequence[Task], float | None], None]
 
 
-def start(task: Task, source: Source, lock: int) -> None:
+def start(task: Task, source: Source, lock: int, processes: int = 1) -> None:
     """Starts the run's process, which inherits the lock and holds it even if this process is killed."""
     run = task.run
-    what = {"kind": run.kind, "spec": run.spec, "seed": run.seed, "needs": run.needs}
+    what = {"kind": run.kind, "spec": run.spec, "seed": run.seed, "needs": run.needs, "processes": processes}
     write_json({**what, "source": asdict(source)}, run.folder / "run.json")
     with (run.folder / OUTPUT).open("a") as output:
         task.process = subprocess.Popen(
@@ -94,7 +95,7 @@ def start(task: Task, source: Source, lock: int) -> None:
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env=worker_environment(task.slot),
+            env=worker_environment(task.slot, processes),
             pass_fds=(lock,),
             start_new_session=True,  # so that Ctrl-C reaches only this process, which stops the others
         )
@@ -102,14 +103,17 @@ def start(task: Task, source: Source, lock: int) -> None:
     task.state = "running"
 
 
-def worker_environment(slot: int = 0) -> dict[str, str]:
-    """The environment variables of a run that has this place among the runs at once."""
+def worker_environment(slot: int = 0, processes: int = 1) -> dict[str, str]:
+    """The environment variables of a run with this place among the runs at once, and a GPU per process."""
     # One thread, so that sums do not depend on how many runs share the machine.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     environment = {**threads, **os.environ}
     cards = _cards()
     if cards:
-        environment["CUDA_VISIBLE_DEVICES"] = cards[slot % len(cards)]
+        first = slot * processes
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(
+            cards[k % len(cards)] for k in range(first, first + min(processes, len(cards)))
+        )
     # The run imports the same package as this process, installed or not.
     root = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -136,21 +140,37 @@ def _cards() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def default_jobs() -> int:
-    """One run per GPU, or per core where there is none."""
+def default_jobs(processes: int = 1) -> int:
+    """As many runs of some processes as there are GPUs for, or cores where there is no GPU.
+
+    Raises:
+        ValueError: a run has more processes than there are GPUs.
+    """
+    cards = len(_cards())
+    if processes > cards > 0:
+        raise ValueError(f"--processes: expected at most the number of GPUs, {cards}, got {processes}")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return len(_cards()) or cores or 1
+    return max((cards or cores or 1) // processes, 1)
 
 
-def run_all(runs: Sequence[Run], source: Source, *, jobs: int, seconds: float | None, show: Show) -> None:
+def run_all(
+    runs: Sequence[Run],
+    source: Source,
+    *,
+    jobs: int,
+    seconds: float | None,
+    show: Show,
+    processes: int = 1,
+) -> None:
     """Executes all runs that are not finished, and waits for those that another call executes.
 
     Args:
         runs: the runs, each after those that it needs.
         source: where the experiment is defined.
-        jobs: number of processes at once.
+        jobs: number of runs at once.
         seconds: time limit, or None.
         show: called about three times a second with the tasks and the seconds left (None while unknown).
+        processes: number of processes of each training.
 
     Raises:
         OutOfTimeError: the time limit is reached; running processes have saved and ended.
@@ -165,7 +185,7 @@ def run_all(runs: Sequence[Run], source: Source, *, jobs: int, seconds: float | 
                 raise OutOfTimeError
             for task in tasks.values():
                 _poll(task)
-            _start_ready(tasks, source, jobs)
+            _start_ready(tasks, source, jobs, processes)
             show(shown, seconds_left(shown, jobs))
             time.sleep(0.3)
     finally:
@@ -191,7 +211,7 @@ def _poll(task: Task) -> None:
     task.state = "done"
 
 
-def _start_ready(tasks: dict[str, Task], source: Source, jobs: int) -> None:
+def _start_ready(tasks: dict[str, Task], source: Source, jobs: int, processes: int) -> None:
     used = {task.slot for task in tasks.values() if task.state == "running"}
     free = [slot for slot in range(jobs) if slot not in used]
     for task in tasks.values():
@@ -209,11 +229,11 @@ def _start_ready(tasks: dict[str, Task], source: Source, jobs: int) -> None:
             task.state = "done"
         else:
             task.slot = free.pop(0)
-            start(task, source, lock)
+            start(task, source, lock, processes)
 
 
 def stop(running: Sequence[Task]) -> None:
-    """Asks processes to save and end; kills those that do not within a minute."""
+    """Asks processes to save and end; kills those that do not within a minute, and all that they started."""
     processes = [task.process for task in running if task.process is not None]
     for process in processes:
         process.terminate()
@@ -222,7 +242,7 @@ def stop(running: Sequence[Task]) -> None:
         try:
             process.wait(timeout=max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # it leads a session
             process.wait()
 
 

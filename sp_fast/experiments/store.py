@@ -20,7 +20,9 @@ STAMP = "experiment.json"
 BUILT_IN = {
     "demo": ("sp_fast.experiments.demo", "experiment"),
     "fit": ("sp_fast.experiments.fit", "experiment"),
-    **{name: ("sp_fast.experiments.paper.tables", name) for name in ("table4", "table5", "table7")},
+    **{f"table{k}": ("sp_fast.experiments.paper.tables", f"table{k}") for k in range(1, 8)},
+    **{f"figure{k}": ("sp_fast.experiments.paper.curves", f"figure{k}") for k in (1, 3, 4)},
+    **{f"figure{k}": ("sp_fast.experiments.paper.pictures", f"figure{k}") for k in (5, 6)},
 }
 
 

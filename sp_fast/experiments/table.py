@@ -14,6 +14,8 @@ from rich.text import Text
 from sp_fast.experiments.experiment import PRETRAIN
 
 NOT_RUN = "-"
+PAPER = "paper"  # label of a line of published values
+LABEL_WIDTH = 20  # columns that labels should have in a terminal
 SIZES = ("small", "medium", "large")
 TEST = "Differences are paired by seed; higher and lower mean significant in Student's t-test at 5 %."
 
@@ -26,6 +28,7 @@ class Line(NamedTuple):
     cells: tuple[str, ...]
     complete: bool
     value: float | None  # mean of the first metric
+    paper: tuple[str, ...] = ()  # published values for a second line; empty without any
 
 
 class Block(NamedTuple):
@@ -65,6 +68,12 @@ def training_heading(training: str) -> str:
     return "As pre-trained" if training == PRETRAIN else f"Fine-tuned on {training}"
 
 
+def title(results: dict[str, Any]) -> str:
+    """The experiment's title, which says so while runs are missing."""
+    done, runs = results["finished"], results["runs"]
+    return results["title"] if done == runs else f"{results['title']} ({done} of {runs} runs)"
+
+
 def missing(results: dict[str, Any]) -> str | None:
     """A sentence that says how many runs are missing, or None."""
     left = results["runs"] - results["finished"]
@@ -92,26 +101,28 @@ def blocks(results: dict[str, Any]) -> list[Block]:
 
 def _block(results: dict[str, Any], training: str, rows: dict[str, Any]) -> Block:
     first, wanted = next(iter(results["metrics"])), len(results["seeds"])
-    columns = {}
+    columns, published = {}, {}
     for metric, heading in results["metrics"].items():
         entries = [row["summary"].get(metric) for row in rows.values()]
-        if metric == first or any(entries):
+        expected = [row["expected"].get(metric) for row in rows.values()]
+        if metric == first or any(entries) or any(value is not None for value in expected):
             columns[heading] = _column(entries)
-        expected = [row["expected"] for row in rows.values()]
-        if metric == first and any(value is not None for value in expected):
-            columns["paper"] = [NOT_RUN if value is None else f"{value:g}" for value in expected]
+            published[heading] = ["" if value is None else f"{value:.1f}" for value in expected]
     done = {name: len(row["curves"]) for name, row in rows.items()}
     columns["seeds"] = [str(n) if n == wanted else f"{n} of {wanted}" for n in done.values()]
+    published["seeds"] = [""] * len(rows)
+    ours, theirs = (zip(*one.values(), strict=True) for one in (columns, published))
     lines = []
-    for name, cells in zip(rows, zip(*columns.values(), strict=True), strict=True):
+    for name, cells, paper in zip(rows, ours, theirs, strict=True):
         complete = done[name] == wanted
         label = results["rows"][name]["label"] + ("" if complete else " *")
         value = rows[name]["summary"].get(first, {}).get("mean")
-        lines.append(Line(name, label, cells, complete, value))
+        lines.append(Line(name, label, cells, complete, value, paper if any(paper) else ()))
     digits = _digits([row["summary"].get(first) for row in rows.values()])
     compared = [one for one in results["comparisons"] if one["training"] == training]
     findings = [_finding(one, results, first, digits) for one in compared if first in one["metrics"]]
-    return Block(training_heading(training), list(columns), lines, findings)
+    heading = training if training in results["analyses"] else training_heading(training)
+    return Block(heading, list(columns), lines, findings)
 
 
 def by_size(results: dict[str, Any], training: str) -> Grid:
@@ -194,15 +205,9 @@ def _value(entry: dict[str, Any] | None, digits: int, sign: str = "") -> str:
 def print_table(results: dict[str, Any], console: Console) -> None:
     """Prints the table and the comparisons."""
     # Text, since labels may hold brackets, which are rich's markup.
-    console.print(Text(f"{results['title']}, {seeds_text(results['seeds'])}", style="bold"))
+    console.print(Text(f"{title(results)}, {seeds_text(results['seeds'])}", style="bold"))
     for block in blocks(results):
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        table.add_column(block.heading, overflow="fold")
-        for column in block.columns:
-            table.add_column(column, justify="right", no_wrap=True)
-        for line in block.lines:
-            table.add_row(*map(Text, [line.label, *line.cells]), style="" if line.complete else "dim")
-        console.print(table, *map(Text, block.findings), sep="\n")
+        console.print("", _terminal_table(block, console.width), *map(Text, block.findings), sep="\n")
     if results["comparisons"]:
         console.print(Text(TEST, style="dim"))
     notice = missing(results)
@@ -210,18 +215,36 @@ def print_table(results: dict[str, Any], console: Console) -> None:
         console.print(Text(notice, style="bold"))
 
 
+def _terminal_table(block: Block, width: int) -> Table:
+    """The block as a table; the spread follows its mean without spaces where labels would have no room."""
+    rows = [block.columns, *(line.cells for line in block.lines)]
+    room = width - sum(1 + max(map(len, column)) for column in zip(*rows, strict=True))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table.add_column(block.heading, overflow="fold")
+    for column in block.columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for line in block.lines:
+        cells = [cell if room >= LABEL_WIDTH else cell.replace(" ± ", "±") for cell in line.cells]
+        table.add_row(*map(Text, [line.label, *cells]), style="" if line.complete else "dim")
+        if line.paper:
+            table.add_row(*map(Text, [f"  {PAPER}", *line.paper]), style="italic")
+    return table
+
+
 def markdown(results: dict[str, Any]) -> str:
     """The table and the comparisons as markdown."""
     seeds = seeds_text(results["seeds"])
     many = len(results["seeds"]) > 1
     about = f"Mean ± standard deviation over {seeds}." if many else f"A single run of each row, {seeds}."
-    lines = [f"# {_escaped(results['title'])}", "", about]
+    lines = [f"# {_escaped(title(results))}", "", about]
     notice = missing(results)
     lines += ["", f"**{_escaped(notice)}**"] if notice else []
     for block in blocks(results):
         lines += ["", _markdown_row([block.heading, *block.columns])]
         lines += [_markdown_row(["---", *["---:"] * len(block.columns)])]
-        lines += [_markdown_row([line.label, *line.cells]) for line in block.lines]
+        for line in block.lines:
+            lines.append(_markdown_row([line.label, *line.cells]))
+            lines += [_markdown_row([PAPER, *line.paper])] if line.paper else []
         lines += ["", *(f"- {_escaped(finding)}" for finding in block.findings)] if block.findings else []
     lines += ["", TEST] if results["comparisons"] else []
     return "\n".join(lines) + "\n"

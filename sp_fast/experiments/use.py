@@ -24,7 +24,8 @@ class Use(NamedTuple):
 def use(plan: Plan, results: dict[str, Any]) -> Use | None:
     """How to use the model in the experiment's folder, or else that of the best run; None without any."""
     metric, heading = next(iter(results["metrics"].items()))
-    values = _last_values(results, metric)
+    analyses = {name for row in plan.experiment.rows for name in row.analyses}
+    values = _last_values(results, metric, analyses)
     if not values:
         return None
     best = max(values, key=lambda key: values[key])
@@ -43,13 +44,15 @@ def use(plan: Plan, results: dict[str, Any]) -> Use | None:
     return Use(about, [shlex.join(["sp-fast", *words]) for words in commands])
 
 
-def _last_values(results: dict[str, Any], metric: str) -> dict[tuple[str, str, int], float]:
+def _last_values(
+    results: dict[str, Any], metric: str, analyses: set[str]
+) -> dict[tuple[str, str, int], float]:
     """The last value of a metric by row, training and seed; after fine-tuning, if any row has that."""
     values = {
         (name, training, int(seed)): value
         for name, row in results["rows"].items()
         for training, trained in row["trainings"].items()
-        if metric in trained["summary"]
+        if training not in analyses and metric in trained["summary"]
         for seed, value in trained["summary"][metric]["values"].items()
     }
     return {key: value for key, value in values.items() if key[1] != PRETRAIN} or values

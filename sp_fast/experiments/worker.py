@@ -1,7 +1,7 @@
 """One run of an experiment, in a process of its own: `python -m sp_fast.experiments.worker FOLDER`.
 
 FOLDER/run.json says what to do. `result.json` is written last and is the same for each run of one spec;
-`times.json` holds what differs.
+`times.json` holds what differs. To train in several processes, it starts itself with `--train`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import json
 import math
+import os
 import platform
 import shutil
 import subprocess
@@ -36,7 +37,9 @@ TIMES = "times.json"
 MASKS = "masks.json"
 PREDICTIONS = "predictions"
 PREDICTED = f"{PREDICTIONS}.segm.json"
+EPOCH = "epoch.json"
 CURVE_POINTS = 40
+TRAIN_ONLY = "--train"
 
 
 def main(folder: Path) -> int:
@@ -44,8 +47,7 @@ def main(folder: Path) -> int:
     started = time.time()
     run = json.loads((folder / "run.json").read_text())
     spec, seed = run["spec"], run["seed"]
-    near = {name: folder.parent / key for name, key in run["needs"].items()}
-    places = {"data": str(near.get("data", "")), "seed": str(seed)}
+    near, places = _near(folder, run)
     if run["kind"] == "data":
         prepare = Source(**run["source"]).load().prepare
         assert prepare is not None
@@ -58,17 +60,67 @@ def main(folder: Path) -> int:
         function = getattr(importlib.import_module(module), name)
         result = function(folder, near.get("trained"), **filled(spec["options"], places))
     else:
-        training = filled(spec, places)
-        status = _train(train_arguments(training, folder, seed, near), training["options"])
+        processes = run.get("processes", 1)
+        status = train_only(folder) if processes == 1 else launch(folder, processes)
         if status:
             return status
-        result = _trained(folder, training)
-    before = json.loads((folder / TIMES).read_text()) if (folder / TIMES).is_file() else {}
-    seconds = before.get("seconds", 0.0) + time.time() - started
-    peaks = {name: max(peak, before.get(name, 0)) for name, peak in _peak_memory().items()}
-    write_json({"seconds": seconds, **peaks, **_environment()}, folder / TIMES)
+        result = _trained(folder, filled(spec, places))
+    _add_times(folder, time.time() - started)
     write_json(result, folder / RESULT)
     return 0
+
+
+def launch(folder: Path, processes: int) -> int:
+    """Trains the run in a folder with several processes, as torchrun does; returns the exit status.
+
+    A signal to stop reaches all processes.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(os.getpid())}
+    config = LaunchConfig(1, 1, processes, max_restarts=0, **place)
+    module = ["-W", "ignore", "-m", "sp_fast.experiments.worker", str(folder), TRAIN_ONLY]
+    try:
+        elastic_launch(config, sys.executable)(*module)
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
+
+
+def train_only(folder: Path) -> int:
+    """Trains as the run in a folder says, as one of several processes or alone; returns the exit status."""
+    run = json.loads((folder / "run.json").read_text())
+    near, places = _near(folder, run)
+    training = filled(run["spec"], places)
+    status = _train(train_arguments(training, folder, run["seed"], near), training["options"])
+    if not status and int(os.environ.get("RANK", 0)) == 0:
+        from mmengine.logging import MessageHub
+
+        from sp_fast.mmdet_plugin.loops import STEPS_PER_EPOCH
+
+        hub = MessageHub.get_current_instance()
+        write_json({STEPS_PER_EPOCH: hub.get_info(STEPS_PER_EPOCH)}, folder / EPOCH)
+        _add_times(folder, 0.0)  # with the memory of this process
+    return status
+
+
+def _near(folder: Path, run: dict[str, Any]) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders of the runs that a run needs, and what `{data}` and `{seed}` stand for in it."""
+    near = {name: folder.parent / key for name, key in run["needs"].items()}
+    return near, {"data": str(near.get("data", "")), "seed": str(run["seed"])}
+
+
+def _add_times(folder: Path, seconds: float) -> None:
+    """Adds to the time that the run took, and updates its peak memory and where it runs."""
+    before = json.loads((folder / TIMES).read_text()) if (folder / TIMES).is_file() else {}
+    peaks = {name: max(peak, before.get(name, 0)) for name, peak in _peak_memory().items()}
+    write_json(
+        {**before, "seconds": before.get("seconds", 0.0) + seconds, **peaks, **_environment()}, folder / TIMES
+    )
 
 
 def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dict[str, Path]) -> list[str]:
@@ -84,6 +136,7 @@ def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dic
         "--val-images": training["val_images"],
         "--val-annotations": training["val_annotations"],
         "--steps": training["steps"],
+        "--epochs": training["epochs"],
         "--load-from": near["pretrain"] / "pretrained.pth" if "pretrain" in near else None,
     }
     words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
@@ -159,6 +212,8 @@ def _trained(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     if training["val_images"]:
         data["validation"] = fingerprint(training["val_images"], training["val_annotations"])
     found = {"evaluations": evaluations, "losses": losses, "data": data}
+    if (folder / EPOCH).is_file():
+        found |= json.loads((folder / EPOCH).read_text())
     if (folder / PREDICTED).is_file():
         found["details"] = _details(folder, training, evaluations)
     return found
@@ -268,4 +323,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit((train_only if TRAIN_ONLY in sys.argv else main)(Path(sys.argv[1])))

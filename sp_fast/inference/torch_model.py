@@ -25,6 +25,7 @@ from sp_fast.inference.config_text import check_types, parse_config
 from sp_fast.inference.instances import Instances
 from sp_fast.inference.model import Model, UnfitImageError
 from sp_fast.inference.safetensors import SAFETENSORS, read_safetensors
+from sp_fast.knet.prediction import masks_at_image_size
 from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
 from sp_fast.weights import load_state
@@ -146,6 +147,36 @@ class TorchModel(Model):
                 samples = self.detector.test_step(batch)
                 found |= {k: self._instances(one) for k, one in zip(group, samples, strict=True)}
         return [found[k] for k in range(len(images))]
+
+    @torch.inference_mode()
+    def kernel_masks(self, image: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """The masks of all kernels (K-Net) or queries (Mask2Former) after the last stage, in their order.
+
+        Args:
+            image: RGB image, uint8 [H, W, 3].
+            size: height and width that the masks of the image, without padding, are resized to.
+
+        Returns:
+            Probabilities, fp32 [N, *size], on the model's device.
+
+        Raises:
+            ValueError: a detector of another family.
+        """
+        family = type(self.detector).__name__
+        if family not in ("KNet", "Mask2Former"):
+            raise ValueError(
+                f"model: expected a K-Net or a Mask2Former, whose kernels have masks, got {family}"
+            )
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            packed = {key: [value] for key, value in self._prepare(image).items()}
+            batch = self.detector.data_preprocessor(packed, False)
+            inputs, samples = batch["inputs"], batch["data_samples"]
+            logits = self.detector(inputs, samples, mode="tensor")[1]
+        last = logits[-1] if isinstance(logits, list) else logits
+        shape = samples[0].img_shape
+        # A few at a time: all masks of a large image take half a gigabyte at its size.
+        parts = last[0].split(16)
+        return torch.cat([masks_at_image_size(part, inputs.shape[-2:], shape, size) for part in parts])
 
     def _prepare(self, image: np.ndarray) -> dict[str, Any]:
         shape = image.shape[:2]

@@ -14,6 +14,7 @@ from sp_fast.mmdet_plugin.batch_parts import BatchParts
 from sp_fast.mmdet_plugin.samplers import StepBatchSampler, seed_everything, step_seed
 
 EVALUATED = "evaluated_step"
+STEPS_PER_EPOCH = "steps_per_epoch"
 _SEED = "step_seed"
 _PARTS = "batch_parts"
 _TOTAL = "images_per_step"
@@ -102,6 +103,7 @@ class StepTrainLoop(BaseLoop):
         # A checkpoint brings its own: the order goes on, whatever seed is given now.
         self._sampler.seed = hub.get_info(_SEED, self._sampler.seed)
         hub.update_info(_SEED, self._sampler.seed)
+        hub.update_info(STEPS_PER_EPOCH, len(self._sampler))
         self._parts.count = hub.get_info(_PARTS, 1)
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")

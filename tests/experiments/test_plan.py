@@ -92,6 +92,24 @@ def test_the_command_of_a_training(tmp_path):
     ]
 
 
+def test_lengths_in_epochs(tmp_path):
+    training = dataclasses.asdict(Training("knet_r50/finetune", "a", epochs=3))
+    words = train_arguments(training, tmp_path, 0, {})
+    assert words[words.index("--epochs") + 1] == "3"
+    assert "--steps" not in words
+
+
+def test_experiments_on_the_same_runs_share_what_is_equal(tmp_path):
+    rows = tiny().rows
+    one = Plan(dataclasses.replace(tiny(), rows=[rows[1]], comparisons=[]), tmp_path, [0])
+    (one.of("labels", "pretrain", 0).folder / "x").mkdir(parents=True)
+    renamed = dataclasses.replace(rows[1], name="b")
+    other = Plan(dataclasses.replace(tiny(), rows=[renamed], comparisons=[]), tmp_path, [0])
+    assert other.of("b", "pretrain", 0).folder == one.of("labels", "pretrain", 0).folder
+    few, again = one.of("labels", "few", 0).key, other.of("b", "few", 0).key
+    assert (few, again) == (f"labels-few-seed0-{few[-8:]}", f"b-few-seed0-{few[-8:]}")
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

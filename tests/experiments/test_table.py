@@ -5,10 +5,12 @@ import io
 import pytest
 from rich.console import Console
 
+from sp_fast.experiments import Analysis, Experiment, Row
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.report import print_status
 from sp_fast.experiments.results import collect
 from sp_fast.experiments.table import blocks, markdown, print_table
+from sp_fast.files import write_json
 from sp_fast.locks import try_lock
 from tests.experiments import made_up
 
@@ -25,11 +27,10 @@ def test_cells_are_mean_and_spread_over_seeds_beside_the_papers_number(finished:
     assert (ten.heading, ten.columns) == ("Fine-tuned on 10 %", ["AP", "AP50", "seeds"])
     # 12, 13 and 14 over the three seeds.
     assert ten.lines[0].cells == ("13.0 ± 1.0", "26.0 ± 2.0", "3")
-    assert hundred.columns == ["AP", "paper", "AP50", "seeds"]
-    assert [list(line.cells[:2]) for line in hundred.lines] == [
-        ["21.0 ± 1.0", "21.7"],
-        ["24.0 ± 1.0", "-"],
-        ["25.0 ± 1.0", "23.5"],
+    assert [(line.cells[0], line.paper) for line in hundred.lines] == [
+        ("21.0 ± 1.0", ("21.7", "", "")),
+        ("24.0 ± 1.0", ()),
+        ("25.0 ± 1.0", ("23.5", "41.0", "")),
     ]
     assert all(line.complete and "*" not in line.label for line in (*ten.lines, *hundred.lines))
     # 16 - 12 with each seed; the claim compares the first metric alone.
@@ -60,7 +61,9 @@ def test_rows_that_lack_seeds_are_marked_and_the_missing_runs_are_counted(plan: 
     text = markdown(results)
     assert notice.replace("*", r"\*") in text
     assert r"| no pre-training \* | 12.5 ± 0.7 | 25.0 ± 1.4 | 2 of 3 |" in text
-    assert text.startswith(r"# Made-up \<numbers>")
+    title = f"Made-up <numbers> (8 of {len(plan.runs)} runs)"
+    assert text.startswith(f"# {title}\n".replace("<", r"\<"))
+    assert f"{title}, seeds 0, 1, 2" in printed(print_table, results)
 
 
 def test_the_terminal_and_markdown_show_the_same_cells(finished: Plan) -> None:
@@ -75,7 +78,44 @@ def test_the_terminal_and_markdown_show_the_same_cells(finished: Plan) -> None:
             assert "| " + " | ".join([line.label, *line.cells]) + " |" in text.splitlines()
             shown = next(one for one in terminal.splitlines() if all(cell in one for cell in line.cells))
             assert line.label in shown  # rich would take [alone] for markup
+            paper = "| " + " | ".join(["paper", *line.paper]) + " |"
+            assert not line.paper or paper in text.splitlines()
+            assert not line.paper or any(
+                one.split() == ["paper", *" ".join(line.paper).split()] for one in terminal.splitlines()
+            )
     assert "missing" not in terminal + text
+
+
+def test_six_metrics_with_their_spread_fit_80_columns_beside_the_papers(finished: Plan) -> None:
+    results = collect(finished)
+    results["metrics"] = {f"{made_up.AP}{k}": f"AP{k}" for k in range(6)}
+    for row in results["rows"].values():
+        trained = row["trainings"]["100 %"]
+        trained["summary"] = dict.fromkeys(results["metrics"], trained["summary"][made_up.AP])
+        trained["expected"] = dict.fromkeys(results["metrics"], 23.5) | {f"{made_up.AP}2": None}
+    results["comparisons"] = []
+    lines = printed(print_table, results).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    ours = next(k for k, line in enumerate(lines) if "25.0±1.0" in line)
+    assert lines[ours].split() == ["saliency", *6 * ["25.0±1.0"], "3"]
+    assert [line.split() for line in lines[ours + 1 : ours + 3]] == [["prompts"], ["paper", *5 * ["23.5"]]]
+
+
+def test_an_analysis_that_measures_is_part_of_the_table(tmp_path) -> None:
+    others, maps = (Analysis(f"package.module:{name}") for name in ("function", "maps"))
+    expected = {"boxes": {"AP": 5.5}}
+    row = Row("a", "others", analyses={"boxes": others, "maps": maps}, expected=expected)
+    plan = Plan(Experiment("e", "e", [row], {"AP": "AP"}), tmp_path, [0])
+    (block,) = blocks(collect(plan))
+    assert (block.heading, block.lines[0].cells, block.lines[0].paper) == (
+        "boxes",
+        ("-", "0 of 1"),
+        ("5.5", ""),
+    )
+    for name, result in (("boxes", {"evaluations": [{"step": 0, "AP": 0.0625}]}), ("maps", {})):
+        write_json(result, plan.of("a", name, 0).folder / "result.json")
+    (block,) = blocks(collect(plan))
+    assert block.lines[0].cells == ("6.25", "1")
 
 
 def test_nothing_finished_gives_dashes(plan: Plan) -> None:
@@ -100,6 +140,7 @@ def test_status_counts_runs_and_takes_the_time_left_from_finished_ones(plan: Pla
     seconds = 4 * 200 + 5 * 400 + 5 * 800
     assert f"about {seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d} " in text
     assert "10 %           0, 1 done; 2 running" in text
+    assert "Rows running: none\nRows missing: labels, prompts" in text
     assert all(len(line) <= 80 for line in text.splitlines())
     assert lock is not None
 
