@@ -11,8 +11,6 @@ from sp_fast.mmdet_plugin.runner import Runner
 class Groups(Dataset):
     """Process group and process of the worker."""
 
-    metainfo = {"classes": ()}
-
     def __len__(self) -> int:
         return 4
 
