@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.runner import BaseLoop, set_random_seed
 from torch import nn
+from torch.utils.data import DataLoader
 
 from sp_fast.mmdet_plugin.hooks import CHECKPOINT_NAME, EXPORTED_NAME, TimedCheckpointHook, unwrapped
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
@@ -39,6 +42,16 @@ class Runner(mmengine_runner.Runner):
         """See mmengine."""
         install_safe_resume()
         return super().from_cfg(cfg)
+
+    @staticmethod
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+        """See mmengine; signals to a process and those that it started do not end its loaders' workers.
+
+        torchrun asks whole process groups to stop, and a training whose workers are gone cannot save.
+        """
+        loader = mmengine_runner.Runner.build_dataloader(*args, **kwargs)
+        loader.worker_init_fn = functools.partial(_in_own_group, loader.worker_init_fn)
+        return loader
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """See mmengine; a `ProgressHook` takes the place of its lines on the terminal."""
@@ -155,6 +168,13 @@ class Runner(mmengine_runner.Runner):
     def _init_model_weights(self) -> None:
         if not self._initialised:
             super()._init_model_weights()
+
+
+def _in_own_group(initialise: Callable[[int], None] | None, worker: int) -> None:
+    if hasattr(os, "setpgrp"):  # not on Windows
+        os.setpgrp()
+    if initialise is not None:
+        initialise(worker)
 
 
 class _WithoutRepetition(logging.Filter):
