@@ -123,6 +123,13 @@ def _seeds_beside(annotations: str) -> str:
 
 def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
     if not (args.val_images or args.val_annotations):
+        for dataset in _datasets(cfg, "val_dataloader"):
+            default = dataset.get("ann_file")
+            if default and not Path(default).is_file():
+                raise FileNotFoundError(
+                    f"--val-annotations: expected the annotations of the validation images, got the config's "
+                    f"{default}, which does not exist; --no-val trains without validation"
+                )
         return
     for name in ("val", "test"):
         loader = _section(cfg, f"{name}_dataloader", "--val-images")

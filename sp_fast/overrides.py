@@ -31,7 +31,7 @@ def apply_overrides(cfg: Any, options: Mapping[str, Any]) -> None:
             _check(cfg, key)
     try:
         cfg.merge_from_dict({key.removeprefix("+"): value for key, value in options.items()})
-    except (TypeError, KeyError, AssertionError) as error:
+    except (TypeError, KeyError, AttributeError, AssertionError) as error:
         raise ValueError(f"--cfg-options: this config has no such entry: {error}") from None
 
 

@@ -28,7 +28,9 @@ def claimed(folder: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = try_lock(folder / LOCK)
     if handle is None:
-        raise ValueError(f"--work-dir: another run is at work in {folder}; wait for it, or give another folder")
+        raise ValueError(
+            f"--work-dir: another run is at work in {folder}; wait for it, or give another folder"
+        )
     try:
         found = [name for name in RESULTS if (folder / name).exists()]
         if found and not (resume or overwrite):

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sp_fast.data.images import is_inside
 from sp_fast.data.rle import may_be_empty, rle_areas, to_rle
 from sp_fast.data.structure import structural_faults
 from sp_fast.files import replacing
@@ -35,7 +36,7 @@ def load_coco(
 
     Raises:
         FileNotFoundError: the file does not exist, or images are missing from `images`.
-        ValueError: the first of `structural_faults`, such as a missing key, a value of a wrong type, an id
+        ValueError: a `file_name` leads out of `images`; or the first of `structural_faults`, such as a missing key, a value of a wrong type, an id
             used twice, or a segmentation that is not a mask of its image; or no object has a mask. The
             message names the file, the entry and the field.
     """
@@ -150,6 +151,12 @@ def _sizes(coco: dict[str, Any]) -> dict[Any, tuple[int, int]]:
 def _check_files(path: Path, images: list[dict], folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of images: {folder}")
+    outside = [image["file_name"] for image in images if not is_inside(image["file_name"], folder)]
+    if outside:
+        raise ValueError(
+            f"{path}: {len(outside)} of {len(images)} file names lead out of {folder}: "
+            f"{', '.join(outside[:5])}; give a folder that holds all images"
+        )
     missing = [image["file_name"] for image in images if not (folder / image["file_name"]).is_file()]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""

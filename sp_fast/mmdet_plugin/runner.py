@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ import torch
 from mmengine import runner as mmengine_runner
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
-from mmengine.optim import LinearParamScheduler
+from mmengine.optim import OPTIMIZERS, LinearParamScheduler
 from mmengine.runner import BaseLoop, set_random_seed
-from torch import Tensor, nn
+from torch import nn
 
 from sp_fast.mmdet_plugin.class_rows import match_rows, matching_classes, named_classes
-from sp_fast.mmdet_plugin.hooks import CHECKPOINT_NAME, EXPORTED_NAME, NonFiniteLossError, TimedCheckpointHook, unwrapped
+from sp_fast.mmdet_plugin.hooks import (
+    CHECKPOINT_NAME,
+    EXPORTED_NAME,
+    NonFiniteLossError,
+    TimedCheckpointHook,
+    unwrapped,
+)
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
@@ -116,6 +123,13 @@ class Runner(mmengine_runner.Runner):
             ValueError: with `resume`, the checkpoint in the work folder is not of this run.
         """
         _ = self.train_loop, self.val_loop
+        optimizer = self.cfg.optim_wrapper.optimizer.type
+        if isinstance(optimizer, str) and optimizer not in OPTIMIZERS.module_dict:
+            nearest = difflib.get_close_matches(optimizer, list(OPTIMIZERS.module_dict), cutoff=0.0)
+            raise ValueError(
+                f"optim_wrapper.optimizer.type: expected an optimiser such as {', '.join(nearest)}, got "
+                f"{optimizer!r}"
+            )
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
