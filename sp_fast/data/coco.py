@@ -36,9 +36,9 @@ def load_coco(
 
     Raises:
         FileNotFoundError: the file does not exist, or images are missing from `images`.
-        ValueError: a `file_name` leads out of `images`; or the first of `structural_faults`, such as a missing key, a value of a wrong type, an id
-            used twice, or a segmentation that is not a mask of its image; or no object has a mask. The
-            message names the file, the entry and the field.
+        ValueError: a `file_name` leads out of `images`; or the first of `structural_faults`, such as a
+            missing key, a value of a wrong type, an id used twice, or a segmentation that is not a mask of
+            its image; or no object has a mask. The message names the file, the entry and the field.
     """
     path = Path(path)
     coco = read_json(path)

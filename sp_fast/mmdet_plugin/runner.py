@@ -154,7 +154,7 @@ class Runner(mmengine_runner.Runner):
                 if _MATCHING not in str(error):
                     raise
                 raise NonFiniteLossError(
-                    f"step {self.iter + 1}: the costs of matching predictions to objects are not finite. "
+                    f"step {self.iter + 1}: the cost of matching predictions to objects is not finite. "
                     "A lower learning rate, a longer warm-up or gradient clipping (optim_wrapper.clip_grad) "
                     f"may help; the checkpoints in {self.work_dir} are from before."
                 ) from None
@@ -179,7 +179,7 @@ class Runner(mmengine_runner.Runner):
         latest = Path(self.work_dir) / CHECKPOINT_NAME
         if self._resume and latest.is_file():
             self._load_from = str(latest)
-        planned = schedules(self)
+        planned = schedules(self) if self._resume else []
         super().load_or_resume()
         if self._resume and self.iter and planned != schedules(self):
             replay_schedules(self)

@@ -210,11 +210,8 @@ def test_file_names_that_lead_out_of_the_folder(tmp_path, name):
     coco |= {"annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     path = tmp_path / "labels.json"
     path.write_text(json.dumps(coco))
-    with pytest.raises(ValueError, match="1 of 1 file names lead out of .*other.png; give a folder that"):
+    with pytest.raises(ValueError, match=r"1 of 1 file names lead out of .*other\.png; give a folder"):
         load_coco(path, images=folder)
-    if name.startswith(("../", "{}")):
-        coco["images"][0]["file_name"] = (
-            "other.png" if name.startswith("../") else str(tmp_path / "other.png")
-        )
-        path.write_text(json.dumps(coco))
-        assert load_coco(path, images=tmp_path)["images"] == coco["images"]
+    coco["images"][0]["file_name"] = str(tmp_path / "other.png")
+    path.write_text(json.dumps(coco))
+    assert load_coco(path, images=tmp_path)["images"] == coco["images"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -14,6 +15,7 @@ import sp_fast.models  # noqa: F401
 
 # isort: split
 from mmdet.visualization import DetLocalVisualizer
+from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
 
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
@@ -24,12 +26,14 @@ WARM_UP = "param_scheduler = [dict(type='LinearLR', start_factor=0.001, by_epoch
 
 
 @pytest.fixture
-def run(tmp_path, capfd):
+def run(tmp_path, capfd, monkeypatch):
     """Runs the command in the work folder; gives its exit status and what it wrote to standard error."""
 
     def get(kind, *arguments, folder="run", more=""):
         config = write_config(tmp_path / f"{kind}.py", kind)
         config.write_text(config.read_text() + more)
+        # mmengine formats the config five times a run, which takes longer than the run.
+        monkeypatch.setattr(Config, "pretty_text", property(lambda cfg: repr(cfg.to_dict())))
         status = main([str(config), "--work-dir", str(tmp_path / folder), *map(str, arguments)])
         for cls in (DetLocalVisualizer, MMLogger, MessageHub):
             cls._instance_dict.clear()
@@ -76,39 +80,33 @@ def rates(folder):
     return {line["step"]: line["base_lr"] for line in lines if "base_lr" in line}
 
 
-def test_a_checkpoint_of_another_run_is_not_resumed(run, scenes, with_categories, tmp_path):
+def test_a_folder_of_an_earlier_run(run, scenes, with_categories, tmp_path):
     data = [*finetune_options(scenes)[:4], "--no-val"]
     assert run("finetune", *data, "--steps", 1)[0] == 0
-    latest = (tmp_path / "run" / "latest.pth").read_bytes()
-
-    for options, words in (
-        (with_categories(one_class), "--resume: {}: expected a checkpoint of the classes "),
-        ([*data, "--cfg-options", "model.backbone.base_channels=32"], "tensors differ from the model's"),
-        ([*data, "--cfg-options", "optim_wrapper.paramwise_cfg=None"], "groups of the optimiser, got"),
-        ([*data, "--ema"], "the run is --ema, the checkpoint is from a run without averaged weights"),
-    ):
-        status, said = run("finetune", *options, "--steps", 2, "--resume")
-        assert status == 2, said
-        assert words.format(tmp_path / "run" / "latest.pth") in said
-        assert (tmp_path / "run" / "latest.pth").read_bytes() == latest
-
+    latest = tmp_path / "run" / "latest.pth"
+    written = latest.read_bytes()
+    status, said = run("finetune", *with_categories(one_class), "--steps", 2, "--resume")
+    assert status == 2
+    assert f"--resume: {latest}: expected a checkpoint of the classes " in said
     status, said = run("finetune", *data, "--steps", 1)
     assert status == 2
     assert "has latest.pth of an earlier run. --resume goes on with it" in said
+    status, said = run("finetune", *data, "--resume", "--overwrite")
+    assert status == 2
+    assert "--resume: expected without --overwrite" in said
+    assert latest.read_bytes() == written
     assert run("finetune", *data, "--steps", 1, "--seed", 5, "--overwrite")[0] == 0
-    assert (tmp_path / "run" / "latest.pth").read_bytes() != latest
-    assert run("finetune", *data, "--resume", "--overwrite")[0] == 2
+    assert latest.read_bytes() != written
 
 
-@pytest.mark.parametrize("schedule", ["", COSINE], ids=["steps", "cosine"])
-def test_a_longer_run_follows_its_own_schedule(run, scenes, tmp_path, schedule):
+def test_a_longer_run_follows_its_own_schedule(run, scenes, tmp_path):
     data = pretrain_options(scenes)
-    assert run("pretrain", *data, "--steps", 6, folder="whole", more=schedule)[0] == 0
-    assert run("pretrain", *data, "--steps", 3, more=schedule)[0] == 0
-    assert run("pretrain", *data, "--steps", 6, "--resume", more=schedule)[0] == 0
-    resumed, whole = rates(tmp_path / "run"), rates(tmp_path / "whole")
-    assert [resumed[step] for step in (4, 5, 6)] == pytest.approx([whole[step] for step in (4, 5, 6)])
-    assert len(set(whole.values())) > 1
+    assert run("pretrain", *data, "--steps", 3, more=COSINE)[0] == 0
+    assert run("pretrain", *data, "--steps", 6, "--resume", more=COSINE)[0] == 0
+    found = rates(tmp_path / "run")
+    assert [found[step] for step in (1, 2, 3)] == pytest.approx([1e-4, 7.5e-5, 2.5e-5])
+    expected = [1e-4 * (1 + math.cos(math.pi * step / 6)) / 2 for step in (3, 4, 5)]
+    assert [found[step] for step in (4, 5, 6)] == pytest.approx(expected)
 
 
 def test_classes_are_matched_by_name(run, scenes, with_categories, tmp_path):
@@ -154,8 +152,6 @@ def test_a_warm_up_longer_than_the_run_is_said(run, scenes):
     [
         ("optim_wrapper.optimizer.type=AdamWW", "expected an optimiser such as AdamW"),
         ("optim_wrapper.optimizer.rate=1", "unexpected keyword argument 'rate'"),
-        ("param_scheduler.0.type=Step", "Step is not in the"),
-        ("custom_hooks.0.type=StopHook", "StopHook is not in the"),
     ],
 )
 def test_misspelt_values_of_a_config_are_one_line(run, scenes, tmp_path, option, words):
