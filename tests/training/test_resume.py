@@ -27,7 +27,7 @@ WARM_UP = "param_scheduler = [dict(type='LinearLR', start_factor=0.001, by_epoch
 
 @pytest.fixture
 def run(tmp_path, capfd, monkeypatch):
-    """Runs the command in the work folder; gives its exit status and what it wrote to standard error."""
+    """Runs the command in the work folder; gives its exit status and what it wrote."""
 
     def get(kind, *arguments, folder="run", more=""):
         config = write_config(tmp_path / f"{kind}.py", kind)
@@ -37,7 +37,7 @@ def run(tmp_path, capfd, monkeypatch):
         status = main([str(config), "--work-dir", str(tmp_path / folder), *map(str, arguments)])
         for cls in (DetLocalVisualizer, MMLogger, MessageHub):
             cls._instance_dict.clear()
-        return status, capfd.readouterr().err
+        return status, "".join(capfd.readouterr())
 
     return get
 
