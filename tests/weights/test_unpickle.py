@@ -177,7 +177,18 @@ def script(tmp_path):
         (lambda _: pickle.dumps({"a": 1}), "a pickle that is cut off, damaged, or not made by torch.save"),
         (script, "a TorchScript archive"),
     ],
-    ids=["empty", "text", "image", "lfs", "cut zip", "damaged zip", "bit", "cut legacy", "other pickle", "script"],
+    ids=[
+        "empty",
+        "text",
+        "image",
+        "lfs",
+        "cut zip",
+        "damaged zip",
+        "bit",
+        "cut legacy",
+        "other pickle",
+        "script",
+    ],
 )
 def test_error_describes_the_file(tmp_path, content, what):
     path = tmp_path / "weights.pth"
