@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         beside.unlink(missing_ok=True)
 
 
-class Sink:
+class _Sink:
     """Writes to a file, and keeps the error of a write that fails: torch.save raises another in its place."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -58,7 +58,7 @@ def write_tensors(value: Any, path: Path) -> None:
     import torch
 
     with replacing(path) as file:
-        sink = Sink(file)
+        sink = _Sink(file)
         try:
             torch.save(value, sink)
         except RuntimeError:

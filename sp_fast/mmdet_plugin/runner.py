@@ -43,6 +43,8 @@ _MATCHING = "matrix contains invalid numeric entries"  # scipy's linear_sum_assi
 class Runner(mmengine_runner.Runner):
     """Initialises once, then loads files that must fit; its checkpoints hold no code."""
 
+    optim_wrapper: Any
+    param_schedulers: Any
     _initialised = False
 
     @classmethod

@@ -186,7 +186,7 @@ def script(tmp_path):
         "damaged zip",
         "bit",
         "cut legacy",
-        "other pickle",
+        "pickle",
         "script",
     ],
 )
