@@ -22,6 +22,8 @@ from sp_fast.commands.propose import EXAMPLES as PROPOSE_EXAMPLES
 from sp_fast.commands.propose import propose
 from sp_fast.commands.random_boxes import EXAMPLES as RANDOM_BOXES_EXAMPLES
 from sp_fast.commands.random_boxes import random_boxes
+from sp_fast.commands.region_boxes import EXAMPLES as REGION_BOXES_EXAMPLES
+from sp_fast.commands.region_boxes import region_boxes
 from sp_fast.commands.score import EXAMPLES as SCORE_EXAMPLES
 from sp_fast.commands.score import score
 from sp_fast.commands.train import PASSED_ON, train
@@ -44,6 +46,7 @@ app.command("propose", epilog=PROPOSE_EXAMPLES)(propose)
 app.command("train", context_settings=PASSED_ON, add_help_option=False)(train)
 app.command("score", epilog=SCORE_EXAMPLES)(score)
 app.command("random-boxes", epilog=RANDOM_BOXES_EXAMPLES)(random_boxes)
+app.command("region-boxes", epilog=REGION_BOXES_EXAMPLES)(region_boxes)
 app.add_typer(data, name="data")
 app.add_typer(experiment, name="experiment")
 app.command("demo", epilog=DEMO_EXAMPLES)(demo)

@@ -28,6 +28,8 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=args.seed)
     if args.batch_size is not None:
         _section(cfg, "train_dataloader", "--batch-size").batch_size = args.batch_size
+    if args.total_batch is not None:
+        _set_total_batch(cfg, args.total_batch)
     _training_data(cfg, args)
     if args.no_val:
         _leave_out_validation(cfg, args)
@@ -43,6 +45,16 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
             dataset.cache = "ram"
     if args.cache == "features":
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(type="StoredFeaturesHook")]
+
+
+def _set_total_batch(cfg: Any, total: int) -> None:
+    sampler: Any = _section(cfg, "train_dataloader", "--total-batch").get("batch_sampler") or {}
+    if sampler.get("type") != "StepBatchSampler":
+        raise ValueError(
+            "--total-batch: expected a config with train_dataloader.batch_sampler=dict(type="
+            f"'StepBatchSampler') and a StepTrainLoop, got {sampler.get('type')}"
+        )
+    sampler.total = total
 
 
 def scale_length(cfg: Any, unit: str, length: int) -> None:
@@ -97,7 +109,7 @@ def is_pretraining(cfg: Any) -> bool:
 def _training_data(cfg: Any, args: argparse.Namespace) -> None:
     if not (args.images or args.annotations):
         return
-    dataset = _section(cfg, "train_dataloader", "--images").dataset
+    dataset = _only_dataset(cfg, "train_dataloader", "--images")
     if args.images:
         dataset.images = args.images
     source = cfg.model.get("source", "cached")
@@ -132,11 +144,11 @@ def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
                 )
         return
     for name in ("val", "test"):
-        loader = _section(cfg, f"{name}_dataloader", "--val-images")
+        dataset = _only_dataset(cfg, f"{name}_dataloader", "--val-images")
         if args.val_images:
-            loader.dataset.images = args.val_images
+            dataset.images = args.val_images
         if args.val_annotations:
-            loader.dataset.ann_file = args.val_annotations
+            dataset.ann_file = args.val_annotations
             for metric in cfg[f"{name}_evaluator"]:
                 metric.ann_file = args.val_annotations
 
@@ -175,14 +187,15 @@ def _match_classes(cfg: Any, args: argparse.Namespace) -> None:
     """
     if is_pretraining(cfg):
         return
-    train = _section(cfg, "train_dataloader", "CONFIG").dataset
-    if train.get("type") != "InstanceDataset":
+    _section(cfg, "train_dataloader", "CONFIG")
+    train = _datasets(cfg, "train_dataloader")
+    if any(dataset.get("type") != "InstanceDataset" for dataset in train):
         return
-    if train.get("class_agnostic"):
+    if all(dataset.get("class_agnostic") for dataset in train):
         set_num_classes(cfg.model, 1)
         return
     judged = args.eval_only and not args.annotations
-    source = args.load_from if judged else train.ann_file
+    source = args.load_from if judged else train[0].ann_file
     sets = _datasets(cfg, "val_dataloader", "test_dataloader") if judged else _datasets(cfg)
     # Each file once: validation and test share theirs, and a large one takes long to check.
     names_in = {path: _class_names(path) for path in dict.fromkeys(one.ann_file for one in sets)}
@@ -208,7 +221,8 @@ def _match_seeds(cfg: Any) -> None:
         if reader:  # else the config has to say it
             cfg.model.supervision.seed_channels = reader.in_channels[-1]
         return
-    store = _section(cfg, "train_dataloader", "CONFIG").dataset.get("seeds")
+    _section(cfg, "train_dataloader", "CONFIG")
+    store = _datasets(cfg, "train_dataloader")[0].get("seeds")
     if store and Path(store).is_file():
         with safe_open(store, framework="pt") as seeds:
             cfg.model.supervision.seed_channels = seeds.get_slice("seeds").get_shape()[1]
@@ -251,9 +265,26 @@ def _class_names(ann_file: str) -> tuple[str, ...]:
 
 
 def _datasets(cfg: Any, *loaders: str) -> list[Any]:
-    """The data sets of the given loaders, by default of all."""
+    """The data sets of the given loaders, by default of all; those inside wrappers of data sets."""
     loaders = loaders or ("train_dataloader", "val_dataloader", "test_dataloader")
-    return [cfg[name].dataset for name in loaders if cfg.get(name)]
+    return [one for name in loaders if cfg.get(name) for one in _unwrapped(cfg[name].dataset)]
+
+
+def _unwrapped(dataset: Any) -> list[Any]:
+    """The data sets in a RepeatDataset or ConcatDataset, or else the one given."""
+    inside = [dataset["dataset"]] if "dataset" in dataset else dataset.get("datasets")
+    return [dataset] if inside is None else [found for one in inside for found in _unwrapped(one)]
+
+
+def _only_dataset(cfg: Any, loader: str, option: str) -> Any:
+    """The data set of a loader that an option of the command line is for."""
+    datasets = _unwrapped(_section(cfg, loader, option).dataset)
+    if len(datasets) > 1:
+        raise ValueError(
+            f"{option}: expected one data set in the config's {loader}, got {len(datasets)}; name the files "
+            "of each in the config"
+        )
+    return datasets[0]
 
 
 def _section(cfg: Any, name: str, option: str) -> Any:

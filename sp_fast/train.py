@@ -78,7 +78,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("run").add_argument
     add("--epochs", type=int, metavar="N", help="Train for N epochs; the schedule is scaled to them")
     add("--steps", type=int, metavar="N", help="Train for N steps; likewise")
-    add("--batch-size", type=int, metavar="N", help="Images per process")
+    add("--batch-size", type=int, metavar="N", help="Images that a process takes at once")
+    total = (
+        "Images per step in all processes, whatever their number: gradients of several batches are added up"
+    )
+    add("--total-batch", type=int, metavar="N", help=total)
     cached = "Keep decoded, resized images and masks in memory; features: a frozen backbone's maps too"
     add("--cache", choices=("ram", "features"), help=cached)
     add("--seed", type=int, metavar="N", help="Random seed of weights, order and augmentation")
@@ -212,12 +216,13 @@ def _train_or_evaluate(runner: Any, args: argparse.Namespace) -> int:
     from sp_fast.mmdet_plugin.batch_parts import NotEnoughMemoryError
     from sp_fast.mmdet_plugin.cache import CacheError
     from sp_fast.mmdet_plugin.hooks import NonFiniteLossError, StopRequestedError
+    from sp_fast.mmdet_plugin.loops import ResumeError
 
     try:
         runner.test() if args.eval_only else runner.train()
     except (NonFiniteLossError, NotEnoughMemoryError, torch.OutOfMemoryError, OSError) as error:
         return _failed(error, 1)
-    except CacheError as error:
+    except (CacheError, ResumeError) as error:
         return _failed(error, 2)
     except StopRequestedError as stopped:
         return _failed(f"{stopped}; the same command with --resume goes on", 128 + stopped.signal)

@@ -34,6 +34,23 @@ Examples:
   sp-fast data ctw1500 ctw1500/imgs/test ctw1500/annotations/test \\
     --out ctw1500/instances_test.json
 """
+MASKS_EXAMPLES = """
+\b
+Examples:
+  FreeSOLO's masks of two folders:
+    sp-fast data masks freesolo.json --images data/coco/train2017 \\
+      --images data/coco/unlabeled2017 --out freesolo_masks.json
+  Results of a CutLER model, which name images by id:
+    sp-fast data masks coco_instances_results.json --min-score 0.3 --top 20 \\
+      --of annotations/image_info_unlabeled2017.json \\
+      --images data/coco/unlabeled2017 --out cutler_masks.json
+  Box-shaped masks of a detector's results:
+    sp-fast data masks boxes.json --boxes --of annotations/image_info_unlabeled2017.json \\
+      --out box_masks.json
+  Pre-training:
+    sp-fast train CONFIG --images data/coco --annotations freesolo_masks.json \\
+      --cfg-options model.source=import
+"""
 FOLDERS_EXAMPLES = """
 \b
 Example:
@@ -45,7 +62,7 @@ Out = Annotated[Path, typer.Option(help="Annotation file to write.", show_defaul
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
 
 app = typer.Typer(
-    help="Prepare the paper's data sets: parts of COCO, Cityscapes, CTW1500.",
+    help="Prepare the paper's data sets: parts of COCO, Cityscapes, CTW1500, masks of other methods.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -162,6 +179,48 @@ def ctw1500(
     empty = sum(1 for one in coco["annotations"] if not one["area"])
     if empty:
         typer.echo(f"{empty} objects have no pixel inside their image; training leaves them out.")
+
+
+@app.command("masks", epilog=MASKS_EXAMPLES)
+def masks(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="COCO-format file, or list in COCO's results format.")
+    ],
+    out: Out,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of the images, to check their sizes; repeatable.", show_default=False),
+    ] = None,
+    of: Annotated[
+        Path | None, typer.Option(help="For a list: annotation file whose images the results are of.")
+    ] = None,
+    min_score: Annotated[float | None, typer.Option(help="Smallest score.")] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of masks per image, the best scores first.")
+    ] = None,
+    boxes: Annotated[
+        bool, typer.Option("--boxes", help="Box-shaped masks, of the masks or of 'bbox' (x, y, w, h).")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn masks of FreeSOLO, CutLER or other methods into pseudo masks for pre-training.
+
+    Boxes and areas are computed from the masks; empty masks are left out.
+    """
+    from sp_fast.data.imported import import_masks
+    from sp_fast.data.prepared import check_outputs, summary, write_checked
+    from sp_fast.progress import RunProgress
+
+    check_outputs([out], overwrite=overwrite)
+    with RunProgress("images") as progress:
+        found = import_masks(
+            file, images=images or (), of=of, min_score=min_score, top=top, boxes=boxes, progress=progress
+        )
+    write_checked(found.coco, out)
+    typer.echo(f"{out}: {summary(found.coco)}")
+    for note in found.notes:
+        typer.echo(f"{note}.")
+    typer.echo(f"Use it with --images {found.root}" if found.root else "The images' sizes were not checked.")
 
 
 @app.command("folders", epilog=FOLDERS_EXAMPLES)

@@ -19,6 +19,9 @@ Examples:
     sp-fast evaluate found/predictions.json --annotations val.json
   Masks of `sp-fast propose`, without classes:
     sp-fast evaluate masks.json --annotations val.json
+  Any results as boxes, without classes (the paper's Table 6):
+    sp-fast evaluate results.json --annotations instances_val2017.json \\
+      --class-agnostic no-categories --boxes-from-masks
 """
 PAGE, NUMBERS, RESULTS = "evaluation.html", "evaluation.json", "results.json"
 
@@ -45,6 +48,13 @@ def evaluate(
             "no-categories: as pycocotools with useCats off."
         ),
     ] = None,
+    boxes_from_masks: Annotated[
+        bool,
+        typer.Option(
+            "--boxes-from-masks",
+            help="Boxes are the tight boxes of the masks, and not those of the results.",
+        ),
+    ] = False,
     evaluator: Annotated[
         Literal["hotcoco", "pycocotools"], typer.Option(help="Library that computes AP and AR.")
     ] = "hotcoco",
@@ -72,10 +82,11 @@ def evaluate(
         found = read_detections(subject, truth, ignore_classes=bool(ignored))
     else:
         found = _predicted(subject, device, truth, images, bool(ignored))
-    report = evaluated(truth, found, class_agnostic=ignored, evaluator=evaluator)
+    protocol = {"class_agnostic": ignored, "boxes_from_masks": boxes_from_masks}
+    report = evaluated(truth, found, **protocol, evaluator=evaluator)
     if confirm:
         other = "pycocotools" if evaluator == "hotcoco" else "hotcoco"
-        again = evaluated(truth, found, class_agnostic=ignored, evaluator=other)
+        again = evaluated(truth, found, **protocol, evaluator=other)
         difference = largest_difference(report, again)
         if difference > 1e-6:
             raise ValueError(f"--confirm: hotcoco and pycocotools differ by up to {difference:.2g}")

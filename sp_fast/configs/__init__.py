@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,10 @@ FOLDER = Path(__file__).resolve().parent
 
 
 def config_names() -> list[str]:
-    """Names of all configs: `<model>/<stage>[_<variant>]`, or `<folder>/<file>`."""
+    """Names of all configs: `<model>/<stage>[_<variant>]`, or `<folder>/<file>`.
+
+    The models are the files in `_base_`: `finetune/knet_r50_coco_5.py` is `knet_r50/finetune_coco_5`.
+    """
     return sorted(_files())
 
 
@@ -34,11 +36,13 @@ def find_config(name: str) -> Path:
 
 def _files() -> dict[str, Path]:
     """The file of each config by name."""
+    models = sorted((path.stem for path in (FOLDER / "_base_").glob("*.py")), key=len, reverse=True)
     files = {}
     for path in FOLDER.glob("[a-z]*/[a-z]*.py"):
-        stage, (model, *variant) = path.parent.name, re.split("_(?=official|shared)", path.stem)
+        stage, name = path.parent.name, path.stem
+        model = next((one for one in models if f"{name}_".startswith(f"{one}_")), name)
         trains = stage in ("pretrain", "finetune")
-        files[f"{model}/{'_'.join([stage, *variant])}" if trains else f"{stage}/{path.stem}"] = path
+        files[f"{model}/{stage}{name.removeprefix(model)}" if trains else f"{stage}/{name}"] = path
     return files
 
 

@@ -54,8 +54,8 @@ def load_coco(
     return coco
 
 
-def read_json(path: Path) -> Any:
-    """The value in a JSON file.
+def read_json(path: Path, object_hook: Any = None) -> Any:
+    """The value in a JSON file; `object_hook` replaces each dict as soon as it is read.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -68,7 +68,7 @@ def read_json(path: Path) -> Any:
     except IsADirectoryError:
         raise IsADirectoryError(f"expected an annotation file, got a folder: {path}") from None
     try:
-        return json.loads(text)
+        return json.loads(text, object_hook=object_hook)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON file ({error})") from None
 

@@ -23,6 +23,12 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     return segmentation
 
 
+def box_masks(boxes: Any, height: int, width: int) -> list[dict[str, Any]]:
+    """Compressed run lengths of the boxes `[n, 4]` (xywh, pixels), cut off at the border of the image."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    return coco_mask.frPyObjects(boxes, height, width) if len(boxes) else []
+
+
 def may_be_empty(segmentation: Any, size: tuple[int, int]) -> bool:
     """False if the polygons or run lengths of one object surely cover pixels of an image of (height, width).
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sp_fast.data.coco import load_coco
 from sp_fast.data.evaluation import Merging, evaluate_coco
 from sp_fast.data.rle import to_rle
 from sp_fast.evaluation.per_image import ImageScore, image_scores
-from sp_fast.evaluation.sources import Detections
+from sp_fast.evaluation.sources import Detections, read_detections
 
 
 @dataclass(frozen=True)
@@ -66,24 +68,26 @@ def evaluate(
     detections: Detections,
     *,
     class_agnostic: Merging = False,
+    boxes_from_masks: bool = False,
     evaluator: str = "hotcoco",
 ) -> Report:
     """Evaluate detections by masks, if they have them, and by boxes.
 
-    A detection without a box gets the tight box of its mask. Detections without classes are compared by the
-    protocol "merged".
+    A detection with a mask but without a box gets the tight box of its mask. Detections without classes are
+    compared by the protocol "merged".
 
     Args:
         truth: annotations from `load_coco`.
         detections: see `read_detections` and `predict_detections`.
         class_agnostic: see `evaluate_coco`.
+        boxes_from_masks: give every detection that has a mask the mask's tight box.
         evaluator: see `evaluate_coco`.
 
     Raises:
         ValueError: see `evaluate_coco`.
     """
     class_agnostic = class_agnostic or ("merged" if detections.any_object else False)
-    entries = _complete(detections, truth)
+    entries = _complete(detections, truth, boxes_from_masks)
     kinds = {"masks": "segm", "boxes": "bbox"} if detections.has_masks else {"boxes": "bbox"}
     overall, precision, by_class = {}, {}, {}
     for kind, iou_type in kinds.items():
@@ -121,6 +125,41 @@ def evaluate(
     )
 
 
+def evaluate_results(
+    predictions: str | os.PathLike[str],
+    annotations: str | os.PathLike[str],
+    *,
+    what: str = "segm",
+    boxes_from_masks: bool = False,
+    class_agnostic: Merging = False,
+) -> dict[str, float]:
+    """AP, AR and best IoU of a file of results, by masks or by boxes.
+
+    The paper's Table 6 is `what="bbox", boxes_from_masks=True, class_agnostic="no_categories"`.
+
+    Args:
+        predictions: see `read_detections`.
+        annotations: COCO-format file.
+        what: "segm" compares masks, "bbox" compares boxes.
+        boxes_from_masks: see `evaluate`; results that have only boxes keep them.
+        class_agnostic: see `evaluate`.
+
+    Returns:
+        The values of `evaluate_coco`, 0 to 1 or NaN.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_coco`, `read_detections` and `evaluate_coco`; or `what` is
+            "segm" and the results have only boxes.
+    """
+    truth = load_coco(annotations)
+    found = read_detections(predictions, truth, ignore_classes=bool(class_agnostic))
+    if what == "segm" and not found.has_masks:
+        raise ValueError(f"what: {predictions} has boxes only, which 'bbox' compares, got 'segm'")
+    class_agnostic = class_agnostic or ("merged" if found.any_object else False)
+    entries = _complete(found, truth, boxes_from_masks)
+    return evaluate_coco(truth, entries, what, class_agnostic=class_agnostic)
+
+
 def largest_difference(one: Report, other: Report) -> float:
     """The largest difference of any value, overall or of a class; infinite if only one of two is NaN."""
     pairs = [(one.overall[kind], other.overall[kind]) for kind in one.overall]
@@ -135,7 +174,7 @@ def largest_difference(one: Report, other: Report) -> float:
     return max(differences)
 
 
-def _complete(detections: Detections, truth: dict[str, Any]) -> list[dict[str, Any]]:
+def _complete(detections: Detections, truth: dict[str, Any], boxes_from_masks: bool) -> list[dict[str, Any]]:
     """The detections with compressed run lengths and boxes."""
     if not detections.has_masks:
         return detections.entries
@@ -143,7 +182,8 @@ def _complete(detections: Detections, truth: dict[str, Any]) -> list[dict[str, A
     found = []
     for one in detections.entries:
         rle = to_rle(one["segmentation"], *sizes[one["image_id"]])
-        box = one["bbox"] if "bbox" in one else coco_mask.toBbox(rle).tolist()
+        given = "bbox" in one and not boxes_from_masks
+        box = one["bbox"] if given else coco_mask.toBbox(rle).tolist()
         found.append({**one, "segmentation": rle, "bbox": box})
     return found
 

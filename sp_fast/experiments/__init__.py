@@ -3,6 +3,6 @@
 An experiment file defines `experiment`, an `Experiment` or a function that returns one.
 """
 
-from sp_fast.experiments.experiment import Comparison, Experiment, Proposals, Row, Training
+from sp_fast.experiments.experiment import Analysis, Comparison, Experiment, Proposals, Row, Training
 
-__all__ = ["Comparison", "Experiment", "Proposals", "Row", "Training"]
+__all__ = ["Analysis", "Comparison", "Experiment", "Proposals", "Row", "Training"]

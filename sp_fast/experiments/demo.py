@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sp_fast.data.synthetic import SetOptions, make_set
 from sp_fast.experiments.experiment import Comparison, Experiment, Proposals, Row, Training
-from sp_fast.experiments.paper import WITHOUT_PROMPTS
+from sp_fast.experiments.paper.protocol import WITHOUT_PROMPTS
 from sp_fast.progress import RunProgress
 
 METRIC = "class_agnostic/segm_mAP"

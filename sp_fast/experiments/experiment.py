@@ -64,6 +64,25 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Analysis:
+    """What a function measures or computes in a run of its own, from a trained model or from files.
+
+    The function is called as `function(folder, trained, **options)` with the run's folder, in which it may
+    write files, and the folder of the training `after` (None without one). It returns the run's result, a
+    dict of JSON values; values under `evaluations` ([{"step": 0, metric: value}]) are part of the table.
+
+    Attributes:
+        function: the function, as `package.module:name`.
+        after: name of the row's training whose model it takes, such as `pretrain`.
+        options: keyword arguments of the function. Paths may hold `{data}` and `{seed}`.
+    """
+
+    function: str
+    after: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the table.
 
@@ -73,6 +92,7 @@ class Row:
         proposals: pseudo labels of the pre-training; None if its config makes them or it has annotations.
         pretrain: pre-training, or None.
         finetune: fine-tunings by a short name of their data, such as `10 %`.
+        analyses: what else is computed, by a short name.
         expected: the paper's value of the first metric after each fine-tuning, if there is one.
     """
 
@@ -81,13 +101,19 @@ class Row:
     proposals: Proposals | None = None
     pretrain: Training | None = None
     finetune: Mapping[str, Training] = field(default_factory=dict)
+    analyses: Mapping[str, Analysis] = field(default_factory=dict)
     expected: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name: expected letters, digits, '-', '_' and '.', got {self.name!r}")
-        if self.pretrain is None and not self.finetune:
-            raise ValueError(f"row {self.name}: expected pre-training or fine-tuning, got neither")
+        if not (self.trainings or self.analyses):
+            raise ValueError(f"row {self.name}: expected pre-training, fine-tuning or an analysis, got none")
+        unknown = [one.after for one in self.analyses.values() if one.after not in (None, *self.trainings)]
+        if unknown:
+            raise ValueError(
+                f"row {self.name}: after: expected one of {[*self.trainings]}, got {unknown[0]!r}"
+            )
 
     @property
     def trainings(self) -> dict[str, Training]:

@@ -11,7 +11,7 @@ import torch
 from sp_fast.data.coco import load_coco
 from sp_fast.experiments.experiment import Comparison, Experiment, Proposals, Row, Training
 from sp_fast.experiments.fit_data import FitData
-from sp_fast.experiments.paper import WITHOUT_PROMPTS
+from sp_fast.experiments.paper.protocol import WITHOUT_PROMPTS
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.settings import Choice
 from sp_fast.experiments.use import MODEL

@@ -24,12 +24,12 @@ class Run:
     """One process: it makes data or proposals, or trains."""
 
     key: str  # name of the folder; ends with a hash of what the run does
-    kind: str  # `data`, `proposals` or `train`
+    kind: str  # `data`, `proposals`, `train` or `analysis`
     label: str
     folder: Path  # holds `result.json` once the run is finished
     spec: Mapping[str, Any]  # what it does; paths may hold `{data}` and `{seed}`
     seed: int
-    needs: dict[str, str]  # `data`, `proposals` and `pretrain` -> key of the run to finish before
+    needs: dict[str, str]  # `data`, `proposals`, `pretrain` or `trained` -> key of the run to finish before
 
     @property
     def steps(self) -> int | None:
@@ -49,7 +49,7 @@ class Run:
 class Plan:
     """All runs of an experiment by key, each after those that it needs, in the folder `out`.
 
-    `parts` maps a row, `proposals` or the name of a training, and a seed to the key of the run.
+    `parts` maps a row, `proposals` or the name of a training or analysis, and a seed to the key of the run.
     """
 
     def __init__(self, experiment: Experiment, out: Path, seeds: Sequence[int]) -> None:
@@ -62,7 +62,7 @@ class Plan:
                 self._add_row(row, seed)
 
     def of(self, row: str, part: str, seed: int) -> Run | None:
-        """The run of a row's training, or of its `proposals`; None if the row has none."""
+        """The run of a row's training, analysis or `proposals`; None if the row has none."""
         key = self.parts.get((row, part, seed))
         return None if key is None else self.runs[key]
 
@@ -88,7 +88,7 @@ class Plan:
             name = f"data-seed{seed}" if self.experiment.data_per_seed else "data"
             spec = {"prepare": _described(self.experiment.prepare)}
             needs["data"] = self._add("data", name, "data", spec, data_seed, {})
-        before = dict(needs)
+        data, before = dict(needs), dict(needs)
         if row.proposals is not None and row.pretrain is not None:
             name, label = f"proposals-{row.name}", f"{row.label}: pseudo labels"
             key = self._add(PROPOSALS, name, label, dataclasses.asdict(row.proposals), data_seed, needs)
@@ -102,6 +102,14 @@ class Plan:
             self.parts[row.name, part, seed] = key
             if first:
                 needs[PRETRAIN] = key
+        for part, analysis in row.analyses.items():
+            trained = {"trained": self.parts[row.name, analysis.after, seed]} if analysis.after else {}
+            spec = dataclasses.asdict(analysis)
+            # Without a training, nothing in it depends on the seed.
+            own_seed = seed if trained else data_seed
+            name = f"{row.name}-{part}-seed{own_seed}"
+            key = self._add("analysis", name, f"{row.label}: {part}", spec, own_seed, {**data, **trained})
+            self.parts[row.name, part, seed] = key
 
     def _add(
         self, kind: str, name: str, label: str, spec: Mapping[str, Any], seed: int, needs: dict[str, str]

@@ -20,7 +20,7 @@ STAMP = "experiment.json"
 BUILT_IN = {
     "demo": ("sp_fast.experiments.demo", "experiment"),
     "fit": ("sp_fast.experiments.fit", "experiment"),
-    **{name: ("sp_fast.experiments.paper", name) for name in ("table4", "table5", "table7")},
+    **{name: ("sp_fast.experiments.paper.tables", name) for name in ("table4", "table5", "table7")},
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import importlib.util
 import json
 import math
@@ -52,6 +53,10 @@ def main(folder: Path) -> int:
         result: dict[str, Any] = {}
     elif run["kind"] == "proposals":
         result = _propose(folder, filled(spec, places), seed)
+    elif run["kind"] == "analysis":
+        module, _, name = spec["function"].partition(":")
+        function = getattr(importlib.import_module(module), name)
+        result = function(folder, near.get("trained"), **filled(spec["options"], places))
     else:
         training = filled(spec, places)
         status = _train(train_arguments(training, folder, seed, near), training["options"])

@@ -1,4 +1,4 @@
-"""Training steps whose batch does not fit in the memory of a GPU."""
+"""Training steps in parts: of batches that are taken one after another, or do not fit in a GPU's memory."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ import torch
 from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
+from sp_fast.mmdet_plugin.samplers import bounds
+
 
 class NotEnoughMemoryError(RuntimeError):
     """A training step needs more memory than the GPU has."""
 
 
 class BatchParts:
-    """Takes a training step in one part, or in as many as the memory of the GPU needs.
+    """Takes a training step in the given number of parts, or in as many more as the memory of the GPU needs.
 
-    The parts' gradients are added up, weighted by their images, for one step of the optimiser. Learning
-    rate, order of the images and number of steps stay. The result differs slightly from that of the whole
-    batch where a loss is normalised by the number of matched objects, where batch norm learns its
-    statistics, where images are padded to the largest of their part, and in what is drawn at random.
+    The parts' gradients are added up, weighted by their images, for one step of the optimiser; processes
+    exchange them once, in the last part. Learning rate, order of the images and number of steps stay. The
+    result differs slightly from that of the whole batch where a loss is normalised by the number of matched
+    objects, where batch norm learns its statistics, where images are padded to the largest of their part,
+    and in what is drawn at random.
 
     Attributes:
-        count: number of parts.
+        count: how often each of the given parts is split, for want of memory.
+
+    Args:
+        parts: number of parts, the same in each process.
+        mean_share: images of a step in a process, on average, where the processes' numbers differ.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, parts: int = 1, mean_share: float | None = None) -> None:
+        self.parts, self.mean_share = parts, mean_share
         self.count = 1
 
     def train_step(
@@ -46,17 +54,18 @@ class BatchParts:
                 other processes would have to repeat it too.
         """
         images = len(next(iter(data_batch.values())))
-        count = min(self.count, images)
+        mean_share = self.mean_share or images
+        count = min(self.parts * self.count, int(mean_share))
         before, accumulated = optim_wrapper._inner_count, optim_wrapper._accumulative_counts > 1
         logs: dict[str, Tensor] = {}
         shortage = ""
         try:
-            for start, end in _bounds(images, count):
+            for start, end in bounds(images, count):
                 part = {name: items[start:end] for name, items in data_batch.items()}
-                weight = (end - start) / images
-                found = model.train_step(part, optim_wrapper=_Gradients(optim_wrapper, weight))
-                for name, value in found.items():
-                    logs[name] = logs.get(name, 0) + weight * value.detach()
+                weight = (end - start) / mean_share
+                gradients = _Gradients(optim_wrapper, weight, last=end == images)
+                for name, value in model.train_step(part, optim_wrapper=gradients).items():
+                    logs[name] = logs.get(name, 0) + (end - start) / images * value.detach()
         except torch.OutOfMemoryError as error:
             shortage = str(error)
         if not shortage:
@@ -69,10 +78,10 @@ class BatchParts:
         torch.cuda.empty_cache()
         if count >= images or accumulated or get_world_size() > 1:
             raise NotEnoughMemoryError(_advice(-(-images // count), shortage))
-        self.count = 2 * count
+        self.count *= 2
         print(
             f"out of memory with {-(-images // count)} images at once: from here on, each batch of {images} "
-            f"is taken in {min(self.count, images)} parts, whose gradients are added up",
+            f"is taken in {min(self.parts * self.count, images)} parts, whose gradients are added up",
             flush=True,
         )
         return None
@@ -90,13 +99,15 @@ class BatchParts:
 class _Gradients:
     """Stands for the optimiser in a part's `train_step`: adds up gradients, updates nothing."""
 
-    def __init__(self, optim_wrapper: Any, weight: float) -> None:
-        self._optim_wrapper, self._weight = optim_wrapper, weight
+    def __init__(self, optim_wrapper: Any, weight: float, last: bool) -> None:
+        self._optim_wrapper, self._weight, self._last = optim_wrapper, weight, last
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Of the optimiser: mixed precision."""
-        with self._optim_wrapper.optim_context(model):
+        """Of the optimiser: mixed precision; processes exchange gradients in the last part only."""
+        local = not self._last and hasattr(model, "no_sync")
+        apart: Any = model.no_sync() if local else contextlib.nullcontext()  # type: ignore[operator]
+        with apart, self._optim_wrapper.optim_context(model):
             yield
 
     def update_params(self, loss: Tensor) -> None:
@@ -104,14 +115,8 @@ class _Gradients:
         self._optim_wrapper.backward(self._optim_wrapper.scale_loss(loss) * self._weight)
 
 
-def _bounds(images: int, count: int) -> Iterator[tuple[int, int]]:
-    """First and last image of each part, of sizes that differ by 1 at most."""
-    for i in range(count):
-        yield images * i // count, images * (i + 1) // count
-
-
 def _advice(images: int, shortage: str) -> str:
     what = f"a step of {images} image{'s' * (images > 1)}" if images else "the state of the optimiser"
     ways = "smaller images (the pipeline's Resize), --amp, a smaller model"
-    several = "a smaller --batch-size, " if images > 1 else ""
+    several = "a smaller --batch-size (--total-batch keeps the effective batch), " if images > 1 else ""
     return f"{what} does not fit in the GPU's memory: {several}{ways} may help. CUDA's message: {shortage}"

@@ -20,7 +20,10 @@ def detector_config(pretraining: Any) -> Config:
     detector = dict(model["detector"])
     if model.get("data_preprocessor"):
         detector["data_preprocessor"] = model["data_preprocessor"]
-    steps = pretraining["train_dataloader"]["dataset"].get("pipeline", [])
+    dataset = pretraining["train_dataloader"]["dataset"]
+    while inner := dataset.get("dataset") or next(iter(dataset.get("datasets", ())), None):
+        dataset = inner  # of a RepeatDataset or ConcatDataset
+    steps = dataset.get("pipeline", [])
     pipeline = [dict(type="ReadImage"), *(step for step in steps if step["type"] == "Resize"), _PACK]
     dataset = dict(
         type="InstanceDataset",

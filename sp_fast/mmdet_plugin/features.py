@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sp_fast.data.images import BrokenImageError
 from sp_fast.mmdet_plugin.cache import CacheError, ImageCache, check_fits
 from sp_fast.mmdet_plugin.hooks import unwrapped
+from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.progress import RunProgress
 
 BATCH_SIZE = 16
@@ -86,14 +87,14 @@ class StoredFeaturesHook(Hook):
         """Checks what can be checked before images are read."""
         model = unwrapped(runner.model)
         model.train()
-        check_same_each_step(_backbone(model), runner.train_dataloader.dataset, model.data_preprocessor)
+        check_same_each_step(_backbone(model), _dataset(runner), model.data_preprocessor)
 
     @torch.no_grad()
     def before_train(self, runner: Any) -> None:
         """Runs the backbone on all images and their mirror images, unless no step is left."""
         if runner.iter >= runner.max_iters:
             return
-        model, dataset = unwrapped(runner.model), runner.train_dataloader.dataset
+        model, dataset = unwrapped(runner.model), _dataset(runner)
         model.train()
         stored = StoredFeatures(_backbone(model))
         groups = list(_by_canvas(dataset, model.data_preprocessor.pad_size_divisor))
@@ -120,6 +121,17 @@ class StoredFeaturesHook(Hook):
         """Chooses the maps of the step's images."""
         assert self._stored is not None
         self._stored.take(data_batch["data_samples"])
+
+
+def _dataset(runner: Any) -> Any:
+    """The training set; the one that is repeated, if one is."""
+    dataset, *others = dict.fromkeys(inner_datasets(runner.train_dataloader.dataset))
+    if others:
+        # Ids of images may come twice.
+        raise CacheError(
+            f"--cache features: expected one training set, got {1 + len(others)}; use --cache ram"
+        )
+    return dataset
 
 
 def _backbone(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import get_rank
@@ -15,6 +16,11 @@ from sp_fast.mmdet_plugin.samplers import StepBatchSampler, seed_everything, ste
 EVALUATED = "evaluated_step"
 _SEED = "step_seed"
 _PARTS = "batch_parts"
+_TOTAL = "images_per_step"
+
+
+class ResumeError(ValueError):
+    """A checkpoint that these options cannot continue."""
 
 
 @LOOPS.register_module()
@@ -23,8 +29,8 @@ class StepTrainLoop(BaseLoop):
 
     Every random number of a step follows from the seed, the step and the rank; the data are not replayed,
     `StepBatchSampler` begins at the step. Validates every `val_interval` and at the end, and resumes an
-    unfinished validation from its start. A step that does not fit in a GPU's memory is taken in parts, see
-    `BatchParts`.
+    unfinished validation from its start. A step may have several batches of the sampler; one that does not
+    fit in a GPU's memory is taken in smaller parts, see `BatchParts`.
 
     Args:
         runner: mmengine's.
@@ -61,13 +67,13 @@ class StepTrainLoop(BaseLoop):
         self.max_epochs, self.epoch = int(max_epochs or 1), 0  # hooks ask for them
         self.stop_training = False  # set by BestCheckpointHook
         self._iter = 0
-        self._parts = BatchParts()
         self._sampler = self.dataloader.batch_sampler
         if not isinstance(self._sampler, StepBatchSampler):
             raise ValueError(
                 "train_dataloader.batch_sampler: StepTrainLoop expects dict(type='StepBatchSampler'), got "
                 f"{type(self._sampler).__name__}"
             )
+        self._parts = BatchParts(self._sampler.parts, self._sampler.mean_share)
         unit = 1 if max_epochs is None else len(self._sampler)
         self.max_iters = int(max_iters or self.max_epochs) * unit
         self.val_interval = int(val_interval) * unit if val_interval else self.max_iters
@@ -79,8 +85,20 @@ class StepTrainLoop(BaseLoop):
         return self._iter
 
     def run(self) -> nn.Module:
-        """Trains and validates what is left; returns the model."""
+        """Trains and validates what is left; returns the model.
+
+        Raises:
+            ResumeError: a step of the checkpoint had another number of images.
+        """
         hub = self.runner.message_hub
+        total = hub.get_info(_TOTAL, self._sampler.total)
+        if total != self._sampler.total:
+            raise ResumeError(
+                f"--resume: expected {total} images per step, as in the checkpoint, got "
+                f"{self._sampler.total}; add --total-batch {total}, which goes with any --batch-size and "
+                "number of processes"
+            )
+        hub.update_info(_TOTAL, total)
         # A checkpoint brings its own: the order goes on, whatever seed is given now.
         self._sampler.seed = hub.get_info(_SEED, self._sampler.seed)
         hub.update_info(_SEED, self._sampler.seed)
@@ -99,9 +117,16 @@ class StepTrainLoop(BaseLoop):
         self._sampler.start = self._iter
         batches = iter(self.dataloader)
         while self._iter < self.max_iters and not self.stop_training:
-            self.run_iter(next(batches))
+            self.run_iter(self._next_step(batches))
             self._iter += 1
             self._validate_if_due()
+
+    def _next_step(self, batches: Iterator[dict]) -> dict:
+        """The batches of a step, joined."""
+        parts = [next(batches) for _ in range(self._sampler.parts)]
+        if len(parts) == 1:
+            return parts[0]
+        return {name: [one for part in parts for one in part[name]] for name in parts[0]}
 
     def run_iter(self, data_batch: dict) -> None:
         """One step, again and in more parts where the GPU's memory is too small for it."""

@@ -28,6 +28,7 @@ from sp_fast.mmdet_plugin.hooks import (
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
+from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 from sp_fast.weights import load_backbone_weights, load_state, read_state
@@ -189,7 +190,8 @@ class Runner(mmengine_runner.Runner):
             self.logger.info(f"resumed after step {self.iter} of {self.max_iters} from {self._load_from}")
         if isinstance(self._train_loop, BaseLoop) and self.iter < self.max_iters:
             for loop in filter(None, (self.train_loop, self.val_loop)):
-                getattr(loop.dataloader.dataset, "fill_cache", lambda: None)()
+                for dataset in dict.fromkeys(inner_datasets(loop.dataloader.dataset)):
+                    getattr(dataset, "fill_cache", lambda: None)()
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine, which names a GPU for every process and so fails where there is none."""

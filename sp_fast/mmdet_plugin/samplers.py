@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import Sampler
+
+from sp_fast.mmdet_plugin.wrapped import image_sizes
 
 _ORDER, _IMAGE, _STEP = range(3)
 
@@ -34,7 +37,10 @@ def _mixed(*numbers: int) -> int:
 
 
 class SeededIndex(int):
-    """An image's number, with the 32-bit random seed of its augmentation."""
+    """An image's number, with the 32-bit random seed of its augmentation.
+
+    `%` and `-` keep the seed: mmengine's RepeatDataset and ConcatDataset turn it so into a number of theirs.
+    """
 
     seed: int
 
@@ -44,61 +50,93 @@ class SeededIndex(int):
         made.seed = seed
         return made
 
+    def __mod__(self, other: int) -> SeededIndex:
+        return SeededIndex(int(self) % other, self.seed)
+
+    def __sub__(self, other: int) -> SeededIndex:
+        return SeededIndex(int(self) - other, self.seed)
+
     def __reduce__(self) -> tuple[type[SeededIndex], tuple[int, int]]:
         return SeededIndex, (int(self), self.seed)
 
 
+def bounds(images: int, count: int) -> list[tuple[int, int]]:
+    """First image and end of each of `count` parts, of sizes that differ by 1 at most."""
+    return [(images * i // count, images * (i + 1) // count) for i in range(count)]
+
+
 @DATA_SAMPLERS.register_module()
 class StepBatchSampler(Sampler[list[SeededIndex]]):
-    """Endless batches of shuffled images; the batch of a step depends only on the seed and the step.
+    """Endless batches of shuffled images, for `StepTrainLoop`.
 
-    All images come up equally often, shuffled again each round. The processes of a distributed run share
-    each round. For `StepTrainLoop`.
+    All images come up equally often, shuffled again each round. The images of a step, and the seeds of their
+    augmentation, depend only on the seed, the step and `total`. The processes share them, and each takes its
+    share in `parts` batches, one after another.
 
     Attributes:
         start: first step of an iteration.
         seed: random seed of the order and of the augmentations.
+        total: images per step.
+        parts: batches per step, the same number in each process.
+        mean_share: images per step and process, on average: shares differ by one image at most.
 
     Args:
         sampler: mmengine's DefaultSampler or InfiniteSampler: its data set, seed, rank and world size.
-        batch_size: images per process and step.
-        one_orientation: put tall images into batches without others, for less padding.
+        batch_size: most images of a batch.
+        total: images per step in all processes; None for one batch in each process.
+        one_orientation: put tall images into steps without others, for less padding.
+
+    Raises:
+        ValueError: a number below 1, or a process would have no image for one of its batches.
     """
 
-    def __init__(self, sampler: Any, batch_size: int, one_orientation: bool = True) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    def __init__(
+        self, sampler: Any, batch_size: int, total: int | None = None, one_orientation: bool = True
+    ) -> None:
+        processes = sampler.world_size
+        total = batch_size * processes if total is None else total
+        for name, value in (("batch_size", batch_size), ("total (--total-batch)", total)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
         self.sampler = sampler  # DistSamplerSeedHook looks for it
-        self.batch_size = batch_size
+        self.total = total
+        self.parts = -(-total // (batch_size * processes))
+        self.mean_share = total / processes
+        if self.parts > total // processes:
+            fitting = [one for one in (total - total % processes, total + -total % processes) if one]
+            raise ValueError(
+                f"total (--total-batch): {total} images per step do not give each of {processes} processes "
+                f"an image in each of {self.parts} batches of at most {batch_size}; "
+                f"{' or '.join(map(str, fitting))} would fit"
+            )
         self.seed: int = sampler.seed
         self.start = 0
-        sizes = np.asarray(sampler.dataset.sizes()).reshape(-1, 2)
+        sizes = image_sizes(sampler.dataset)
         tall = sizes[:, 0] > sizes[:, 1] if one_orientation else np.zeros(len(sizes), bool)
         self._groups = np.flatnonzero(~tall), np.flatnonzero(tall)
         self._orders: dict[tuple[int, int], np.ndarray] = {}
 
     def __len__(self) -> int:
         """Steps until about every image has come up once."""
-        return -(-sum(map(len, self._groups)) // (self.batch_size * self.sampler.world_size))
+        return -(-sum(map(len, self._groups)) // self.total)
 
     def __iter__(self) -> Iterator[list[SeededIndex]]:
-        """The batches from step `start` on."""
-        step = self.start
-        while True:
-            yield self.batch(step)
-            step += 1
+        """The batches from step `start` on, `parts` of each step."""
+        for step in itertools.count(self.start):
+            images = self.batch(step)
+            for first, end in bounds(len(images), self.parts):
+                yield images[first:end]
 
     def batch(self, step: int) -> list[SeededIndex]:
         """The images of a step in this process."""
-        total = self.batch_size * self.sampler.world_size
         group, before = self._group_of(step)
-        first = before * total + self.sampler.rank * self.batch_size
         images = self._groups[group]
         batch = []
-        for i, place in enumerate(range(first, first + self.batch_size)):
+        for i in range(*bounds(self.total, self.sampler.world_size)[self.sampler.rank]):
+            place = before * self.total + i
             image = images[self._order(group, place // len(images))[place % len(images)]]
-            number = step * total + self.sampler.rank * self.batch_size + i
-            batch.append(SeededIndex(int(image), _mixed(self.seed, _IMAGE, number)))
+            seed = _mixed(self.seed, _IMAGE, step * self.total + i)
+            batch.append(SeededIndex(int(image), seed))
         return batch
 
     def _group_of(self, step: int) -> tuple[int, int]:
@@ -110,8 +148,9 @@ class StepBatchSampler(Sampler[list[SeededIndex]]):
     def _order(self, group: int, number: int) -> np.ndarray:
         """The order of a group's images in a round."""
         if (group, number) not in self._orders:
-            # A batch may span two rounds.
-            self._orders = {key: one for key, one in self._orders.items() if key != (group, number - 2)}
+            # The next step may begin in the round that this one ends in.
+            kept = (key for key in self._orders if key[0] != group or key[1] == number - 1)
+            self._orders = {key: self._orders[key] for key in kept}
             generator = np.random.default_rng((self.seed, _ORDER, group, number))
             self._orders[group, number] = generator.permutation(len(self._groups[group]))
         return self._orders[group, number]

@@ -83,6 +83,24 @@ class KeepSeedsAligned(BaseTransform):
 
 
 @TRANSFORMS.register_module()
+class TightBoxes(BaseTransform):
+    """Takes the boxes from the masks again, and leaves out instances whose mask is empty.
+
+    For after transforms that turn the boxes and so make them loose (Rotate), or that leave nothing of a mask
+    (RandomCrop). Labels, flags and seeds stay in line with `gt_masks`.
+    """
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
+        """The results with tight boxes."""
+        left = np.flatnonzero(results["gt_masks"].areas)
+        for name in ("gt_masks", "gt_bboxes_labels", "gt_ignore_flags", "gt_seeds"):
+            if name in results:
+                results[name] = results[name][left]
+        results["gt_bboxes"] = results["gt_masks"].get_bboxes(type(results["gt_bboxes"]))
+        return results
+
+
+@TRANSFORMS.register_module()
 class PackInstances(PackDetInputs):
     """mmdet's PackDetInputs, with `gt_seeds` float32 [n, D] as `gt_instances.seeds` where there are seeds.
 

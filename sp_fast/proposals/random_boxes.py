@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from sp_fast.data.coco import write_masks
 from sp_fast.data.images import BrokenImageError, BrokenImages, image_size, list_images
+from sp_fast.data.prepared import check_outputs
+from sp_fast.data.rle import box_masks
 from sp_fast.files import replacing
 
 LEAST_SIDE = 8
@@ -37,11 +38,40 @@ def draw_boxes(height: int, width: int, count: int, generator: np.random.Generat
     return np.concatenate([corner, size], 1)
 
 
+def draw_patches(height: int, width: int, count: int, generator: np.random.Generator) -> np.ndarray:
+    """Draw boxes by the rule of UP-DETR's random query patches.
+
+    The rule is `get_random_patch_from_img` in dddzg/up-detr, datasets/selfdet.py: each side is uniform from 8
+    pixels to 8 less than the image's side, both included, then the corner is uniform from 0 to the remaining
+    pixels, excluded. UP-DETR cannot draw patches of images below 16 pixels; here, the sides of such images'
+    boxes are the smaller of 8 pixels and the image's side.
+
+    Args:
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+        count: number of boxes.
+        generator: random number generator.
+
+    Returns:
+        int64 `[count, 4]`, xywh.
+    """
+    sides = np.array([width, height])
+    least = np.minimum(LEAST_SIDE, sides)
+    size = generator.integers(least, np.maximum(sides - LEAST_SIDE, least) + 1, (count, 2))
+    corner = generator.integers(0, np.maximum(sides - size, 1))
+    return np.concatenate([corner, size], 1)
+
+
+# How boxes are drawn, and how many per image unless told otherwise.
+KINDS = {"uniform": (draw_boxes, 20), "up-detr": (draw_patches, 10)}
+
+
 def write_random_boxes(
     images: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    count: int = 20,
+    kind: str = "uniform",
+    count: int | None = None,
     seed: int = 0,
     overwrite: bool = False,
 ) -> tuple[int, BrokenImages]:
@@ -53,7 +83,8 @@ def write_random_boxes(
     Args:
         images: folder of images; sub-folders too.
         out: JSON file to write (atomic write).
-        count: boxes per image.
+        kind: "uniform", see `draw_boxes`, or "up-detr", see `draw_patches`.
+        count: boxes per image. None: 20, or 10 for "up-detr".
         seed: random seed.
         overwrite: replace an existing `out`.
 
@@ -62,13 +93,16 @@ def write_random_boxes(
 
     Raises:
         FileExistsError: `out` exists and `overwrite` is not set.
-        ValueError: `count` is below 1, or more than 5 % of the images are broken.
+        ValueError: another `kind`, `count` is below 1, or more than 5 % of the images are broken.
     """
     out, folder = Path(out), Path(images)
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected {' or '.join(map(repr, KINDS))}, got {kind!r}")
+    draw, usual = KINDS[kind]
+    count = usual if count is None else count
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"out: {out} already exists; choose another file, or pass --overwrite")
+    check_outputs([out], overwrite=overwrite)
     paths, broken = list_images(folder), BrokenImages()
     records: list[dict[str, Any]] = []
     for index, path in enumerate(paths):
@@ -80,20 +114,29 @@ def write_random_boxes(
         name = path.relative_to(folder).as_posix()
         records.append({"id": index + 1, "file_name": name, "height": height, "width": width})
     broken.check(len(paths))
-    boxes = (box for image in records for box in _boxes(image, count, seed))
     with replacing(out) as file:
         write_masks(
             file,
-            {"description": "random boxes", "exif": "apply", "count": count, "seed": seed},
+            {"description": "random boxes", "exif": "apply", "kind": kind, "count": count, "seed": seed},
             records,
-            boxes,
+            (
+                mask
+                for image in records
+                for mask in box_annotations(image, draw(*_size(image), count, _generator(image, seed)))
+            ),
         )
     return len(records), broken
 
 
-def _boxes(image: dict[str, Any], count: int, seed: int) -> Iterator[dict[str, Any]]:
-    height, width = image["height"], image["width"]
-    boxes = draw_boxes(height, width, count, np.random.default_rng((seed, image["id"])))
-    masks = coco_mask.frPyObjects(boxes.astype(np.float64), height, width)
-    for box, mask in zip(boxes.tolist(), masks, strict=True):
+def box_annotations(image: dict[str, Any], boxes: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Boxes, int [n, 4], xywh in pixels inside an image, as masks for `write_masks`."""
+    for box, mask in zip(boxes.tolist(), box_masks(boxes, *_size(image)), strict=True):
         yield {"image_id": image["id"], **mask, "bbox": box, "area": box[2] * box[3]}
+
+
+def _size(image: dict[str, Any]) -> tuple[int, int]:
+    return image["height"], image["width"]
+
+
+def _generator(image: dict[str, Any], seed: int) -> np.random.Generator:
+    return np.random.default_rng((seed, image["id"]))

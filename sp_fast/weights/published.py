@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
-# Name -> what it is, and its address.
-PUBLISHED: dict[str, tuple[str, str]] = {
-    "mobilenet_v2": (
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """Weights on the web.
+
+    `checksum` is the beginning of a hash, as the publisher gives it: of SHA-256 where it is in the file's
+    name, of MD5 where it says so.
+    """
+
+    what: str
+    address: str
+    checksum: str = ""
+
+
+PUBLISHED = {
+    "mobilenet_v2": Published(
         "MobileNetV2, supervised on ImageNet (torchvision)",
         "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+        "sha256 b0353104",
     ),
-    "resnet50": (
+    "imagenet": Published(
         "ResNet-50, supervised on ImageNet (torchvision)",
         "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+        "sha256 0676ba61",
     ),
-    "densecl": (
-        "ResNet-50, DenseCL on COCO or ImageNet, as in the paper: links on the page",
-        "https://github.com/WXinlong/DenseCL",
+    "densecl": Published(
+        "ResNet-50, DenseCL on ImageNet (mmselfsup)",
+        "https://download.openmmlab.com/mmselfsup/1.x/densecl/densecl_resnet50_8xb32-coslr-200e_in1k/"
+        "densecl_resnet50_8xb32-coslr-200e_in1k_20220825-3078723b.pth",
+        "sha256 3078723b",
     ),
-    "moco_v2": (
-        "ResNet-50, MoCo-v2 on ImageNet",
+    "moco_v2": Published(
+        "ResNet-50, MoCo-v2 on ImageNet, 800 epochs",
         "https://dl.fbaipublicfiles.com/moco/moco_checkpoints/moco_v2_800ep/moco_v2_800ep_pretrain.pth.tar",
+        "md5 a04e12f8",
     ),
-    "swav": (
-        "ResNet-50, SwAV on ImageNet",
+    "swav": Published(
+        "ResNet-50, SwAV on ImageNet, 800 epochs",
         "https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar",
     ),
 }
@@ -29,4 +48,4 @@ PUBLISHED: dict[str, tuple[str, str]] = {
 
 def where_to_find() -> str:
     """A line for each of the published weights, to follow an error message."""
-    return "\n".join(f"  {what}:\n    {address}" for what, address in PUBLISHED.values())
+    return "\n".join(f"  {one.what}:\n    {one.address}" for one in PUBLISHED.values())

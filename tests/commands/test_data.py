@@ -115,3 +115,31 @@ def test_help_has_examples(command):
     result = CliRunner().invoke(cli.app, ["data", command, "--help"])
     assert result.exit_code == 0
     assert f"sp-fast data {command}" in result.output
+
+
+def test_masks(scenes, run):  # noqa: F811
+    masks = json.loads((scenes / "masks.json").read_text())
+    for k, one in enumerate(masks["annotations"]):
+        one |= {"id": 1, "score": k / 10, "bbox": [0, 0, 99, 99]}
+    (scenes / "theirs.json").write_text(json.dumps(masks))
+    out = scenes / "out.json"
+    arguments = ["masks", scenes / "theirs.json", "--images", scenes / "images", "--top", 1, "--out", out]
+    code, printed, err = run(*arguments)
+    assert code == 0, err
+    assert "3 images, 1 of them without objects" in printed
+    assert "Left out: 3 beyond the best 1 of their image." in printed
+    assert f"Use it with --images {scenes / 'images'}" in printed
+    found = json.loads(out.read_text())["annotations"]
+    assert [one["score"] for one in found] == [0.1, 0.4]
+    assert [one["bbox"] for one in found] == [[1, 1, 9, 9], [2, 3, 12, 9]]
+
+    code, _, err = run(*arguments)
+    assert (code, "out.json already exists" in err) == (2, True)
+    (scenes / "theirs.json").write_text(json.dumps(masks["annotations"]))
+    code, _, err = run(*arguments[:2], "--out", scenes / "other.json")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "(--of)" in err
+    assert not (scenes / "other.json").exists()
+    code, printed, err = run(*arguments[:2], "--of", scenes / "masks.json", "--out", scenes / "other.json")
+    assert code == 0, err
+    assert "The images' sizes were not checked." in printed

@@ -51,6 +51,21 @@ def test_results_are_evaluated_and_confirmed(run, scenes, file, tmp_path):  # no
     assert json.loads((out / "evaluation.json").read_text())["class_agnostic"] == "no_categories"
 
 
+def test_boxes_are_taken_from_masks(run, scenes, results, tmp_path):  # noqa: F811
+    pytest.importorskip("matplotlib")
+    values = []
+    for k, box in enumerate((None, [0.0, 0.0, 1.0, 1.0])):
+        changed = [one if box is None else {**one, "bbox": box} for one in results]
+        (tmp_path / "found.json").write_text(json.dumps(changed))
+        options = ["--annotations", scenes / "validation.json", "--out", tmp_path / str(k)]
+        options += ["--class-agnostic", "no-categories", *(["--boxes-from-masks"] if box else [])]
+        status, _, error = run(tmp_path / "found.json", *options, "--confirm")
+        assert status == 0, error
+        values.append(json.loads((tmp_path / str(k) / "evaluation.json").read_text())["boxes"])
+    assert values[0] == values[1]
+    assert values[0]["mAP"] > 0.05
+
+
 def test_a_model_is_evaluated(run, scenes, truth, tmp_path, monkeypatch):  # noqa: F811
     pytest.importorskip("matplotlib")
     model = Oracle(truth, scenes / "validation", lambda name: "object")

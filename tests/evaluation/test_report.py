@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from sp_fast.data.evaluation import evaluate_coco
-from sp_fast.evaluation import Detections, evaluate
+from sp_fast.evaluation import Detections, evaluate, evaluate_results
 from sp_fast.evaluation.page import page, print_report
 from sp_fast.evaluation.per_image import image_scores
 from sp_fast.evaluation.report import largest_difference
@@ -54,6 +54,42 @@ def test_masks_without_boxes_get_tight_ones_and_boxes_are_enough(truth, results)
     alone = evaluate(truth, Detections(boxes))
     assert alone.overall.keys() == {"boxes"}
     assert alone.overall["boxes"] == pytest.approx(both.overall["boxes"], nan_ok=True)
+
+
+@pytest.fixture
+def table6(scenes, truth, results, tmp_path):
+    """Results like FreeSOLO's: one class, boxes that are not xywh; and the values of the masks' boxes."""
+    one_class = [{**one, "category_id": 1} for one in results]
+    boxes = [{key: value for key, value in one.items() if key != "segmentation"} for one in one_class]
+    for one in one_class:
+        x, y, w, h = one["bbox"]
+        one["bbox"] = [x, y, x + w, y + h]
+    for name, value in (("masks", one_class), ("boxes", boxes)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    wanted = evaluate_coco(truth, boxes, "bbox", class_agnostic="no_categories", evaluator="pycocotools")
+    return scenes / "validation.json", tmp_path, wanted
+
+
+@pytest.mark.parametrize("name", ["masks", "boxes"])
+def test_class_agnostic_boxes_of_masks_and_of_results_with_boxes_only(table6, name):
+    annotations, folder, wanted = table6
+    options = {"what": "bbox", "class_agnostic": "no_categories"}
+    found = evaluate_results(folder / f"{name}.json", annotations, boxes_from_masks=True, **options)
+    assert found == pytest.approx(wanted, nan_ok=True)
+    assert 0.05 < found["mAP"] < 0.95
+    # Without the masks' boxes, FreeSOLO's are taken for xywh.
+    assert (evaluate_results(folder / f"{name}.json", annotations, **options)["mAP"] == found["mAP"]) == (
+        name == "boxes"
+    )
+
+
+def test_results_by_masks(table6, truth, results):
+    annotations, folder, _ = table6
+    found = evaluate_results(folder / "masks.json", annotations, class_agnostic="merged")
+    wanted = evaluate(truth, Detections(results), class_agnostic="merged").overall["masks"]
+    assert found == pytest.approx(wanted, nan_ok=True)
+    with pytest.raises(ValueError, match=r"what: .*boxes.json has boxes only"):
+        evaluate_results(folder / "boxes.json", annotations, class_agnostic="merged")
 
 
 def test_f1_of_an_image_by_hand():

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 
-from sp_fast.experiments import Experiment, Proposals, Row, Training
+from sp_fast.experiments import Analysis, Experiment, Proposals, Row, Training
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.store import Source, recall, remember
 from sp_fast.experiments.worker import train_arguments
@@ -42,6 +42,18 @@ def test_runs_stand_after_what_they_need(tmp_path):
     for run in Plan(tiny(), tmp_path, [0, 1]).needed(["same", "labels", "none"], [0, 1]):
         assert set(run.needs.values()) <= seen
         seen.add(run.key)
+
+
+def test_an_analysis_is_a_run_after_its_training(tmp_path):
+    maps = Analysis("package.module:function", after="pretrain", options={"images": "photos"})
+    other = Analysis("package.module:function", options={"predictions": "results.json"})
+    row = Row("a", "a", None, Training("c", "photos"), {}, {"maps": maps, "others": other})
+    plan = Plan(Experiment("e", "e", [row], {"AP": "AP"}), tmp_path, [0, 1])
+    assert plan.of("a", "maps", 1).needs == {"trained": plan.of("a", "pretrain", 1).key}
+    assert plan.of("a", "maps", 0) is not plan.of("a", "maps", 1)
+    assert plan.of("a", "others", 0) is plan.of("a", "others", 1)
+    with pytest.raises(ValueError, match=r"after: expected one of \['pretrain'\], got 'x'"):
+        dataclasses.replace(row, analyses={"maps": dataclasses.replace(maps, after="x")})
 
 
 def _make(folder, seed, size=1):
@@ -84,7 +96,7 @@ def test_the_command_of_a_training(tmp_path):
     ("wrong", "told"),
     [
         (lambda: Row("a b", "a", finetune={"x": Training("c", "i")}), "name: expected letters"),
-        (lambda: Row("a", "a"), "row a: expected pre-training or fine-tuning"),
+        (lambda: Row("a", "a"), "row a: expected pre-training, fine-tuning or an"),
         (lambda: Proposals("photos", kind="guess"), "kind: expected one of saliency, random_boxes"),
         (lambda: dataclasses.replace(tiny(), rows=[*tiny().rows, tiny().rows[0]]), "names that differ"),
         (lambda: dataclasses.replace(tiny(), metrics={}), "metrics: expected at least one"),

@@ -21,7 +21,7 @@ def tiny(steps=15, config="some/config"):
         rows=[
             Row("none", "no pre-training", finetune=finetune),
             Row("labels", "pseudo labels", masks, pretrain, finetune),
-            Row("same", "the same again", masks, pretrain, {"few": finetune["few"]}, {"few": 12.5}),
+            Row("same", "the same again", masks, pretrain, {"few": finetune["few"]}, expected={"few": 12.5}),
         ],
         metrics={"AP": "AP"},
         seeds=(0, 1),

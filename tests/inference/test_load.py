@@ -25,6 +25,7 @@ from PIL import Image
 from tests.docs.pages import README, ROOT, block
 from tests.inference.checkpoints import CLASSES, checkpoint_of, finetuning_config, in_mmdet, save
 from tests.pretraining.families import FAMILIES, build
+from tests.pretraining.narrow import BASELINES
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def images():
     ]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, *BASELINES])
 def model(request, tmp_path_factory):
     path = save(checkpoint_of(request.param), tmp_path_factory.mktemp(request.param) / "latest.pth")
     return sp_fast.load(path.parent, device="cpu")

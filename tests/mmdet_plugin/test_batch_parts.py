@@ -7,10 +7,13 @@ import torch
 
 pytest.importorskip("mmdet")
 
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from torch import distributed
 
 from sp_fast.mmdet_plugin.batch_parts import BatchParts, NotEnoughMemoryError
+from sp_fast.mmdet_plugin.samplers import bounds
+from tests.training.runs import run_ranks
 
 
 class Linear(BaseModel):
@@ -53,9 +56,9 @@ def batches(steps: int, images: int):
         yield {"inputs": list(inputs), "targets": list(targets)}
 
 
-def trained(most: int, images: int = 5, **options):
+def trained(most: int, images: int = 5, parts: int = 1, **options):
     """The model, the losses of its steps, and the parts, after three steps."""
-    model, parts = Linear(most), BatchParts()
+    model, parts = Linear(most), BatchParts(parts)
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), **options)
     logged = []
     for batch in batches(3, images):
@@ -77,6 +80,53 @@ def test_parts_give_the_gradients_and_losses_of_the_whole(most, count, capsys):
         assert torch.allclose(one["loss"], other["loss"], atol=1e-6)
     assert max(model.seen[-min(count, 5) :]) <= most
     assert capsys.readouterr().out.count("out of memory") == parts.count.bit_length() - 1
+
+
+@pytest.mark.parametrize(
+    ("parts", "most", "sizes"), [(2, 5, [2, 3]), (3, 5, [1, 2, 2]), (2, 2, [1, 1, 1, 2])]
+)
+def test_given_parts_give_the_same_and_are_split_further_where_memory_runs_out(parts, most, sizes):
+    whole, expected, _ = trained(most=5)
+    model, logged, _ = trained(most=most, parts=parts)
+    assert model.seen[-len(sizes) :] == sizes
+    assert torch.allclose(model.layer.weight, whole.layer.weight, atol=1e-6)
+    for one, other in zip(logged, expected, strict=True):
+        assert torch.allclose(one["loss"], other["loss"], atol=1e-6)
+
+
+def train_a_share(folder):
+    """In one of two processes: a step's share, 2 or 3 of 5 images, in two parts."""
+    distributed.init_process_group("gloo")
+    model = MMDistributedDataParallel(Linear(most=5))
+    exchanged = []
+
+    def count(_, bucket):
+        exchanged.append(bucket.index())
+        distributed.all_reduce(bucket.buffer())
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer() / 2)
+        return future
+
+    model.register_comm_hook(None, count)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    parts, rank = BatchParts(2, mean_share=2.5), distributed.get_rank()
+    first, end = bounds(5, 2)[rank]
+    for batch in batches(3, 5):
+        share = {name: items[first:end] for name, items in batch.items()}
+        parts.train_step(model, share, wrapper)
+    found = dict(weight=model.module.layer.weight, seen=model.module.seen, exchanged=len(exchanged))
+    torch.save(found, f"{folder}/{rank}.pth")
+    distributed.destroy_process_group()
+
+
+def test_unequal_shares_of_two_processes_give_the_gradients_of_the_whole(tmp_path):
+    whole, _, _ = trained(most=5)
+    run_ranks(2, train_a_share, str(tmp_path))
+    found = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
+    assert [one["seen"] for one in found] == [[1, 1] * 3, [1, 2] * 3]
+    assert [one["exchanged"] for one in found] == [3, 3]  # once a step
+    assert torch.equal(found[0]["weight"], found[1]["weight"])
+    assert torch.allclose(found[0]["weight"], whole.layer.weight, atol=1e-6)
 
 
 def test_a_whole_batch_is_mmengines_step_to_the_bit():

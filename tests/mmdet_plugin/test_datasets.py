@@ -78,6 +78,38 @@ def test_filter_without_alignment_is_refused(scenes):
         dataset[0]
 
 
+def extents(sample):
+    """The box of each mask."""
+    masks = sample["data_samples"].gt_instances.masks.masks
+    spans = [(np.nonzero(mask.any(0))[0], np.nonzero(mask.any(1))[0]) for mask in masks]
+    return torch.tensor([[x[0], y[0], x[-1] + 1, y[-1] + 1] for x, y in spans])
+
+
+def test_boxes_are_tight_again_after_rotations(scenes):
+    turn = {"type": "Rotate", "prob": 1.0, "level": 3}
+    for tight in (False, True):
+        dataset = with_seeds(scenes, turn, turn, *([{"type": "TightBoxes"}] if tight else []))
+        boxes, masks = [], []
+        for seed in range(4):
+            np.random.seed(seed)  # noqa: NPY002 (mmcv's transforms draw from it)
+            boxes.append(dataset[0]["data_samples"].gt_instances.bboxes.tensor)
+            np.random.seed(seed)  # noqa: NPY002
+            masks.append(extents(dataset[0]))
+        assert torch.equal(torch.cat(boxes), torch.cat(masks)) is tight
+    assert sorted(assert_aligned(dataset[2])) == [3, 4]
+
+
+@pytest.mark.parametrize(("right", "left"), [(1.0, [[1, 0], [], [3]]), (0.0, [[2, 1], [], [4]])])
+def test_masks_that_leave_the_image_are_left_out(scenes, right, left):
+    shift = {"type": "TranslateX", "prob": 1.0, "min_mag": 0.5, "max_mag": 0.5, "reversal_prob": right}
+    dataset = with_seeds(scenes, shift, {"type": "TightBoxes"})
+    samples = [dataset[k] for k in range(3)]
+    assert [assert_aligned(sample) for sample in samples] == left
+    empty = samples[1]["data_samples"].gt_instances
+    assert empty.bboxes.tensor.shape == (0, 4)
+    assert empty.masks.masks.shape == (0, 32, 48)
+
+
 def test_crowds_are_packed_apart_with_their_seeds(scenes):
     path = scenes / "masks.json"
     coco = json.loads(path.read_text())

@@ -150,6 +150,16 @@ def test_epochs_are_converted_into_steps(scenes, tmp_path):
     assert rates == pytest.approx([2.5e-6, 1.375e-5, 2.5e-5, 2.5e-5, 2.5e-5, 2.5e-5])
 
 
+def test_an_epoch_has_as_many_steps_as_total_batches(scenes, tmp_path):
+    """Six images in steps of five, each in three batches."""
+    length = ("train_cfg.max_iters=None", "train_cfg.max_epochs=1", "train_cfg.val_interval=None")
+    result = run(scenes, tmp_path, "knet_r50", "finetune", *length, arguments=("--total-batch", "5"))
+    assert result.status == 0, result.printed[-3000:]
+    assert result.checkpoint()["meta"]["iter"] == 2
+    dumped = (result.folder / "config.py").read_text()
+    assert "'batch_sampler': {'type': 'StepBatchSampler', 'total': 5}" in dumped
+
+
 def test_one_length_is_needed(scenes, tmp_path):
     result = run(scenes, tmp_path, "knet_r50", "pretrain", "train_cfg.max_epochs=1")
     assert result.status == 2
@@ -157,7 +167,7 @@ def test_one_length_is_needed(scenes, tmp_path):
     assert expected in result.printed
 
 
-def test_a_batch_that_does_not_fit_is_taken_in_parts(scenes, tmp_path, monkeypatch):
+def test_batches_that_do_not_fit_are_taken_in_parts(scenes, tmp_path, monkeypatch):
     """From the step on in which the memory is too small; after an interruption too."""
     plain, seen = KNet.loss, []
 
@@ -168,16 +178,20 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts(scenes, tmp_path, monkeypat
         return plain(self, batch_inputs, batch_data_samples)
 
     monkeypatch.setattr(KNet, "loss", loss)
-    kept = ("knet_r50", "finetune")
-    whole = run(scenes, tmp_path / "whole", *kept)
+    kept, total = ("knet_r50", "finetune"), ("--total-batch", "4")
+    whole = run(scenes, tmp_path / "whole", *kept, arguments=total)
     assert whole.status == 0, whole.printed[-3000:]
-    assert seen == [2] + [1] * 2 * STEPS
-    line = "out of memory with 2 images at once: from here on, each batch of 2 is taken in 2 parts"
+    assert seen == [2] + [1] * 4 * STEPS
+    line = "out of memory with 2 images at once: from here on, each batch of 4 is taken in 4 parts"
     assert whole.printed.count(line) == 1
     assert [step for step, training in sorted(whole.scalars()) if training] == [1, 2, 3, 4, 5]
 
-    run(scenes, tmp_path / "parts", *kept, *interrupted(2))
-    after = run(scenes, tmp_path / "parts", *kept, arguments=("--resume",))
+    run(scenes, tmp_path / "parts", *kept, *interrupted(2), arguments=total)
+    other = run(scenes, tmp_path / "parts", *kept, arguments=("--resume",))
+    assert other.status == 2
+    told = "--resume: expected 4 images per step, as in the checkpoint, got 2; add --total-batch 4"
+    assert other.printed.splitlines()[-1].startswith(f"sp-fast train: {told}")
+    after = run(scenes, tmp_path / "parts", *kept, arguments=("--resume", *total))
     assert line not in after.printed
     assert_same_runs(whole, after)
 
@@ -267,6 +281,13 @@ def test_another_batch_sampler_is_refused(scenes, tmp_path):
     result = run(scenes, tmp_path, "knet_r50", "pretrain", option)
     assert result.status == 2
     assert "StepTrainLoop expects dict(type='StepBatchSampler'), got AspectRatio" in result.printed
+
+
+def test_a_total_batch_needs_the_batch_sampler(scenes, tmp_path):
+    option = "train_dataloader.batch_sampler.type=AspectRatioBatchSampler"
+    result = run(scenes, tmp_path, "knet_r50", "pretrain", option, arguments=("--total-batch", "4"))
+    assert result.status == 2
+    assert "--total-batch: expected a config with train_dataloader.batch_sampler" in result.printed
 
 
 def test_a_second_signal_acts_as_without_a_request():

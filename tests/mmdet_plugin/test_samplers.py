@@ -7,6 +7,7 @@ import pickle
 import random
 from collections import Counter
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -22,8 +23,26 @@ from sp_fast.mmdet_plugin.samplers import SeededIndex, StepBatchSampler, seed_ev
 WIDE, TALL = (32, 48), (48, 32)
 
 
+class Images:
+    """A data set of which only the sizes are asked for."""
+
+    metainfo: ClassVar = {}
+
+    def __init__(self, sizes):
+        self._sizes = sizes
+
+    def __len__(self):
+        return len(self._sizes)
+
+    def full_init(self):
+        pass
+
+    def sizes(self):
+        return self._sizes
+
+
 def sampler(sizes, batch_size=4, rank=0, world_size=1, seed=7, **options):
-    dataset = SimpleNamespace(sizes=lambda: sizes)
+    dataset = Images(sizes) if isinstance(sizes, list) else sizes
     plain = SimpleNamespace(dataset=dataset, seed=seed, rank=rank, world_size=world_size)
     return StepBatchSampler(plain, batch_size, **options)
 
@@ -73,6 +92,45 @@ def test_processes_share_what_one_would_see():
     whole = batches(sampler(sizes, batch_size=6), 8)
     for step in range(8):
         assert [one for share in shares for one in with_seeds(share[step])] == with_seeds(whole[step])
+
+
+@pytest.mark.parametrize(
+    ("world_size", "batch_size"), [(1, 12), (1, 5), (2, 3), (3, 2), (4, 1), (5, 2), (12, 4)]
+)
+def test_a_step_of_given_size_is_the_same_for_any_processes_and_batches(world_size, batch_size):
+    sizes = [WIDE] * 7 + [TALL] * 4
+    whole = batches(sampler(sizes, batch_size=12), 6)
+    made = [
+        sampler(sizes, batch_size, rank=rank, world_size=world_size, total=12) for rank in range(world_size)
+    ]
+    assert {len(one) for one in made} == {1}
+    (parts,) = {one.parts for one in made}
+    taken = [batches(one, 6 * parts) for one in made]
+    assert {len(batch) for share in taken for batch in share} <= set(range(1, batch_size + 1))
+    for step in range(6):
+        seen = [
+            image for share in taken for batch in share[step * parts :][:parts] for image in with_seeds(batch)
+        ]
+        assert seen == with_seeds(whole[step])
+
+
+def test_a_later_start_begins_with_the_first_batch_of_its_step():
+    made, late = (sampler([WIDE] * 7, batch_size=2, total=5) for _ in range(2))
+    late.start = 3
+    assert [with_seeds(one) for one in batches(late, 6)] == [with_seeds(one) for one in batches(made, 15)[9:]]
+
+
+@pytest.mark.parametrize(
+    ("total", "batch_size", "world_size", "words"),
+    [
+        (0, 2, 1, r"total \(--total-batch\): expected at least 1, got 0"),
+        (1, 2, 2, "1 images per step do not give each of 2 processes .* at most 2; 2 would fit"),
+        (9, 1, 4, "each of 4 processes an image in each of 3 batches of at most 1; 8 or 12 would fit"),
+    ],
+)
+def test_a_process_without_images_is_refused(total, batch_size, world_size, words):
+    with pytest.raises(ValueError, match=words):
+        sampler([WIDE], batch_size, world_size=world_size, total=total)
 
 
 def test_seeds_differ_between_images_rounds_and_runs():

@@ -1,6 +1,7 @@
 """Small widths for the shipped configs, so that models run in milliseconds."""
 
 FAMILIES = ("knet", "queryinst", "mask2former")
+BASELINES = ("mask_rcnn", "solov2")
 CHANNELS, KERNELS, STAGES, LAST_STAGE = 16, 6, 2, 32
 
 BACKBONE = {"backbone.depth": 18, "backbone.base_channels": 4, "backbone.frozen_stages": -1}
@@ -74,6 +75,37 @@ NARROW = {
         "train_cfg.num_points": 256,
         "test_cfg.max_per_image": KERNELS,
     },
+    "mask_rcnn": {
+        **BACKBONE,
+        "neck.in_channels": MAPS,
+        "neck.out_channels": CHANNELS,
+        "rpn_head.in_channels": CHANNELS,
+        "rpn_head.feat_channels": CHANNELS,
+        "roi_head.bbox_roi_extractor.out_channels": CHANNELS,
+        "roi_head.mask_roi_extractor.out_channels": CHANNELS,
+        "roi_head.bbox_head.in_channels": CHANNELS,
+        "roi_head.bbox_head.fc_out_channels": 32,
+        "roi_head.mask_head.num_convs": 1,
+        "roi_head.mask_head.in_channels": CHANNELS,
+        "roi_head.mask_head.conv_out_channels": CHANNELS,
+        "test_cfg.rpn.max_per_img": 50,
+        "test_cfg.rcnn.score_thr": 0.0,
+        "test_cfg.rcnn.max_per_img": KERNELS,
+    },
+    "solov2": {
+        **BACKBONE,
+        "neck.in_channels": MAPS,
+        "neck.out_channels": CHANNELS,
+        "mask_head.in_channels": CHANNELS,
+        "mask_head.feat_channels": 32,
+        "mask_head.stacked_convs": 1,
+        "mask_head.mask_feature_head.feat_channels": CHANNELS,
+        "mask_head.mask_feature_head.out_channels": CHANNELS,
+        "mask_head.mask_feature_head.norm_cfg.num_groups": 4,
+        "test_cfg.score_thr": 0.0,
+        "test_cfg.filter_thr": 0.0,
+        "test_cfg.max_per_img": KERNELS,
+    },
 }
 # The same on a MobileNetV2 of normal width.
 NARROW["knet_mobilenet_v2"] = {
@@ -89,4 +121,6 @@ HEADS = {
         for head in (f"bbox_head.{i}.fc_cls", f"mask_head.{i}.conv_logits")
     },
     "mask2former": {"panoptic_head.cls_embed"},
+    "mask_rcnn": {"roi_head.bbox_head.fc_cls", "roi_head.bbox_head.fc_reg", "roi_head.mask_head.conv_logits"},
+    "solov2": {"mask_head.conv_cls"},
 }

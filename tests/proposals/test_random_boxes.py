@@ -9,7 +9,7 @@ from pycocotools import mask as coco_mask
 
 from sp_fast import cli
 from sp_fast.data.coco import load_coco
-from sp_fast.proposals.random_boxes import draw_boxes, write_random_boxes
+from sp_fast.proposals.random_boxes import draw_boxes, draw_patches, write_random_boxes
 
 
 @pytest.fixture
@@ -21,14 +21,27 @@ def folder(tmp_path):
     return root
 
 
+@pytest.mark.parametrize("draw", [draw_boxes, draw_patches])
 @pytest.mark.parametrize("size", [(48, 64), (3, 200), (1, 1)])
-def test_boxes_lie_inside_and_have_a_size(size):
-    boxes = draw_boxes(*size, 500, np.random.default_rng(0))
+def test_boxes_lie_inside_and_have_a_size(size, draw):
+    boxes = draw(*size, 500, np.random.default_rng(0))
     assert (boxes[:, :2] >= 0).all()
     assert (boxes[:, :2] + boxes[:, 2:] <= np.array(size[::-1])).all()
     assert (boxes[:, 2:] >= np.minimum(8, size[::-1])).all()
     if min(size) > 8:
         assert len(np.unique(boxes, axis=0)) > 400
+
+
+def test_patches_follow_the_rule_of_up_detr():
+    """On a small image, every side and corner of get_random_patch_from_img occurs, and no other."""
+    height, width = 18, 20
+    boxes = draw_patches(height, width, 20000, np.random.default_rng(0))
+    drawn = {(x, w) for x, _, w, _ in boxes.tolist()}, {(y, h) for _, y, _, h in boxes.tolist()}
+    for side, found in zip((width, height), drawn, strict=True):
+        # np.random.randint(8, side - 8 + 1), then np.random.randint(side - its size)
+        assert found == {(x, size) for size in range(8, side - 7) for x in range(side - size)}
+    # Sides are uniform: 5 of 20 pixels wide occur 4,000 times each, with a standard deviation of 57.
+    assert abs(np.unique(boxes[:, 2], return_counts=True)[1] - 4000).max() < 400
 
 
 def test_written_masks_are_the_boxes(folder, tmp_path):
@@ -68,11 +81,18 @@ def test_broken_image_is_skipped_and_reported(folder, tmp_path):
 
 def test_command(folder, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out.json"
-    arguments = ["random-boxes", str(folder), "--out", str(out), "--count", "3"]
-    monkeypatch.setattr("sys.argv", ["sp-fast", *arguments])
-    for code, words in ((0, "3 images, 9 boxes"), (2, "already exists")):
+    arguments = ["sp-fast", "random-boxes", str(folder), "--out", str(out)]
+    for more, code, words in (
+        (["--count", "3"], 0, "3 images, 9 boxes"),
+        ([], 2, "already exists"),
+        (["--kind", "up-detr", "--overwrite"], 0, "3 images, 30 boxes"),
+    ):
+        monkeypatch.setattr("sys.argv", [*arguments, *more])
         with pytest.raises(SystemExit) as stop:
             cli.main()
         assert (stop.value.code or 0) == code
         shown = capsys.readouterr()
         assert words in shown.out + shown.err
+    assert json.loads(out.read_text())["info"]["kind"] == "up-detr"
+    with pytest.raises(ValueError, match="kind: expected 'uniform' or 'up-detr', got 'detr'"):
+        write_random_boxes(folder, tmp_path / "none.json", kind="detr")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from tests.pretraining.narrow import HEADS, NARROW
+from tests.pretraining.narrow import BASELINES, HEADS, NARROW
 from tests.training.runs import CONFIGS, finetune_options, pretrain_options, write_scenes
 
 pytest.importorskip("mmdet")
@@ -27,7 +27,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 
 from sp_fast.configuration import set_num_classes
-from sp_fast.experiments import paper
+from sp_fast.experiments.paper import tables
 from sp_fast.proposals.random_boxes import write_random_boxes
 from sp_fast.train import parse_arguments, prepare
 
@@ -57,7 +57,7 @@ ROWS = {
     "table7/freesolo-without": Row("none", False, "import", "freesolo.json"),
     "table7/freesolo": Row("cosine", True, "import", "freesolo.json"),
 }
-TABLES = {name: getattr(paper, name)("DATA") for name in ("table4", "table5", "table7")}
+TABLES = {name: getattr(tables, name)("DATA") for name in ("table4", "table5", "table7")}
 
 
 def row_options(name: str) -> dict:
@@ -74,8 +74,19 @@ def configs(*folders: str) -> list[str]:
 def family_of(config: str) -> str:
     """Which entry of NARROW a config's model has."""
     name = config.split("/")[1]
-    others = ("knet_mobilenet_v2", "queryinst", "mask2former")
+    others = ("knet_mobilenet_v2", "queryinst", "mask2former", "mask_rcnn", "solov2")
     return next((family for family in others if name.startswith(family)), "knet")
+
+
+def evaluates(config: str) -> bool:
+    """Whether two steps are enough for a model that can be evaluated."""
+    return not config.startswith("finetune/queryinst")
+
+
+def pretraining_of(config: str) -> str:
+    """The pre-training config of a fine-tuning config's model."""
+    fitting = [one for one in configs("pretrain") if config.split("/")[1].startswith(one.split("/")[1])]
+    return fitting[0]
 
 
 def heads_of(family: str) -> set[str]:
@@ -104,15 +115,18 @@ def options(config: str) -> list[str]:
     cfg = Config.fromfile(CONFIGS / f"{config}.py")
     detector = "model.detector" if "detector" in cfg.model else "model"
     given = [f"{detector}.{name}={value}" for name, value in NARROW[family_of(config)].items()]
-    loaders = ("train_dataloader", "val_dataloader")
-    for loader in loaders[: 1 if config == "finetune/queryinst_r50" else None]:
+    for loader in ("train_dataloader", "val_dataloader")[: 1 if not evaluates(config) else None]:
         if cfg.get(loader):
             given += [f"{loader}.num_workers=0", f"{loader}.persistent_workers=False"]
-            for i, step in enumerate(cfg[loader].dataset.pipeline):
-                for size in ("scale", "crop_size"):
-                    if size in step:
-                        given.append(f"{loader}.dataset.pipeline.{i}.{size}=(64,64)")
-    if config == "finetune/queryinst_r50":
+            path, dataset = f"{loader}.dataset", cfg[loader].dataset
+            if "dataset" in dataset:
+                path, dataset = f"{path}.dataset", dataset.dataset
+                given.append(f"{loader}.dataset.times=1")
+            for i, step in enumerate(dataset.pipeline):
+                for size in {"scale", "crop_size"} & step.keys():
+                    small = [(64, 48), (64, 64)] if isinstance(step[size], list) else (64, 64)
+                    given.append(f"{path}.pipeline.{i}.{size}={small}")
+    if not evaluates(config):
         # On a CPU mmdet cannot paste a mask whose box lies outside the image, as those of two steps may.
         parts = ("cfg", "dataloader", "evaluator")
         given += [f"{name}_{part}=None" for name in ("val", "test") for part in parts]
@@ -222,18 +236,22 @@ def test_a_teacher_beside_a_student_that_learns(scenes, tmp_path):
 
 @pytest.mark.parametrize("config", configs("finetune"))
 def test_finetuning_config(config, pretrained, scenes, tmp_path):
-    folder, _, _ = pretrained(config.replace("finetune", "pretrain"))
-    weights = folder / "pretrained.pth"
-    data = finetune_options(scenes)[: 4 if config == "finetune/queryinst_r50" else None]
-    runner, before = run(config, tmp_path / "run", *data, "--load-from", weights)
-    start = torch.load(weights, weights_only=True)["state_dict"]
+    """Trains from what its model's pre-training gave, or the baselines from random weights, and evaluates."""
+    data = finetune_options(scenes)[: None if evaluates(config) else 4]
+    start = {}
+    if family_of(config) not in BASELINES:
+        folder, _, _ = pretrained(pretraining_of(config))
+        start = torch.load(folder / "pretrained.pth", weights_only=True)["state_dict"]
+        data += ["--load-from", str(folder / "pretrained.pth")]
+    runner, before = run(config, tmp_path / "run", *data)
     assert all(torch.equal(before[name], value) for name, value in start.items())
     heads = {name.rsplit(".", 1)[0] for name in before if name not in start and "num_batches" not in name}
-    assert heads == heads_of(family_of(config))
+    if start:
+        assert heads == heads_of(family_of(config))
     after = runner.model.state_dict()
-    for head in heads:
+    for head in heads_of(family_of(config)):
         assert any(not torch.equal(after[name], before[name]) for name in after if name.startswith(head))
-    if family_of(config) != "queryinst":
+    if evaluates(config):
         assert 0 <= runner.message_hub.get_scalar("val/class_agnostic/segm_mAP").current() <= 1
 
 

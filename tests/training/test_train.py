@@ -19,7 +19,9 @@ from tests.training.runs import (
     finetune_options,
     pretrain_options,
     train,
+    train_ranks,
     write_config,
+    write_uneven,
 )
 
 pytest.importorskip("mmdet")
@@ -95,37 +97,56 @@ def scores_of(work_dir: Path) -> dict:
     return [line for line in lines if "coco/segm_mAP" in line][-1]
 
 
-def test_two_processes_end_with_the_same_weights(scenes, tmp_path):
+def test_two_processes_pretrain_with_batches_without_objects(scenes, uneven, tmp_path):
+    """A step of four images is two of each process, one at a time; both end with the same weights."""
     config = write_config(tmp_path / "config.py", "pretrain")
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import sys, torch, torch.distributed as dist\n"
-        "from sp_fast.train import leave_processes, parse_arguments, prepare\n"
-        "runner = prepare(parse_arguments(sys.argv[2:]))\n"
-        "runner.train()\n"
-        "torch.save(runner.model.module.state_dict(), f'{sys.argv[1]}/rank{dist.get_rank()}.pth')\n"
-        "leave_processes()\n"
+    data = ["--images", scenes / "labelled", "--annotations", uneven / "uneven_masks.json"]
+    length = ["--epochs", 2, "--batch-size", 1, "--total-batch", 4]
+    train_ranks(2, tmp_path, config, *data, *length, "--work-dir", tmp_path / "run")
+    same = same_weights(tmp_path)
+    exported = torch.load(tmp_path / "run" / "pretrained.pth", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, same[f"detector.{name}"]) for name, value in exported.items())
+    assert load_checkpoint_file(tmp_path / "run" / "latest.pth")["meta"]["iter"] == 4
+
+
+def test_two_processes_fine_tune_and_validate_as_one_does(scenes, uneven, tmp_path):
+    """Of a step's four images at most one has objects: one process has none. Three images to validate on."""
+    config = write_config(tmp_path / "config.py", "finetune")
+    data = finetune_options(scenes)
+    data[data.index("--annotations") + 1] = str(uneven / "uneven_labelled.json")
+    train_ranks(
+        *(2, tmp_path, config, *data, "--epochs", 2, "--work-dir", tmp_path / "run"),
+        *("--cfg-options", f"val_evaluator.0.outfile_prefix={tmp_path}/two"),
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [
-        script,
-        tmp_path,
-        config,
-        *pretrain_options(scenes),
-        "--work-dir",
-        tmp_path / "run",
-        "--epochs",
-        1,
-    ]
-    result = subprocess.run(
-        list(map(str, command)), env=environment(), capture_output=True, text=True, timeout=240
+    same_weights(tmp_path)
+    result = train(
+        *(config, *data, "--work-dir", tmp_path / "one", "--eval-only"),
+        *("--load-from", tmp_path / "run" / "latest.pth"),
+        *("--cfg-options", f"test_evaluator.0.outfile_prefix={tmp_path}/one"),
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
-    start = torch.load(tmp_path / "run" / "pretrained.pth", weights_only=True)["state_dict"]
-    parameters = [name for name in first if "running_" not in name and "num_batches" not in name]
-    assert all(torch.equal(first[name], second[name]) for name in parameters)
-    assert all(torch.equal(start[name], first[f"detector.{name}"]) for name in start)
+    two, one = (scores_of(tmp_path / name) for name in ("run", "one"))
+    assert {name: two[name] for name in two if "mAP" in name} == pytest.approx(
+        {name: one[name] for name in one if "mAP" in name}
+    )
+    two, one = (json.loads((tmp_path / f"{name}.segm.json").read_text()) for name in ("two", "one"))
+    assert len({found["image_id"] for found in one}) == 3
+    assert [found["image_id"] for found in two] == [found["image_id"] for found in one]
+    assert [found["score"] for found in two] == pytest.approx([found["score"] for found in one])
+
+
+@pytest.fixture(scope="module")
+def uneven(scenes):
+    write_uneven(scenes)
+    return scenes
+
+
+def same_weights(folder):
+    """The weights that two processes left, which are the same."""
+    first, second = (torch.load(folder / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    return first
 
 
 def test_an_interrupted_run_resumes(scenes, tmp_path):

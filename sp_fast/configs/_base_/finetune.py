@@ -1,6 +1,6 @@
-# Fine-tuning on 10 % of COCO as in the code of the paper's authors: 48 epochs, learning rate decay at 36 and 44, a
-# quarter of the learning rate for the backbone. Their random rotation is left out. For other data, give the files on
-# the command line.
+# Fine-tuning on 10 % of COCO as in the later code of the paper's authors (UPLVP): 48 epochs, learning rate decay at 36
+# and 44, a warm-up of 100 steps, a quarter of the learning rate for the backbone. For other data, give the files on the
+# command line. The paper's settings, with rotation and a longer warm-up, are in finetune_*.py.
 image_scale = (1333, 800)
 train_pipeline = [
     dict(type='ReadImage'),
@@ -8,6 +8,13 @@ train_pipeline = [
     dict(type='Resize', scale=image_scale, keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInstances'),
+]
+# With the paper's random rotation; as in UPLVP, by 9 degrees to either side, filled with grey (128).
+rotated_pipeline = [
+    *train_pipeline[:-1],
+    dict(type='Rotate', prob=0.5, level=3),
+    dict(type='TightBoxes'),
+    train_pipeline[-1],
 ]
 test_pipeline = [
     dict(type='ReadImage'),

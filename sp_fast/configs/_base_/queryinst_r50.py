@@ -7,3 +7,8 @@ model['backbone'].pop('init_cfg')  # weights are given by --weights
 # mmdet repeats the same head six times; one is enough for all stages.
 for head in ('bbox_head', 'mask_head'):
     model['roi_head'][head] = model['roi_head'][head][0]
+
+# Gradient clipping and learning rate of the backbone as in mmdet's config, for the training configs.
+optimiser = dict(
+    clip_grad=dict(max_norm=0.1), paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1)))
+)

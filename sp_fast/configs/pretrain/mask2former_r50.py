@@ -9,4 +9,4 @@ detector.panoptic_head.loss_cls.class_weight = [1.0, 0.1]
 model = dict(
     _delete_=True, type='SaliencyPromptPretrainer', detector=detector, supervision=dict(seed_channels=2048)
 )
-optim_wrapper = dict(clip_grad=dict(max_norm=0.01), paramwise_cfg=_base_.paramwise_cfg)
+optim_wrapper = _base_.optimiser

@@ -7,7 +7,4 @@ detector.roi_head.bbox_head.num_classes = detector.roi_head.mask_head.num_classe
 model = dict(
     _delete_=True, type='SaliencyPromptPretrainer', detector=detector, supervision=dict(seed_channels=2048)
 )
-optim_wrapper = dict(
-    clip_grad=dict(max_norm=0.1),
-    paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1))),
-)
+optim_wrapper = _base_.optimiser

@@ -1,17 +1,12 @@
-"""Ablations of the paper (Li et al., CVPR 2023): Tables 4, 5 and 7, K-Net on ResNet-50, COCO 10 %, 48 epochs.
-
-A data root holds `unlabeled2017/`, `train2017/`, `val2017/`, `annotations/instances_train2017.10.json` and
-`instances_val2017.json`, and `weights/densecl_r50.pth`; for Table 7 also `freesolo.json`, FreeSOLO's masks of
-`unlabeled2017` in COCO format.
-"""
+"""Tables of the paper as experiments."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sp_fast.experiments.experiment import Experiment, Proposals, Row, Training
+from sp_fast.experiments.experiment import Experiment, Proposals, Row
+from sp_fast.experiments.paper.protocol import SP, WITHOUT_PROMPTS, Protocol
 
-WITHOUT_PROMPTS = {"model.prompts.strategy": "none", "model.supervision": None}
 IMPORTED = {"model.source": "import"}
 METRICS = {"coco/segm_mAP": "AP"} | {f"coco/segm_mAP_{x}": f"AP{x}" for x in ("50", "75", "s", "m", "l")}
 LABELS = "COCO 10 %"
@@ -38,7 +33,10 @@ def table5(data_root: str) -> Experiment:
 
 
 def table7(data_root: str) -> Experiment:
-    """Three kinds of pseudo labels, each without and with prompts."""
+    """Three kinds of pseudo labels, each without and with prompts.
+
+    FreeSOLO's masks of the unlabelled images are in `freesolo.json`, in COCO format.
+    """
     boxes = Proposals(f"{data_root}/unlabeled2017", kind="random_boxes")
     masks = f"{data_root}/freesolo.json"
     kinds: list[tuple[str, str, dict[str, Any], dict[str, Any], float, float]] = [
@@ -58,12 +56,12 @@ def _row(
     data_root: str, name: str, label: str, expected: float, options: dict[str, Any], **labels: Any
 ) -> Row:
     """A row of the paper's setting with `options`; `labels` replace its saliency masks."""
-    unlabelled = f"{data_root}/unlabeled2017"
-    weights = f"{data_root}/weights/densecl_r50.pth"
-    saliency = Proposals(unlabelled, backbone={"name": "resnet50", "weights": weights})
-    annotations, arguments = labels.get("annotations"), ["--weights", weights]
-    pretrain = Training("knet_r50/pretrain", unlabelled, annotations, options=options, arguments=arguments)
-    train, val = (f"{data_root}/annotations/instances_{name}.json" for name in ("train2017.10", "val2017"))
-    finetune = Training("knet_r50/finetune", f"{data_root}/train2017", train, f"{data_root}/val2017", val)
-    proposals = labels.get("proposals", saliency)
-    return Row(name, label, proposals, pretrain, {LABELS: finetune}, {LABELS: expected})
+    protocol = Protocol(data_root)
+    return Row(
+        name,
+        label,
+        labels.get("proposals", protocol.proposals()),
+        protocol.pretrain(options, labels.get("annotations")),
+        {LABELS: protocol.finetune("coco-10", SP)},
+        expected={LABELS: expected},
+    )

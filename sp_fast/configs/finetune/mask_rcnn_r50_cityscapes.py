@@ -1,0 +1,6 @@
+# Mask R-CNN on Cityscapes.
+# Start: --weights densecl_r50.pth
+_base_ = ['../_base_/mask_rcnn_r50.py', '../_base_/finetune_cityscapes.py', '../_base_/runtime.py']
+
+train_dataloader = dict(batch_size=2, dataset=dict(dataset=dict(pipeline=_base_.train_pipeline)))
+optim_wrapper = dict(_delete_=True, **_base_.optimiser)

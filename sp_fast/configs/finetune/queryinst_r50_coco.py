@@ -1,0 +1,5 @@
+# QueryInst on all of COCO train2017.
+# Start: --load-from runs/queryinst_r50/pretrained.pth
+_base_ = ['../_base_/queryinst_r50.py', '../_base_/finetune_coco.py', '../_base_/runtime.py']
+
+optim_wrapper = _base_.optimiser

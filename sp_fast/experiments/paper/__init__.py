@@ -1,0 +1,1 @@
+"""The experiments of the paper (Li et al., CVPR 2023): its tables and figures."""
