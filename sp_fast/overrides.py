@@ -10,7 +10,10 @@ from typing import Any
 # Entries that mmengine and this package read, without a place in every config.
 _READ = ("find_unused_parameters", "from_scratch", "model_wrapper_cfg", "activation_checkpointing", "compile")
 # Their keys are arguments: building them refuses the unknown ones.
-_ARGUMENTS = ("train_dataloader", "val_dataloader", "test_dataloader", "randomness")
+_ARGUMENTS = (
+    *("train_dataloader", "val_dataloader", "test_dataloader", "randomness"),
+    *("model.prompts", "model.supervision", "model.proposer"),
+)
 
 
 def apply_overrides(cfg: Any, options: Mapping[str, Any]) -> None:
@@ -59,7 +62,7 @@ def _accepts(place: Mapping[str, Any], parts: list[str], depth: int) -> bool:
 
         return parts[0] in (*inspect.signature(Runner.__init__).parameters, *_READ)
     close = difflib.get_close_matches(parts[depth], list(place), n=1, cutoff=0.8)
-    return not close and ("type" in place or (depth == 1 and parts[0] in _ARGUMENTS))
+    return not close and ("type" in place or ".".join(parts[:depth]) in _ARGUMENTS)
 
 
 def _unknown(parts: list[str], depth: int, there: list[str]) -> ValueError:

@@ -45,6 +45,7 @@ def test_keys_that_the_config_has_or_a_class_takes(cfg):
         "train_dataloader.dataset.pipeline.3.prob": 0.2,
         "randomness.deterministic": True,
         "model.source": "import",
+        "model.prompts.drop_rate": 0.1,
         "find_unused_parameters": True,
         "+model.any.thing": 5,
     }
