@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from sp_fast.data.check import errors_before_training
 from sp_fast.data.coco import load_coco
+from sp_fast.data.store import open_store
 from sp_fast.proposals.store import seeds_path
 
 
@@ -260,7 +261,9 @@ def _classes_of_checkpoint(path: str) -> tuple[str, ...]:
 
 
 def _class_names(ann_file: str) -> tuple[str, ...]:
-    categories = sorted(load_coco(ann_file)["categories"], key=lambda category: category["id"])
+    store = open_store(ann_file)
+    categories = store.categories if store is not None else load_coco(ann_file)["categories"]
+    categories = sorted(categories, key=lambda category: category["id"])
     return tuple(category["name"] for category in categories)
 
 

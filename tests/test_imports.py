@@ -40,6 +40,7 @@ ORDER = (
     "experiments",
     "commands",
     "cli",
+    "__main__",
 )
 
 

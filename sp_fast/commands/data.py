@@ -57,6 +57,11 @@ Example:
   sp-fast data folders freesolo.json --folder data/coco/train2017 \\
     --folder data/coco/unlabeled2017 --out train2017_unlabeled2017.json
 """
+STORE_EXAMPLES = """
+\b
+Example:
+  sp-fast data store masks.json --images photos
+"""
 
 Out = Annotated[Path, typer.Option(help="Annotation file to write.", show_default=False)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing output files.")]
@@ -243,3 +248,36 @@ def folders(
     root = place_in_folders(coco, folder)
     write_checked(coco, out)
     typer.echo(f"{out}: {summary(coco)}\nUse it with --images {root}")
+
+
+@app.command("store", epilog=STORE_EXAMPLES)
+def store(
+    annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="COCO-format file.")],
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder of its images: check them now instead of whenever training starts."),
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a copy of a COCO-format file that training opens at once (Apache Arrow, ANNOTATIONS with .arrow).
+
+    Training takes it from beside the file; all processes share its memory. sp-fast propose writes it too.
+    """
+    from sp_fast.data.check import errors_before_training
+    from sp_fast.data.coco import load_coco
+    from sp_fast.data.prepared import check_outputs
+    from sp_fast.data.store import in_order, store_path, write_store
+    from sp_fast.progress import RunProgress
+
+    out = store_path(annotations)
+    check_outputs([out], overwrite=overwrite)
+    coco = load_coco(annotations)
+    if images is not None:
+        errors_before_training((annotations, coco), images)
+    ordered, total = in_order(coco), len(coco["images"])
+    with RunProgress("images") as progress:
+        shown = lambda done: progress(done, total)
+        write_store(
+            out, annotations, coco, coco["images"], ordered, images_checked=images is not None, progress=shown
+        )
+    typer.echo(f"{out}: {total} images, {len(ordered)} masks")

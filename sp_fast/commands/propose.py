@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from sp_fast.proposals.run import ProposeSummary
 
 # A line with only \b keeps click from re-wrapping the paragraph below it.
 EXAMPLES = """
@@ -19,6 +22,14 @@ Examples:
   Without weights, for simple scenes:
     sp-fast propose scenes --backbone random --center \\
       --similarity cosine --threshold 0.7 --size none --out masks.json
+  On 8 GPUs, or on several machines with torchrun's --nnodes:
+    torchrun --nproc-per-node 8 -m sp_fast propose photos \\
+      --weights mobilenet_v2.pth --out masks.json
+  As jobs of a batch queue, here the third of eight:
+    sp-fast propose photos --weights mobilenet_v2.pth \\
+      --out masks.json --shard 3/8
+  The same in a script for srun, where nothing is taken automatically:
+    ... --shard $((SLURM_PROCID+1))/$SLURM_NTASKS
 
 If interrupted, run the same command again to resume.
 """
@@ -59,6 +70,13 @@ def _grid(text: str) -> Any:
 
 def _scales(text: str) -> Any:
     return _numbers(text, ",", float, "factors such as 1,0.5,0.25")
+
+
+def _shard(text: str) -> Any:
+    number, total = _numbers(text, "/", int, "a shard and their number, such as 3/8", (2,))
+    if number > total:
+        raise typer.BadParameter(f"expected a shard from 1/{total} to {total}/{total}, got {text!r}")
+    return number, total
 
 
 def propose(
@@ -127,6 +145,14 @@ def propose(
     ignore_exif: Annotated[
         bool, typer.Option("--ignore-exif", help="Read stored pixels: ignore the EXIF orientation.")
     ] = False,
+    shard: Annotated[
+        Any,
+        typer.Option(
+            parser=_shard,
+            metavar="K/N",
+            help="Make part K of N of the images only; the last part to finish writes the output.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Resume an interrupted run, or start over.")
     ] = True,
@@ -142,15 +168,22 @@ def propose(
             param_hint="--weights",
         )
 
+    from sp_fast.commands.ranks import RankProgress, Ranks
     from sp_fast.data.images import list_images
-    from sp_fast.progress import RunProgress, clock
+    from sp_fast.progress import RunProgress
     from sp_fast.proposals.backbones import backbone_of, build_backbone
     from sp_fast.proposals.presets import OPTION_NAMES
     from sp_fast.proposals.proposer import SaliencyProposer
     from sp_fast.proposals.run import propose_folder
 
-    console = Console(stderr=True)
     list_images(images)  # bad folders fail before the slow reading of weights
+    ranks = Ranks() if Ranks.started() else None
+    if ranks is not None:
+        if shard is not None:
+            raise typer.BadParameter("under torchrun, each process takes its own", param_hint="--shard")
+        shard = (ranks.rank + 1, ranks.world)
+        device = _device(f"cuda:{ranks.local_rank}") if device == "cuda" else device
+    console = Console(stderr=True, quiet=ranks is not None and ranks.rank > 0)
     name = backbone_of(weights) if backbone == "auto" and weights is not None else backbone
     network = build_backbone(name, style=style, stage=stage, weights=weights, allow_partial=allow_partial)
     if network.weights_report is not None:
@@ -160,7 +193,8 @@ def propose(
     changed = {name: context.params[name] for name in OPTION_NAMES if context.params.get(name) is not None}
     proposer = SaliencyProposer(network, preset=preset, **changed)
     try:
-        with RunProgress("images", console) as progress:
+        with RunProgress("images", console) as shown:
+            progress = RankProgress(ranks, shown) if ranks is not None else shown
             summary = propose_folder(
                 images,
                 out,
@@ -170,18 +204,46 @@ def propose(
                 device=device,
                 workers=workers,
                 exif="ignore" if ignore_exif else "apply",
+                shard=shard or (1, 1),
                 restart=not resume,
                 overwrite=overwrite,
                 progress=progress,
             )
+            if isinstance(progress, RankProgress):
+                progress.finish(summary.merged)
     except KeyboardInterrupt:
         console.print(f"Interrupted. Run the same command again to resume ({out}.partial).", soft_wrap=True)
         raise typer.Exit(130) from None
+    if ranks is None or summary.merged:
+        typer.echo(_report(summary, shard))
+
+
+def _report(summary: "ProposeSummary", shard: tuple[int, int] | None) -> str:
+    from sp_fast.progress import clock
+
     resumed = f" ({summary.resumed} of them from the interrupted run)" if summary.resumed else ""
-    typer.echo(
+    if shard is not None and summary.merged:
+        resumed = ""  # counts this shard's images only
+    lines = [
         f"{summary.images} images{resumed}, {summary.masks} masks "
-        f"({summary.masks / max(summary.images, 1):.1f} per image) in {clock(summary.seconds)}\n"
-        f"Masks: {summary.out}\nSeeds: {summary.seeds}"
-    )
+        f"({summary.masks / max(summary.images, 1):.1f} per image) in {clock(summary.seconds)}"
+    ]
+    if shard is not None and not summary.merged:
+        lines[0] = f"Shard {shard[0]}/{shard[1]}: {lines[0]}"
+        lines.append(_still_missing(summary, shard[1]))
+    else:
+        lines += [f"Masks: {summary.out}", f"Seeds: {summary.seeds}"]
     if len(summary.broken):
-        typer.echo(f"Skipped: {summary.broken.report(summary.images + len(summary.broken))}")
+        lines.append(f"Skipped: {summary.broken.report(summary.images + len(summary.broken))}")
+    return "\n".join(lines)
+
+
+def _still_missing(summary: "ProposeSummary", total: int) -> str:
+    if not summary.missing:
+        return f"Another shard has written {summary.out}."
+    several = "s" if len(summary.missing) > 1 else ""
+    numbers = ", ".join(map(str, summary.missing))
+    return (
+        f"{len(summary.missing)} of {total} shards missing: shard{several} {numbers}. The last to finish "
+        f"writes {summary.out}."
+    )

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sp_fast.data.coco import read_json
+from sp_fast.data.coco import check_files, read_json
 from sp_fast.data.counts import Counts
 from sp_fast.data.faults import ERROR, KINDS, WARNING, Fault, note, short
 from sp_fast.data.image_faults import Progress, image_faults, unlisted
 from sp_fast.data.images import BROKEN_LIMIT
 from sp_fast.data.mask_faults import Drawn, draw, mask_faults, object_twice
+from sp_fast.data.store import open_store
 from sp_fast.data.structure import structural_faults
 
 # A COCO-format file, or the name of other labels and what they are in COCO's format.
@@ -106,7 +107,7 @@ def check_coco(
 
 
 def errors_before_training(
-    annotations: str | os.PathLike[str],
+    annotations: Source,
     images: str | os.PathLike[str],
     *,
     boxes: bool = True,
@@ -114,10 +115,11 @@ def errors_before_training(
 ) -> None:
     """Raise if a data set has errors that can be found without decoding its images: headers are read.
 
-    As many broken images as training skips are no error; see `BrokenImages`.
+    As many broken images as training skips are no error; see `BrokenImages`. Of a store whose images
+    are checked already, only their presence is.
 
     Args:
-        annotations: COCO-format file.
+        annotations: COCO-format file, or its store; see `open_store`. Or a name and a COCO-format dict.
         images: folder of its images.
         boxes: False if training takes boxes from the masks, so that `bbox` may be anything.
         shown: number of errors in the message.
@@ -126,7 +128,14 @@ def errors_before_training(
         FileNotFoundError, NotADirectoryError: no such file or folder.
         ValueError: names the first `shown` errors, one a line.
     """
+    if not isinstance(annotations, tuple):
+        store = open_store(annotations)
+        if store is not None and store.images_checked:
+            return check_files(store.path, store.file_names(), Path(images))
+        if store is not None:
+            annotations = annotations, store.coco(_MOST_DRAWN)
     found = check_coco(annotations, images, pixels=False, most_drawn=_MOST_DRAWN)
+    path = found.files[0].path
     errors = found.errors
     if not boxes:
         errors = [fault for fault in errors if fault.kind != "xyxy"]
@@ -136,8 +145,8 @@ def errors_before_training(
     if errors:
         lines = [f"{fault}; {fault.mend}" for fault in errors[:shown]]
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        more = f"sp-fast check {annotations} --images {images} lists all"
-        raise ValueError("\n  ".join([f"{annotations}: {count} in the data:", *lines, more]))
+        more = f"sp-fast check {path} --images {images} lists all"
+        raise ValueError("\n  ".join([f"{path}: {count} in the data:", *lines, more]))
 
 
 def _check_file(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,7 +50,7 @@ def load_coco(
     if empty:
         _leave_out(coco, empty, path)
     if images is not None:
-        _check_files(path, coco["images"], Path(images))
+        check_files(path, [image["file_name"] for image in coco["images"]], Path(images))
     return coco
 
 
@@ -106,13 +106,23 @@ def write_masks(
             out.write((b",\n" if number > 1 else b"\n") + _json(entry))
         return number
 
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
-    out.write(b'{"info":' + _json(info) + b',"categories":' + _json(categories) + b',"images":[')
+    start = b'{"info":' + _json(info) + b',"categories":' + _json(object_categories(classes))
+    out.write(start + b',"images":[')
     write_all(images)
     out.write(b'],"annotations":[')
-    count = write_all(_annotation(number, **mask) for number, mask in enumerate(masks, start=1))
+    count = write_all(numbered(masks))
     out.write(b"]}\n")
     return count
+
+
+def object_categories(classes: Sequence[str] = ("object",)) -> list[dict[str, Any]]:
+    """The categories of `write_masks`."""
+    return [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+
+
+def numbered(masks: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The annotations of `write_masks`."""
+    return (_annotation(number, **mask) for number, mask in enumerate(masks, start=1))
 
 
 def _annotation(
@@ -148,22 +158,38 @@ def _sizes(coco: dict[str, Any]) -> dict[Any, tuple[int, int]]:
     return {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
 
 
-def _check_files(path: Path, images: list[dict], folder: Path) -> None:
+def check_files(path: Path, names: Sequence[str], folder: Path) -> None:
+    """Raise FileNotFoundError or ValueError unless the images of annotation file `path` are in `folder`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of images: {folder}")
-    outside = [image["file_name"] for image in images if not is_inside(image["file_name"], folder)]
+    of_parent: dict[str, list[str]] = {}
+    for name in names:
+        of_parent.setdefault(os.path.dirname(name), []).append(name)
+    outside = [those for parent, those in of_parent.items() if not is_inside(parent, folder)]
     if outside:
         raise ValueError(
-            f"{path}: {len(outside)} of {len(images)} file names lead out of {folder}: "
-            f"{', '.join(outside[:5])}; give a folder that holds all images"
+            f"{path}: {sum(map(len, outside))} of {len(names)} file names lead out of {folder}: "
+            f"{', '.join(outside[0][:5])}; give a folder that holds all images"
         )
-    missing = [image["file_name"] for image in images if not (folder / image["file_name"]).is_file()]
+    # One listing instead of a look at each file, which takes long on a network file system.
+    missing = [name for parent, those in of_parent.items() for name in _missing(those, folder / parent)]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise FileNotFoundError(
-            f"{path}: {len(missing)} of {len(images)} images are not in {folder}: "
+            f"{path}: {len(missing)} of {len(names)} images are not in {folder}: "
             f"{', '.join(missing[:5])}{more}"
         )
+
+
+def _missing(names: Iterable[str], parent: Path) -> list[str]:
+    """The names whose last part is no file in the folder `parent`."""
+    try:
+        with os.scandir(parent) as entries:
+            found = {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        found = set()
+    left = [name for name in names if os.path.basename(name) not in found]
+    return [name for name in left if not (parent / os.path.basename(name)).is_file()]
 
 
 def _normalise(annotation: dict, tight_boxes: bool) -> None:

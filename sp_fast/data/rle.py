@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import hypot
 from operator import mul, sub
 from typing import Any
@@ -83,6 +84,13 @@ def rle_pixels(counts: Sequence[str]) -> np.ndarray:
         int64 [len(counts)]: the sum of the run lengths, or -1 if the string is damaged.
     """
     lengths = np.array([len(string) for string in counts], dtype=np.int64)
+    # Parts of about a million characters stay in the processor's cache, and bound the memory.
+    starts = np.flatnonzero(np.diff(np.cumsum(lengths) >> 20, prepend=-1)).tolist()
+    parts = [_pixels(counts[a:b], lengths[a:b]) for a, b in pairwise([*starts, len(counts)])]
+    return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+
+
+def _pixels(counts: Sequence[str], lengths: np.ndarray) -> np.ndarray:
     totals: np.ndarray = np.full(len(counts), -1, dtype=np.int64)
     ascii_only = np.array([string.isascii() for string in counts], dtype=bool)
     keep: np.ndarray = np.flatnonzero((lengths > 0) & ascii_only)

@@ -252,14 +252,10 @@ def _problem_of_polygons(polygons: list, height: int, width: int) -> tuple[str, 
 
 
 def _damaged_texts(texts: Sequence[tuple[int, dict]], images: dict[Any, dict]) -> Iterator[Fault]:
-    for start in range(0, len(texts), 65536):  # limits the memory for files with millions of masks
-        part = texts[start : start + 65536]
-        totals = rle_pixels([one["segmentation"]["counts"] for _, one in part])
-        for (position, one), total in zip(part, totals.tolist(), strict=True):
-            image = images[one["image_id"]]
-            pixels = image["height"] * image["width"]
-            if total != pixels:
-                got = "text that cannot be decoded" if total < 0 else str(total)
-                yield mask_fault(
-                    position, one, image, "run lengths", f"counts of {pixels} pixels in all", got
-                )
+    totals = rle_pixels([one["segmentation"]["counts"] for _, one in texts]).tolist()
+    for (position, one), total in zip(texts, totals, strict=True):
+        image = images[one["image_id"]]
+        pixels = image["height"] * image["width"]
+        if total != pixels:
+            got = "text that cannot be decoded" if total < 0 else str(total)
+            yield mask_fault(position, one, image, "run lengths", f"counts of {pixels} pixels in all", got)

@@ -31,7 +31,8 @@ from sp_fast.files import write_text
 from sp_fast.inference.instances import Instances
 from sp_fast.inference.model import Model, UnfitImageError, check_options
 from sp_fast.inference.outputs import KINDS, write_outputs
-from sp_fast.proposals.store import ImageRecord, RecordStore
+from sp_fast.proposals.records import ImageRecord
+from sp_fast.proposals.store import RecordStore
 
 PREDICTIONS = "predictions.json"
 
@@ -141,6 +142,8 @@ def predict_folder(
         overwrite=overwrite,
     )
     broken, resumed = BrokenImages(), len(store.done)
+    for name, why in store.skipped.items():
+        broken.add(root / name, why)
 
     def finish(index: int, image: np.ndarray, found: Instances) -> ImageRecord:
         write_outputs(kinds, out, stems[index], image, paths[index], found)
@@ -167,9 +170,8 @@ def predict_folder(
         if "yolo" in kinds:
             write_text("".join(f"{name}\n" for name in model.classes), out / "yolo" / "classes.txt")
         commit([])
-        todo = [index for index in range(len(paths)) if index not in store.done]
         writing: list[Future[ImageRecord]] = []
-        for batch in _batches(pool, paths, todo, model.batch_size, broken):
+        for batch in _batches(pool, paths, store.todo(), model.batch_size, broken):
             found = predicted(batch)
             commit(writing)
             writing = [pool.submit(finish, *one) for one in found]

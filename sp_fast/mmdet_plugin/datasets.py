@@ -14,10 +14,12 @@ from mmdet.registry import DATASETS
 from mmengine.logging import print_log
 from safetensors import SafetensorError, safe_open
 
-from sp_fast.data.coco import load_coco
+from sp_fast.data.coco import check_files, load_coco
 from sp_fast.data.images import EXIF, BrokenImageError, BrokenImages, check_exif, image_size, list_images
+from sp_fast.data.store import MaskStore, open_store
 from sp_fast.mmdet_plugin.cache import ImageCache, narrow_is_broken
 from sp_fast.mmdet_plugin.samplers import SeededIndex, seed_everything
+from sp_fast.proposals.store import SEEDS_HASH
 
 OBJECT = "object"
 
@@ -67,7 +69,7 @@ class ImageDataset:
         if self.image_cache is not None:
             self.image_cache.fill()
 
-    def sizes(self) -> Sequence[tuple[int, int]]:
+    def sizes(self) -> Sequence[tuple[int, int]] | np.ndarray:
         """Height and width of each image."""
         infos = (self.info_without_seeds(i) for i in range(len(self)))  # type: ignore[arg-type]
         return [(info["height"], info["width"]) for info in infos]
@@ -113,11 +115,21 @@ class SeedStore:
         try:
             with safe_open(self.path, framework="pt") as store:
                 shape = store.get_slice("seeds").get_shape()
+                self.hash = (store.metadata() or {}).get(SEEDS_HASH)
         except SafetensorError as error:
             raise ValueError(f"{self.path}: not a store of seeds ({error})") from None
         if len(shape) != 2:
             raise ValueError(f"{self.path}: 'seeds' must be [annotations, channels], got {shape}")
         self.rows, self.channels = shape
+
+    def check_belongs(self, masks: str, info: Any) -> None:
+        """Raise ValueError if the `info` of a file of masks names other seeds; it may name none."""
+        named = info.get(SEEDS_HASH) if isinstance(info, dict) else None
+        if named is not None and named != self.hash:
+            raise ValueError(
+                f"seeds: {self.path} belongs to other masks than those of {masks}; expected seeds of SHA-256 "
+                f"{named}, got {self.hash}. Make both again with sp-fast propose"
+            )
 
     def __call__(self, rows: list[int]) -> np.ndarray:
         """The given rows as float32 [len(rows), D]."""
@@ -139,7 +151,8 @@ class InstanceDataset(ImageDataset, CocoDataset):
     mask is empty are left out; crowds are marked to be ignored.
 
     Args:
-        ann_file: the annotation file, checked by `load_coco`.
+        ann_file: the annotation file, checked by `load_coco`; or its memory-mapped store (`sp-fast data
+            store`), which is also taken from beside the file: masks.arrow for masks.json.
         images: the folder that its file names are relative to.
         class_agnostic: make every category the one class "object".
         tight_boxes: take boxes and areas from the masks, whatever the file says. Pseudo labels of other tools
@@ -150,8 +163,8 @@ class InstanceDataset(ImageDataset, CocoDataset):
         metainfo, pipeline, test_mode, indices, filter_cfg, ...: as mmdet's CocoDataset.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_coco`; or an annotation's `seed_row` is missing or beyond the
-            store.
+        FileNotFoundError, ValueError: as `load_coco`; an annotation's `seed_row` is missing or beyond the
+            store; or the file names other seeds.
     """
 
     METAINFO: dict = {}  # noqa: RUF012 (as in the base class)
@@ -169,21 +182,39 @@ class InstanceDataset(ImageDataset, CocoDataset):
         self.tight_boxes = tight_boxes
         self.seed_file = seeds
         self.seeds: SeedStore | None = None
+        self.store: MaskStore | None = None
         super().__init__(ann_file=ann_file, data_prefix={"img": images}, **options)
 
-    def load_data_list(self) -> list[dict]:
-        """One dict per image of the annotation file, in the file's order."""
+    def load_data_list(self) -> Sequence[Any]:
+        """One dict per image of the annotation file, in the file's order; of a store, its rows."""
+        self.store = open_store(self.ann_file)
+        if self.store is not None:
+            return self._rows_of(self.store)
         coco = load_coco(self.ann_file, images=self.data_prefix["img"], tight_boxes=self.tight_boxes)
-        self._set_exif(coco.get("info"))
-        if not coco["images"]:
-            raise ValueError(f"{self.ann_file}: 'images' is empty, expected at least one image")
-        self._set_classes(coco["categories"])
-        if self.seed_file is not None:
-            self.seeds = SeedStore(self.seed_file)
+        self._set_up(coco.get("info"), coco["categories"], len(coco["images"]))
         of_image: dict[Any, list[dict]] = {image["id"]: [] for image in coco["images"]}
         for annotation in coco["annotations"]:
             of_image[annotation["image_id"]].append(annotation)
         return [self._image_info(image, of_image[image["id"]]) for image in coco["images"]]
+
+    def _set_up(self, info: Any, categories: list[dict], count: int) -> None:
+        self._set_exif(info)
+        if not count:
+            raise ValueError(f"{self.ann_file}: 'images' is empty, expected at least one image")
+        self._set_classes(categories)
+        if self.seed_file is not None:
+            self.seeds = SeedStore(self.seed_file)
+            self.seeds.check_belongs(self.ann_file, info)
+
+    def _rows_of(self, store: MaskStore) -> range:
+        check_files(store.path, store.file_names(), Path(self.data_prefix["img"]))
+        self._set_up(store.info, store.categories, len(store))
+        self.serialize_data = False  # rows only
+        rows = range(len(store))
+        if self.seeds is not None and not store.seed_rows_within(self.seeds.rows):
+            for row in rows:  # names the first
+                self._image_info(*store.entry(row, tight_boxes=self.tight_boxes))
+        return rows
 
     def _set_exif(self, info: Any) -> None:
         told = info.get("exif") if isinstance(info, dict) else None
@@ -243,17 +274,35 @@ class InstanceDataset(ImageDataset, CocoDataset):
             )
         return row
 
-    def filter_data(self) -> list[dict]:
+    def filter_data(self) -> Sequence[Any]:
         """The images that `filter_cfg` leaves: `filter_empty_gt` (default False), `min_size` pixels."""
         if self.test_mode or self.filter_cfg is None:
             return self.data_list
         keep_empty = not self.filter_cfg.get("filter_empty_gt", False)
         min_size = self.filter_cfg.get("min_size", 0)
+        if self.store is not None:
+            keep = self.store.sizes().min(axis=1) >= min_size
+            if not keep_empty:
+                keep &= self.store.objects(tight_boxes=self.tight_boxes) > 0
+            return np.flatnonzero(keep).tolist()
         return [
             info
             for info in self.data_list
             if (keep_empty or info["instances"]) and min(info["width"], info["height"]) >= min_size
         ]
+
+    def sizes(self) -> Sequence[tuple[int, int]] | np.ndarray:
+        """Height and width of each image."""
+        return super().sizes() if self.store is None else self.store.sizes()[np.asarray(self.data_list)]
+
+    def info_without_seeds(self, index: int) -> dict:
+        """What the annotation file says about image `index`."""
+        if not self._fully_initialized:
+            self.full_init()
+        if self.store is None:
+            return super().info_without_seeds(index)
+        info = self._image_info(*self.store.entry(self.data_list[index], tight_boxes=self.tight_boxes))
+        return {**info, "sample_idx": index % len(self), "exif": self.exif}
 
     def get_data_info(self, idx: int) -> dict:
         """What the annotation file says about image `idx`, and its seeds."""

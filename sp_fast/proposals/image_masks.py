@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sp_fast.data.rle import rle_areas, run_lengths
 
+_PIXELS_AT_ONCE = 2**24  # 64 MiB of float32
+
 
 def image_masks(saliency: Tensor, size: tuple[int, int], threshold: float) -> Tensor:
     """Resize saliency bilinearly to image size, then threshold it.
@@ -31,6 +33,13 @@ def image_masks(saliency: Tensor, size: tuple[int, int], threshold: float) -> Te
     columns = saliency.float().transpose(1, 2)[None]  # [1, K, w, h]
     resized = F.interpolate(columns, size=(width, height), mode="bilinear", align_corners=False)[0]
     return (resized >= threshold).transpose(1, 2)
+
+
+def encoded_masks(saliency: Tensor, size: tuple[int, int], threshold: float) -> list[dict[str, Any]]:
+    """`encode` of `image_masks`; of a large image, with few masks at full size in memory at once."""
+    at_once = max(1, _PIXELS_AT_ONCE // (size[0] * size[1]))
+    parts = saliency.split(at_once) if len(saliency) else ()
+    return [mask for part in parts for mask in encode(image_masks(part, size, threshold))]
 
 
 def encode(masks: Tensor) -> list[dict[str, Any]]:

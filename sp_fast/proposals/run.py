@@ -29,22 +29,28 @@ from sp_fast.data.images import (
     read_image,
 )
 from sp_fast.ops.checks import check_int
-from sp_fast.proposals.image_masks import encode, image_masks
+from sp_fast.proposals.image_masks import encoded_masks
 from sp_fast.proposals.proposer import SaliencyProposer
-from sp_fast.proposals.store import ImageRecord, ProposalStore, seeds_path
+from sp_fast.proposals.records import ImageRecord
+from sp_fast.proposals.shards import WHOLE, Shard
+from sp_fast.proposals.store import ProposalStore, seeds_path
+
+_BATCHES_OF_BLOCK = 16
 
 
 @dataclass(frozen=True)
 class ProposeSummary:
-    """Summary of a run.
+    """Summary of a run; of its own shard only, unless `merged`.
 
     Attributes:
         out, seeds: files written.
         images: number of images with a record in `out`.
-        resumed: how many of them come from an interrupted run.
+        resumed: how many images of its shard come from an interrupted run.
         masks: total number of masks.
         broken: images that could not be read.
         seconds: duration of this run.
+        merged: whether this run has written `out`.
+        missing: numbers of the shards that are still missing; none if this or another run has written `out`.
     """
 
     out: Path
@@ -54,6 +60,8 @@ class ProposeSummary:
     masks: int
     broken: BrokenImages
     seconds: float
+    merged: bool
+    missing: list[int]
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,7 @@ def propose_folder(
     device: str | torch.device = "cpu",
     workers: int = 2,
     exif: str = "apply",
+    shard: tuple[int, int] = WHOLE,
     restart: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -97,14 +106,19 @@ def propose_folder(
         device: device of the network.
         workers: number of threads that read images and encode masks.
         exif: "apply" or "ignore" the EXIF orientation of the images; `info.exif` of `out` says which.
-        restart: discard what an interrupted run left.
+        shard: (3, 8): make the third of eight parts of the images. Processes with the other parts may run at
+            the same time, on any machine that sees `out`; the last to finish writes it, with the same bytes
+            as one process with the same `batch_size` and number of threads on such a machine.
+        restart: discard what an interrupted run left; not with shards.
         overwrite: replace an existing `out`.
-        progress: called with (images done, total images), at the start and after each batch.
+        progress: called with (images done, total images) of the shard, at the start and after each batch.
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: bad `images`, see `list_images`.
         TooManyBrokenError: more than 5 % of the images cannot be read; nothing is left on disk.
-        ValueError: options or images differ from those of the interrupted run.
+        ValueError: options or images differ from those of the interrupted run or of other shards; no such
+            shard.
+        BlockingIOError: another process is writing the same.
         FileExistsError: `out` exists and `overwrite` is not set.
     """
     start = time.monotonic()
@@ -115,6 +129,9 @@ def propose_folder(
     check_int("batch_size", batch_size, 1)
     check_int("workers", workers, 1)
     check_exif(exif)
+    check_int("shard", shard[1], 1)
+    if not 1 <= shard[0] <= shard[1]:
+        raise ValueError(f"shard: expected a number from 1 to {shard[1]}, got {shard[0]}")
     sides = _sides(size)
     folder, out = Path(images), Path(out)
     paths = list_images(folder)
@@ -122,21 +139,29 @@ def propose_folder(
     options = {"size": sides, "exif": exif, **describe(proposer)}
     channels = proposer.backbone.channels
     proposer = proposer.to(device)
-    store = ProposalStore(out, files, options, channels, restart=restart, overwrite=overwrite)
+    # Batches end with the blocks that shards take, so that they do not depend on the number of shards.
+    block = _BATCHES_OF_BLOCK * batch_size if batch_size > 1 else 1
+    store = ProposalStore(
+        out, files, options, channels, shard=Shard(*shard), block=block, restart=restart, overwrite=overwrite
+    )
     broken, resumed = BrokenImages(), len(store.done)
+    for index in store.part:
+        if why := store.skipped.get(files[index][0]):
+            broken.add(paths[index], why)
 
     def commit(encoding: list[Future[ImageRecord]]) -> None:
         if encoding:
             store.append([future.result() for future in encoding])
         if progress is not None:
-            progress(len(store.done) + len(broken), len(paths))
+            progress(len(store.done) + len(broken), len(store.part))
 
     pool = ThreadPoolExecutor(workers)
     try:
         commit([])
-        todo = [index for index in range(len(paths)) if index not in store.done]
         encoding: list[Future[ImageRecord]] = []
-        for batch in _batches(pool, paths, todo, sides, exif, batch_size, 2 * workers, broken):
+        for batch in _batches(
+            pool, paths, store.todo(), sides, exif, batch_size, store.block, 2 * workers, broken
+        ):
             following = _propose(pool, proposer, batch, device)
             commit(encoding)  # while the device may still be busy with the batch
             encoding = following
@@ -150,8 +175,12 @@ def propose_folder(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         store.close()
+    if store.merged:
+        for name, why in store.skipped.items():
+            broken.add(folder / name, why)
+    seconds = time.monotonic() - start
     return ProposeSummary(
-        out, seeds_path(out), len(store.done), resumed, masks, broken, time.monotonic() - start
+        out, seeds_path(out), len(store.done), resumed, masks, broken, seconds, store.merged, store.missing
     )
 
 
@@ -205,18 +234,23 @@ def _batches(
     sides: tuple[int, int] | None,
     exif: str,
     batch_size: int,
+    block: int,
     ahead: int,
     broken: BrokenImages,
 ) -> Iterator[list[_Loaded]]:
-    """Yield batches of images, wide and tall ones separately to reduce padding.
+    """Yield batches of images, wide and tall ones separately to reduce padding; none extends over two blocks.
 
     Images of one orientation stay in order, so a resumed run makes the same batches as an uninterrupted one.
     """
     upcoming = ((index, pool.submit(_load, index, paths[index], sides, exif)) for index in todo)
     waiting = deque(islice(upcoming, max(ahead, batch_size)))
     collected: dict[bool, list[_Loaded]] = {True: [], False: []}
+    current = None
     while waiting:
         index, future = waiting.popleft()
+        if index // block != current:
+            yield from _rest(collected)
+            current = index // block
         waiting.extend(islice(upcoming, 1))
         try:
             image = future.result()
@@ -229,7 +263,15 @@ def _batches(
         if len(collected[tall]) == batch_size:
             yield collected[tall]
             collected[tall] = []
-    yield from (batch for batch in collected.values() if batch)
+    yield from _rest(collected)
+
+
+def _rest(collected: dict[bool, list[_Loaded]]) -> Iterator[list[_Loaded]]:
+    """Yield the incomplete batches, and take them out."""
+    for tall, batch in collected.items():
+        if batch:
+            yield batch
+            collected[tall] = []
 
 
 def _propose(
@@ -251,7 +293,7 @@ def _propose(
 
 
 def _record(image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, threshold: float) -> ImageRecord:
-    masks = encode(image_masks(saliency, (image.height, image.width), threshold))
+    masks = encoded_masks(saliency, (image.height, image.width), threshold)
     # A mask of a few cells can vanish in an image smaller than the feature map.
     kept = [k for k, mask in enumerate(masks) if mask["area"] > 0]
     stored = seeds[kept].numpy().astype(np.float16)

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sp_fast import cli
+from sp_fast.data.store import open_store
 from tests.data.fixtures import scenes  # noqa: F401
 
 
@@ -115,6 +116,37 @@ def test_help_has_examples(command):
     result = CliRunner().invoke(cli.app, ["data", command, "--help"])
     assert result.exit_code == 0
     assert f"sp-fast data {command}" in result.output
+
+
+def test_store_is_written_beside_its_file(scenes, run):  # noqa: F811
+    pytest.importorskip("pyarrow")
+    code, printed, _ = run("store", scenes / "masks.json")
+    assert (code, printed) == (0, f"{scenes / 'masks.arrow'}: 3 images, 5 masks\n")
+    store = open_store(scenes / "masks.json")
+    assert (len(store), store.images_checked) == (3, False)
+    code, _, err = run("store", scenes / "masks.json")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "masks.arrow already exists" in err
+    (scenes / "masks.json").write_text("{}")
+    code, _, err = run("store", scenes / "masks.json", "--overwrite")
+    assert code == 2
+    assert "masks.json: images: expected a list" in err
+    assert open_store(scenes / "masks.arrow") is not None  # the old one is whole
+    code, _, err = run("store", scenes / "masks.arrow", "--overwrite")
+    assert code == 2
+    assert "not a JSON file" in err
+
+
+def test_store_checks_the_images_once(scenes, run):  # noqa: F811
+    pytest.importorskip("pyarrow")
+    command = ("store", scenes / "masks.json", "--images", scenes / "images")
+    assert run(*command)[0] == 0
+    assert open_store(scenes / "masks.json").images_checked
+    Image.new("RGB", (32, 48)).save(scenes / "images" / "0.png")
+    code, _, err = run(*command, "--overwrite")
+    assert code == 2
+    assert "masks.json: 1 error in the data:" in err
+    assert "0.png" in err
 
 
 def test_masks(scenes, run):  # noqa: F811

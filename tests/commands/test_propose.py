@@ -131,6 +131,33 @@ def test_interrupted_by_the_keyboard_then_resumed(
     assert "20 images (10 of them from the interrupted run)" in printed
 
 
+def test_shards(command: Command, folder: Path, tmp_path: Path) -> None:
+    given = ["propose", folder, "--out", tmp_path / "masks.json", *RANDOM, "--shard"]
+    code, printed, progress = command(*given, "2/3")
+    assert code == 0
+    assert "Shard 2/3: 7 images, " in printed
+    assert "2 of 3 shards missing: shards 1, 3. The last to finish writes " in printed
+    assert "7/7 images" in progress
+    assert "1 of 3 shards missing: shard 3." in command(*given, "1/3")[1]
+    code, printed, _ = command(*given, "3/3")
+    assert code == 0
+    assert printed.startswith("20 images, ")
+    assert f"Masks: {tmp_path / 'masks.json'}" in printed
+
+
+def test_torchrun(folder: Path, tmp_path: Path) -> None:
+    """Two processes; one summary and the progress of both together."""
+    out = tmp_path / "masks.json"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "sp_fast", "propose", folder, "--out", out, "--device", "cpu", *RANDOM]
+    run = subprocess.run([*launcher, *command], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("20 images, ") == run.stdout.count("Masks: ") == 1
+    assert run.stderr.count("20/20 images") == 1
+    assert len(json.loads(out.read_text())["images"]) == 20
+    assert not list(tmp_path.glob("*.partial"))
+
+
 def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) -> None:
     import torchvision
 
@@ -162,6 +189,8 @@ def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) ->
         (["{images}", *RANDOM, "--size", "big"], 2, "expected 640, 1333x800 or none, got 'big'"),
         (["{images}", *RANDOM, "--device", "abacus"], 2, "abacus cannot be used here"),
         (["{images}", *RANDOM, "--preset", "mine"], 2, "'mine'"),
+        (["{images}", *RANDOM, "--shard", "8"], 2, "expected a shard and their number, such as 3/8, got '8'"),
+        (["{images}", *RANDOM, "--shard", "9/8"], 2, "expected a shard from 1/8 to 8/8, got '9/8'"),
         (["{images}", *RANDOM, "--gird", "5x5"], 2, "--gird"),
     ],
 )

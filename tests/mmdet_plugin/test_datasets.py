@@ -14,7 +14,10 @@ from mmdet.registry import DATASETS, TRANSFORMS
 
 import sp_fast.mmdet_plugin.datasets
 import sp_fast.mmdet_plugin.transforms  # registers ReadImage
+from sp_fast.data.coco import load_coco
 from sp_fast.data.images import BrokenImageError
+from sp_fast.data.store import in_order, store_path, write_store
+from sp_fast.proposals.store import SEEDS_HASH
 
 LOAD = [{"type": "ReadImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
 PACK = [{"type": "PackInstances"}]
@@ -206,6 +209,14 @@ def change_seeds(change):
     return apply
 
 
+def name_seeds(sha256):
+    def apply(scenes):
+        path = scenes / "masks.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "info": {SEEDS_HASH: sha256}}))
+
+    return apply
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -213,6 +224,7 @@ def change_seeds(change):
         (lambda scenes: (scenes / "masks.seeds.safetensors").unlink(), "no such store of seeds"),
         (change_seeds(lambda annotation: annotation.pop("seed_row")), "annotation 5 has seed_row None"),
         (change_seeds(lambda annotation: annotation.update(seed_row=5)), "seed_row 5, expected a row of"),
+        (name_seeds("of others"), "belongs to other masks .* expected seeds of SHA-256 of others, got None"),
     ],
 )
 def test_bad_seeds_are_told(scenes, damage, message):
@@ -297,6 +309,96 @@ def test_image_folder_needs_no_annotations(scenes):
 
 def test_transforms_are_registered():
     assert {"ReadImage", "PackInstances", "KeepSeedsAligned"} <= set(TRANSFORMS.module_dict)
+
+
+def with_store(scenes):
+    """Writes the store of the folder's masks.json, and a copy of the JSON file that has none; its path."""
+    pytest.importorskip("pyarrow")
+    path = scenes / "masks.json"
+    (scenes / "plain.json").write_bytes(path.read_bytes())
+    coco = load_coco(path)
+    write_store(store_path(path), path, coco, coco["images"], in_order(coco))
+    return str(scenes / "plain.json")
+
+
+def infos(dataset):
+    """What a data set tells of each image, with the seeds as lists."""
+    found = [dataset.get_data_info(k) for k in range(len(dataset))]
+    return [{**one, "gt_seeds": one["gt_seeds"].tolist()} if "gt_seeds" in one else one for one in found]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"tight_boxes": True},
+        {"class_agnostic": True},
+        {"metainfo": {"classes": ("dog", "bird", "cat")}},
+        {"exif": "apply"},
+        {"filter_cfg": {"filter_empty_gt": True, "min_size": 32}},
+        {"filter_cfg": {"filter_empty_gt": True}, "tight_boxes": True, "indices": 1},
+        {"indices": [2, 0]},
+        {"indices": -2},
+        {"lazy_init": True},
+        {"seeds": None},
+    ],
+)
+@pytest.mark.parametrize("name", ["masks.json", "masks.arrow"])
+def test_a_store_gives_what_its_json_file_gives(scenes, options, name):
+    coco = json.loads((scenes / "masks.json").read_text())
+    for one in coco["annotations"][:2]:  # those of the last image: beyond it, and loose
+        one["bbox"] = [48, 4, 5, 5] if one["id"] == 5 else [0.5, 0, 47, 40]
+    coco["annotations"][-1]["iscrowd"] = 1
+    coco["info"] = {"exif": "ignore"}
+    (scenes / "masks.json").write_text(json.dumps(coco))
+    plain = with_store(scenes)
+    options = {"seeds": str(scenes / "masks.seeds.safetensors")} | options
+    expected = build(scenes, ann_file=plain, **options)
+    dataset = build(scenes, ann_file=str(scenes / name), **options)
+    assert infos(dataset) == infos(expected)
+    assert dataset.metainfo == expected.metainfo
+    assert np.array_equal(dataset.sizes(), np.reshape(expected.sizes(), (-1, 2)))
+    assert (expected.store, dataset.store.path.name) == (None, "masks.arrow")
+    assert all(isinstance(row, int) for row in dataset.data_list)  # nothing but the rows is kept
+    assert_same_sample(dataset[0], expected[0])
+
+
+def assert_same_sample(one, other):
+    assert torch.equal(one["inputs"], other["inputs"])
+    ours, theirs = (sample["data_samples"].gt_instances for sample in (one, other))
+    assert np.array_equal(ours.masks.masks, theirs.masks.masks)
+    assert torch.equal(ours.bboxes.tensor, theirs.bboxes.tensor)
+
+
+def test_a_store_serves_workers_subsets_and_copies(scenes):
+    plain = with_store(scenes)
+    dataset, expected = with_seeds(scenes), with_seeds(scenes, ann_file=plain)
+    assert dataset.store is not None
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=None, num_workers=2, multiprocessing_context="fork"
+    )
+    for one, other in zip(loader, (expected[k] for k in range(3)), strict=True):
+        assert_same_sample(one, other)
+    assert infos(pickle.loads(pickle.dumps(dataset))) == infos(expected)
+    assert infos(dataset.get_subset([2])) == infos(expected.get_subset([2]))
+    assert infos(dataset) == infos(expected)
+
+
+def test_a_store_with_bad_seeds_or_missing_images_is_told_as_its_json_file(scenes):
+    change_seeds(lambda annotation: annotation.update(seed_row=5))(scenes)
+    with_store(scenes)
+    with pytest.raises(ValueError, match=r"annotation 5 has seed_row 5, expected a row of .* which has 5"):
+        with_seeds(scenes)
+    (scenes / "images" / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 images are not in .*images: 1\.png"):
+        build(scenes)
+
+
+def test_a_store_of_another_file_is_named(scenes):
+    with_store(scenes)
+    (scenes / "masks.json").write_text((scenes / "masks.json").read_text().replace('"cat"', '"cow"'))
+    with pytest.warns(UserWarning, match="made from another masks.json"):
+        assert build(scenes).metainfo["classes"] == ("cow", "dog")
 
 
 def turn(scenes, orientation):

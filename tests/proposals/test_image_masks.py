@@ -1,11 +1,12 @@
 """Masks at image size and their encoding."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from pycocotools import mask as coco_mask
 
-from sp_fast.proposals.image_masks import encode, image_masks
+from sp_fast.proposals.image_masks import encode, encoded_masks, image_masks
 
 
 def test_saliency_is_resized_then_thresholded() -> None:
@@ -29,3 +30,12 @@ def test_encoding() -> None:
         decoded = coco_mask.decode({"size": [20, 30], "counts": one["counts"]})
         assert np.array_equal(decoded.astype(bool), mask.numpy())
     assert encode(masks[:0]) == []
+
+
+def test_large_images_get_the_same_masks_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    saliency = torch.rand(5, 6, 8, generator=torch.Generator().manual_seed(0))
+    whole = encoded_masks(saliency, (300, 401), 0.6)
+    assert whole == encode(image_masks(saliency, (300, 401), 0.6))
+    monkeypatch.setattr("sp_fast.proposals.image_masks._PIXELS_AT_ONCE", 2 * 300 * 401)
+    assert encoded_masks(saliency, (300, 401), 0.6) == whole
+    assert encoded_masks(saliency[:0], (300, 401), 0.6) == []

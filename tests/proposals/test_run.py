@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,18 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import TooManyBrokenError, read_image
+from sp_fast.data.store import can_store, open_store
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.image_masks import image_masks
 from sp_fast.proposals.run import ProposeSummary, describe, propose_folder
 from sp_fast.proposals.store import ProposalStore, seeds_path
+
+WRITTEN = [*(["masks.arrow"] if can_store() else []), "masks.json", "masks.seeds.safetensors"]
 
 
 def proposer(**options: Any) -> SaliencyProposer:
@@ -50,6 +55,9 @@ def test_json_and_seeds(folder: Path, tmp_path: Path) -> None:
     summary = run(folder, out)
     coco = load(out)
     seeds = load_file(seeds_path(out))["seeds"]
+    with safe_open(seeds_path(out), framework="pt") as file:
+        named = file.metadata()["seeds_sha256"]
+    assert coco.dataset["info"]["seeds_sha256"] == named == sha256(seeds.numpy().tobytes()).hexdigest()
     assert (summary.images, summary.masks, summary.resumed) == (12, len(coco.anns), 0)
     assert summary.masks > 24
     assert seeds.dtype == torch.float16
@@ -68,7 +76,22 @@ def test_json_and_seeds(folder: Path, tmp_path: Path) -> None:
         assert annotation["bbox"] == tight
         assert (annotation["id"], annotation["seed_row"], annotation["iscrowd"]) == (row + 1, row, 0)
     load_coco(out, folder)
-    assert sorted(path.name for path in out.parent.iterdir()) == ["masks.json", "masks.seeds.safetensors"]
+    assert sorted(path.name for path in out.parent.iterdir()) == WRITTEN
+
+
+def test_store_holds_what_the_json_file_does(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "masks.json"
+    run(folder, out)
+    coco, store = load_coco(out), open_store(out)
+    assert store is not None
+    assert store.images_checked
+    assert (store.info, store.categories) == (coco["info"], coco["categories"])
+    entries = [store.entry(row) for row in range(len(store))]
+    assert [image for image, _ in entries] == coco["images"]
+    for one in coco["annotations"]:
+        del one["score"]
+    assert [one for _, annotations in entries for one in annotations] == coco["annotations"]
 
 
 def test_masks_and_seeds_match_the_proposer(folder: Path, tmp_path: Path) -> None:
@@ -137,9 +160,10 @@ def append(self, records):
     if appended < 3:
         return write(self, records)
     # Like a kill in the middle of a write: the first rows of a batch are on disk.
-    self._records.execute("PRAGMA cache_size = 1")
+    database = self._records._connection
+    database.execute("PRAGMA cache_size = 1")
     for index in range(7, 10):
-        self._records.execute("INSERT INTO images VALUES (?, 1, 1, ?, ?)", (index, "0" * 100_000, b"xyz"))
+        database.execute("INSERT INTO images VALUES (?, 1, 1, ?, ?)", (index, "0" * 100_000, b"xyz"))
     os.kill(os.getpid(), signal.SIGKILL)
 
 ProposalStore.append = append
@@ -157,14 +181,14 @@ def test_killed_in_the_middle_of_a_write_ends_with_the_same_files(folder: Path, 
     )
     assert killed.returncode == -signal.SIGKILL
     assert [path.name for path in out.parent.iterdir()] == ["masks.json.partial"]
-    assert b"0" * 1000 in (out.parent / "masks.json.partial" / "records.sqlite-wal").read_bytes()
+    assert b"0" * 1000 in (out.parent / "masks.json.partial" / "1-of-1.sqlite-wal").read_bytes()
     calls: list[tuple[int, int]] = []
     summary = run(folder, out, batch_size=2, progress=lambda *call: calls.append(call))
     assert summary.resumed == 4
     assert calls[0] == (4, 12)
     assert calls[-1] == (12, 12)
     assert both_files(out) == both_files(whole)
-    assert [path.name for path in sorted(out.parent.iterdir())] == ["masks.json", "masks.seeds.safetensors"]
+    assert [path.name for path in sorted(out.parent.iterdir())] == WRITTEN
 
 
 class Stopped(RuntimeError):
@@ -255,8 +279,8 @@ def test_two_runs_with_the_same_output(folder: Path, tmp_path: Path) -> None:
 def test_damaged_database(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     interrupt(folder, out, 4)
-    (tmp_path / "masks.json.partial" / "records.sqlite").write_bytes(b"not a database" * 1000)
-    with pytest.raises(OSError, match=r"records.sqlite: file is not a database.*--restart"):
+    (tmp_path / "masks.json.partial" / "1-of-1.sqlite").write_bytes(b"not a database" * 1000)
+    with pytest.raises(OSError, match=r"1-of-1.sqlite: file is not a database.*delete this file"):
         run(folder, out)
     assert run(folder, out, restart=True).images == 12
 
@@ -358,11 +382,16 @@ def test_bad_folders_leave_nothing(make: Any, kind: type[Exception], tmp_path: P
         ({"batch_size": 0}, "batch_size: expected an int of at least 1, got 0"),
         ({"workers": 0}, "workers: expected an int of at least 1, got 0"),
         ({"proposer": SaliencyProposer()}, "proposer: needs a backbone"),
+        ({"shard": (0, 4)}, "shard: expected a number from 1 to 4, got 0"),
+        ({"shard": (5, 4)}, "shard: expected a number from 1 to 4, got 5"),
+        ({"shard": (1, 4), "restart": True}, "restart: .*delete .*masks.json.partial instead"),
+        ({"name": "masks.txt"}, "out: expected a file name that ends in .json, got .*masks.txt"),
     ],
 )
 def test_bad_options(options: dict, message: str, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / options.pop("name", "masks.json")
     with pytest.raises(ValueError, match=message):
-        run(folder, tmp_path / "masks.json", **options)
+        run(folder, out, **options)
     assert list(tmp_path.iterdir()) == [folder]
 
 

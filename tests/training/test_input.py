@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ import sp_fast.models  # noqa: F401
 
 # isort: split
 
+from sp_fast.data.coco import load_coco
+from sp_fast.data.store import in_order, store_path, write_store
 from sp_fast.train import load_config, main, parse_arguments
 
 
@@ -122,6 +126,30 @@ def test_a_pretraining_checkpoint_is_told_from_its_weights(run, scenes, tmp_path
     torch.save({"state_dict": {"detector.backbone.conv1.weight": torch.zeros(1)}}, path)
     error = run("finetune", *finetune_options(scenes), "--load-from", path)
     assert "the weights are beside it, in pretrained.pth" in error
+
+
+@pytest.mark.parametrize(("kind", "name"), [("pretrain", "masks"), ("finetune", "labelled")])
+def test_a_store_is_read_instead_of_its_file(scenes, tmp_path, monkeypatch, kind, name):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / f"{name}.json"
+    for file in scenes.glob(f"{name}.*"):
+        shutil.copy(file, tmp_path)
+    coco = load_coco(path)
+    write_store(store_path(path), path, coco, coco["images"], in_order(coco))
+    options = pretrain_options(scenes) if kind == "pretrain" else finetune_options(scenes)
+    options[options.index("--annotations") + 1] = str(path)
+    arguments = [str(write_config(tmp_path / "config.py", kind)), *options]
+
+    def read(file):
+        assert Path(file) != path, "reads the JSON file"
+        return json.loads(Path(file).read_text())
+
+    beside = store_path(path).rename(tmp_path / "other.arrow")
+    expected = load_config(parse_arguments([*arguments, "--work-dir", "run"])).pretty_text
+    beside.rename(store_path(path))
+    monkeypatch.setattr("sp_fast.data.coco.read_json", read)
+    monkeypatch.setattr("sp_fast.data.check.read_json", read)
+    assert load_config(parse_arguments([*arguments, "--work-dir", "run"])).pretty_text == expected
 
 
 def test_epochs_scale_the_schedule_but_not_what_is_asked_for_by_name(scenes, tmp_path):
