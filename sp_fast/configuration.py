@@ -24,7 +24,7 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
     _check_paths(args)
     if args.eval_only and not args.load_from:
         raise ValueError("--eval-only: expected the checkpoint to evaluate in --load-from, got none")
-    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(Path("runs") / Path(args.config).stem)
+    cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(default_folder(args.config))
     if args.seed is not None:
         cfg.randomness = dict(cfg.get("randomness") or {}, seed=args.seed)
     if args.batch_size is not None:
@@ -32,11 +32,13 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
     if args.total_batch is not None:
         _set_total_batch(cfg, args.total_batch)
     _training_data(cfg, args)
+    if args.no_val:
+        _leave_out_validation(cfg, args)
     _validation_data(cfg, args)
     _check_data(cfg, "val_dataloader" if args.eval_only else None)
     if args.class_agnostic:
         _merge_classes(cfg)
-    _match_classes(cfg)
+    _match_classes(cfg, args)
     _match_seeds(cfg)
     if args.cache:
         _section(cfg, "train_dataloader", "--cache")
@@ -94,6 +96,12 @@ def scale_length(cfg: Any, unit: str, length: int) -> None:
             scheduler.milestones = [max(1, round(step * factor)) for step in scheduler.milestones]
 
 
+def default_folder(config: str) -> Path:
+    """The work folder of a config without one: `runs/` and its name, or the last two parts of its path."""
+    parts = [part for part in Path(config).with_suffix("").parts if part not in ("/", "..")]
+    return Path("runs", *parts[-2:])
+
+
 def is_pretraining(cfg: Any) -> bool:
     """Whether the config pre-trains with saliency prompts."""
     return cfg.model.type == "SaliencyPromptPretrainer"
@@ -128,6 +136,13 @@ def _seeds_beside(annotations: str) -> str:
 
 def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
     if not (args.val_images or args.val_annotations):
+        for dataset in _datasets(cfg, "val_dataloader"):
+            default = dataset.get("ann_file")
+            if default and not Path(default).is_file():
+                raise FileNotFoundError(
+                    f"--val-annotations: expected the annotations of the validation images, got the config's "
+                    f"{default}, which does not exist; --no-val trains without validation"
+                )
         return
     for name in ("val", "test"):
         dataset = _only_dataset(cfg, f"{name}_dataloader", "--val-images")
@@ -137,6 +152,16 @@ def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
             dataset.ann_file = args.val_annotations
             for metric in cfg[f"{name}_evaluator"]:
                 metric.ann_file = args.val_annotations
+
+
+def _leave_out_validation(cfg: Any, args: argparse.Namespace) -> None:
+    for option in ("val_images", "val_annotations", "eval_only"):
+        if getattr(args, option):
+            raise ValueError(f"--no-val: expected without --{option.replace('_', '-')}, got both")
+    for kind in ("val", "test"):
+        for part in ("cfg", "dataloader", "evaluator"):
+            cfg[f"{kind}_{part}"] = None
+    cfg.train_cfg.pop("val_interval", None)
 
 
 def _check_data(cfg: Any, only: str | None) -> None:
@@ -156,8 +181,11 @@ def _merge_classes(cfg: Any) -> None:
         cfg[name] = [metric for metric in metrics if metric.type == "ClassAgnosticCocoMetric"] or None
 
 
-def _match_classes(cfg: Any) -> None:
-    """Sets the classes of the class heads and of the validation set to those of the training annotations."""
+def _match_classes(cfg: Any, args: argparse.Namespace) -> None:
+    """Sets the classes of the class heads and of the validation set to those of the training annotations.
+
+    An evaluation without training annotations takes those of its checkpoint.
+    """
     if is_pretraining(cfg):
         return
     _section(cfg, "train_dataloader", "CONFIG")
@@ -167,15 +195,17 @@ def _match_classes(cfg: Any) -> None:
     if all(dataset.get("class_agnostic") for dataset in train):
         set_num_classes(cfg.model, 1)
         return
+    judged = args.eval_only and not args.annotations
+    source = args.load_from if judged else train[0].ann_file
+    sets = _datasets(cfg, "val_dataloader", "test_dataloader") if judged else _datasets(cfg)
     # Each file once: validation and test share theirs, and a large one takes long to check.
-    files = dict.fromkeys(dataset.ann_file for dataset in _datasets(cfg))
-    names_in = {path: _class_names(path) for path in files}
-    names = names_in[train[0].ann_file]
-    for dataset in _datasets(cfg):
+    names_in = {path: _class_names(path) for path in dict.fromkeys(one.ann_file for one in sets)}
+    names = _classes_of_checkpoint(source) if judged else names_in[source]
+    for dataset in sets:
         unknown = sorted(set(names_in[dataset.ann_file]) - set(names))
         if unknown:
             raise ValueError(
-                f"{dataset.ann_file}: expected the categories of {train[0].ann_file}, got also "
+                f"{dataset.ann_file}: expected the categories of {source}, got also "
                 f"{', '.join(unknown[:5])}; use --class-agnostic, or annotations of the same categories"
             )
         dataset.metainfo = dict(classes=names)
@@ -215,6 +245,19 @@ def set_num_classes(model: Any, num_classes: int) -> None:
     elif isinstance(model, (list, tuple)):
         for value in model:
             set_num_classes(value, num_classes)
+
+
+def _classes_of_checkpoint(path: str) -> tuple[str, ...]:
+    from sp_fast.mmdet_plugin.class_rows import named_classes
+    from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
+
+    names = named_classes(load_checkpoint_file(path))
+    if names is None:
+        raise ValueError(
+            f"--annotations: expected the training annotations, whose classes {path} predicts, since it does "
+            "not name them"
+        )
+    return names
 
 
 def _class_names(ann_file: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -23,8 +24,48 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        written = beside.stat().st_size / 1e6
+        what = f"no space left on the disk, which needs more than {written:.1f} MB for this file"
+        raise OSError(errno.ENOSPC, what, str(path)) from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+class _Sink:
+    """Writes to a file, and keeps the error of a write that fails: torch.save raises another in its place."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Writes bytes."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Flushes the file."""
+        self._file.flush()
+
+
+def write_tensors(value: Any, path: Path) -> None:
+    """Write a value to `path` by torch.save (atomic write)."""
+    import torch
+
+    with replacing(path) as file:
+        sink = _Sink(file)
+        try:
+            torch.save(value, sink)
+        except RuntimeError:
+            if sink.error is None:
+                raise
+            raise sink.error from None
 
 
 def write_text(text: str, path: Path) -> None:

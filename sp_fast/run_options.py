@@ -42,6 +42,8 @@ def check_start(cfg: Any, args: argparse.Namespace) -> None:
     Raises:
         ValueError: nothing says where to start, or two options contradict each other.
     """
+    if args.resume and args.overwrite:
+        raise ValueError("--resume: expected without --overwrite, got both")
     if args.from_scratch and (args.weights or args.load_from):
         raise ValueError("--from-scratch: expected without --weights and --load-from, got one of them")
     folder = Path(cfg.work_dir)

@@ -21,6 +21,9 @@ if __name__ == "__main__" and Path(sys.path[0] or ".").resolve() == Path(__file_
     # Run as a file, this folder is on the path and would shadow packages named `data` or `models`.
     sys.path.pop(0)
 
+from sp_fast.work_folder import LOCK, claimed, remove_results
+
+DEBUG = "SP_FAST_DEBUG"
 EXAMPLES = """\
 examples:
   pre-train on the masks of `sp-fast propose`:
@@ -56,14 +59,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("config", help="Name of a config, such as knet_r50/pretrain, or a config file")
     names = "\n".join(config_names())
     add("--list", action="version", version=names, help="List the names of the configs and exit")
-    add("--work-dir", help="Folder of logs, checkpoints and weights (default: runs/CONFIG's name)")
+    add("--work-dir", help="Folder of logs, checkpoints and weights (default: runs/CONFIG)")
     add("--resume", action="store_true", help="Resume from the newest checkpoint in the work folder")
+    add("--overwrite", action="store_true", help="Replace the results of an earlier run in the work folder")
     add("--eval-only", action="store_true", help="Evaluate --load-from and stop")
     add = parser.add_argument_group("data").add_argument
     add("--images", metavar="DIR", help="Training images")
     add("--annotations", metavar="FILE", help="Their annotations or proposals, in COCO format")
     add("--val-images", metavar="DIR", help="Validation images")
     add("--val-annotations", metavar="FILE", help="Their annotations, in COCO format")
+    add("--no-val", action="store_true", help="Train without validation")
     add("--class-agnostic", action="store_true", help="Train and evaluate with all categories as one")
     add = parser.add_argument_group("where to start from").add_argument
     add("--weights", metavar="FILE", help="Published weights of the backbone")
@@ -98,16 +103,17 @@ def load_config(args: argparse.Namespace) -> Any:
 
     from sp_fast.configs import find_config
     from sp_fast.configuration import apply_options, scale_length
+    from sp_fast.overrides import apply_overrides
     from sp_fast.run_options import apply_run_options
 
-    cfg = Config.fromfile(find_config(args.config))
+    try:
+        cfg = Config.fromfile(find_config(args.config))
+    except (SyntaxError, NameError, KeyError, AttributeError, TypeError, ImportError) as error:
+        raise ValueError(f"CONFIG: {args.config}: {type(error).__name__}: {error}") from error
     for unit in ("epochs", "steps"):
         if getattr(args, unit) is not None:
             scale_length(cfg, unit, getattr(args, unit))
-    try:
-        cfg.merge_from_dict(args.cfg_options)  # after the scaling: what is asked for by name is not scaled
-    except (TypeError, KeyError, AssertionError) as error:
-        raise ValueError(f"--cfg-options: this config has no such entry: {error}") from None
+    apply_overrides(cfg, args.cfg_options)  # after the scaling: what is asked for by name is not scaled
     apply_options(cfg, args)
     apply_run_options(cfg, args)
     return cfg
@@ -131,15 +137,19 @@ def initialise_processes() -> str:
 
 def prepare(args: argparse.Namespace) -> Any:
     """The runner with its data read and checked and its weights loaded, ready to train or to evaluate."""
+    return build_runner(load_config(args), args)
+
+
+def build_runner(cfg: Any, args: argparse.Namespace) -> Any:
+    """The runner of a config from `load_config`; see `prepare`."""
     import sp_fast.models  # noqa: F401  (the mmcv bridge has to be there before mmdet)
     from sp_fast.mmdet_plugin.runner import Runner
     from sp_fast.run_options import check_start
 
-    cfg = load_config(args)
-    check_start(cfg, args)
-    cfg.launcher = initialise_processes()
     cfg.resume = args.resume
-    with removed_on_failure(Path(cfg.work_dir)):
+    with removed_on_failure(Path(cfg.work_dir)), named_as_config_error():
+        check_start(cfg, args)
+        cfg.launcher = initialise_processes()
         runner = Runner.from_cfg(cfg)
         runner.initialise(
             weights=args.weights,
@@ -147,18 +157,25 @@ def prepare(args: argparse.Namespace) -> Any:
             load_from=args.load_from,
             complete=args.eval_only,
         )
-        # Building the data sets checks their annotations, and whether their caches fit in memory.
-        if args.eval_only:
-            runner.check_classes(args.load_from)
-        else:
-            _ = runner.train_loop, runner.val_loop
+        if not args.eval_only:
+            runner.check_before_training(resume=args.resume)
     return runner
+
+
+@contextlib.contextmanager
+def named_as_config_error() -> Iterator[None]:
+    """Turns what mmengine raises at misspelt values of a config into a ValueError of one line."""
+    try:
+        yield
+    except (TypeError, KeyError, AttributeError, ImportError, AssertionError) as error:
+        text = str(error.args[0] if error.args else error).strip().replace("\n", " ")
+        raise ValueError(f"CONFIG: {text or type(error).__name__} ({DEBUG}=1 shows where)") from error
 
 
 @contextlib.contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
     """Removes a new folder when its block fails, so that a run that cannot start leaves nothing."""
-    existed = folder.exists()
+    existed = folder.exists() and any(one.name != LOCK for one in folder.iterdir())
     try:
         yield
     except BaseException:
@@ -175,15 +192,25 @@ def main(arguments: list[str] | None = None) -> int:
 def run(args: argparse.Namespace) -> int:
     """Trains or evaluates; returns the exit status.
 
-    2 for bad input, 1 for a loss that is not finite or too little memory, 128 plus the signal's number when a
-    signal stopped it.
+    2 for bad input, 1 for a loss that is not finite, too little memory or a full disk, 128 plus the signal's
+    number when a signal stopped it.
     """
-    try:
-        runner = prepare(args)
-    except (OSError, ValueError) as error:
-        if os.environ.get("SP_FAST_DEBUG"):
-            raise
-        return _failed(error, 2)
+    with contextlib.ExitStack() as held:
+        try:
+            cfg = load_config(args)
+            if not args.eval_only:
+                held.enter_context(claimed(Path(cfg.work_dir), resume=args.resume, overwrite=args.overwrite))
+            runner = build_runner(cfg, args)
+        except (OSError, ValueError) as error:
+            if os.environ.get(DEBUG):
+                raise
+            return _failed(error, 2)
+        if args.overwrite:
+            remove_results(Path(cfg.work_dir))
+        return _train_or_evaluate(runner, args)
+
+
+def _train_or_evaluate(runner: Any, args: argparse.Namespace) -> int:
     import torch
 
     from sp_fast.mmdet_plugin.batch_parts import NotEnoughMemoryError
@@ -193,7 +220,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         runner.test() if args.eval_only else runner.train()
-    except (NonFiniteLossError, NotEnoughMemoryError, torch.OutOfMemoryError) as error:
+    except (NonFiniteLossError, NotEnoughMemoryError, torch.OutOfMemoryError, OSError) as error:
         return _failed(error, 1)
     except (CacheError, ResumeError) as error:
         return _failed(error, 2)
@@ -205,7 +232,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _failed(message: object, status: int) -> int:
-    print(f"sp-fast train: {message}", file=sys.stderr)
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0 or status == 1:  # the same for all processes, except for 1
+        print(f"sp-fast train: {message}", file=sys.stderr)
     return status
 
 

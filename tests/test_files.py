@@ -1,10 +1,12 @@
 """Atomic writes."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 
-from sp_fast.files import replacing, write_json
+from sp_fast.files import replacing, write_json, write_tensors
 
 
 def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
@@ -23,3 +25,20 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
     assert list(path.parent.iterdir()) == [path]
     write_json("ü", path)
     assert json.loads(path.read_text(encoding="utf-8")) == "ü"
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_a_full_disk_is_said_with_the_file(tmp_path, size, monkeypatch):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    plain = Path.open
+
+    def on_full(path, mode):
+        path.symlink_to(full)
+        return plain(path, mode)
+
+    monkeypatch.setattr(Path, "open", on_full)
+    with pytest.raises(OSError, match=r"no space left on the disk, .* MB for this file: '.*latest\.pth'"):
+        write_tensors({"a": torch.zeros(size)}, tmp_path / "latest.pth")
+    assert not list(tmp_path.iterdir())

@@ -30,6 +30,8 @@ ORDER = (
     "models",
     "configs",
     "configuration",
+    "overrides",
+    "work_folder",
     "run_options",
     "train",
     "inference",

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sp_fast.data.images import is_inside
 from sp_fast.data.rle import may_be_empty, rle_areas, to_rle
 from sp_fast.data.structure import structural_faults
 from sp_fast.files import replacing
@@ -35,9 +36,9 @@ def load_coco(
 
     Raises:
         FileNotFoundError: the file does not exist, or images are missing from `images`.
-        ValueError: the first of `structural_faults`, such as a missing key, a value of a wrong type, an id
-            used twice, or a segmentation that is not a mask of its image; or no object has a mask. The
-            message names the file, the entry and the field.
+        ValueError: a `file_name` leads out of `images`; or the first of `structural_faults`, such as a
+            missing key, a value of a wrong type, an id used twice, or a segmentation that is not a mask of
+            its image; or no object has a mask. The message names the file, the entry and the field.
     """
     path = Path(path)
     coco = read_json(path)
@@ -158,12 +159,18 @@ def _sizes(coco: dict[str, Any]) -> dict[Any, tuple[int, int]]:
 
 
 def check_files(path: Path, names: Sequence[str], folder: Path) -> None:
-    """Raise FileNotFoundError unless the images of the annotation file `path` are in `folder`."""
+    """Raise FileNotFoundError or ValueError unless the images of annotation file `path` are in `folder`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of images: {folder}")
     of_parent: dict[str, list[str]] = {}
     for name in names:
         of_parent.setdefault(os.path.dirname(name), []).append(name)
+    outside = [those for parent, those in of_parent.items() if not is_inside(parent, folder)]
+    if outside:
+        raise ValueError(
+            f"{path}: {sum(map(len, outside))} of {len(names)} file names lead out of {folder}: "
+            f"{', '.join(outside[0][:5])}; give a folder that holds all images"
+        )
     # One listing instead of a look at each file, which takes long on a network file system.
     missing = [name for parent, those in of_parent.items() for name in _missing(those, folder / parent)]
     if missing:

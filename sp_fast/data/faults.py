@@ -59,7 +59,9 @@ KINDS = {
     "object twice": Kind(WARNING, "the same object twice", "remove one of the two"),
     "same image": Kind(WARNING, "same image under two names", "remove one of the two"),
     "other classes": Kind(WARNING, "classes of one set only", "use the same categories in both files"),
-    "outside folder": Kind(WARNING, "files outside the image folder", "use paths inside the folder"),
+    "outside folder": Kind(
+        ERROR, "files outside the image folder", "use paths inside the folder, or give one that holds all"
+    ),
     "unlisted": Kind(NOTE, "images without an entry", "not used for training with labels"),
     "no objects": Kind(NOTE, "images without objects", "kept as background"),
     "unused class": Kind(NOTE, "classes without objects", "they cannot be learnt"),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sp_fast.data.faults import Fault, note, short
-from sp_fast.data.images import BrokenImageError, image_size, list_images, read_image
+from sp_fast.data.images import BrokenImageError, image_size, is_inside, list_images, read_image
 
 Progress = Callable[[int, int], None]
 
@@ -42,7 +42,7 @@ def image_faults(
             got = f"{short(image['file_name'])}, also of {names[name]}"
             faults.append(_fault("listed twice", position, image, "file_name", "a file of its own", got))
         names.setdefault(name, here)
-        if os.path.isabs(name) or name.startswith(".."):
+        if not is_inside(name, folder):
             got = short(image["file_name"])
             faults.append(_fault("outside folder", position, image, "file_name", f"a path in {folder}", got))
 

@@ -140,6 +140,12 @@ def spread(values: Sequence[Item], count: int) -> list[Item]:
     return [values[k * len(values) // count] for k in range(count)]
 
 
+def is_inside(name: str, folder: str | os.PathLike[str]) -> bool:
+    """Whether a file name leads to a place in `folder`; symbolic links in the folder may lead elsewhere."""
+    whole = os.path.abspath(folder)
+    return os.path.commonpath([whole, os.path.abspath(os.path.join(whole, name))]) == whole
+
+
 def file_size(path: Path) -> int:
     """Size of a file in bytes; 0 for a link to nothing."""
     return path.stat().st_size if path.exists() else 0

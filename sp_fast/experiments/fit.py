@@ -137,7 +137,7 @@ def _model_options(prefix: str, chosen: dict[str, Any]) -> dict[str, Any]:
         f"{prefix}rpn_head.num_proposals": kernels,
         f"{prefix}test_cfg.max_per_img": max(kernels, 100),
         # After so short a training, class scores rank badly and many kernels find the same object.
-        f"{prefix}test_cfg.rerank": True,
+        f"+{prefix}test_cfg.rerank": True,
     }
 
 

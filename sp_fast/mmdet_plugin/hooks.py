@@ -17,7 +17,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from sp_fast.files import replacing
+from sp_fast.files import write_tensors
 from sp_fast.mmdet_plugin.datasets import OBJECT
 from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.loops import EVALUATED
@@ -90,9 +90,9 @@ class ExportPretrainedHook(Hook):
                 cfg=detector_config(runner.cfg).pretty_text,
                 dataset_meta=dict(classes=(OBJECT,)),
             )
-            with averaged(runner), replacing(Path(runner.work_dir) / EXPORTED_NAME) as file:
+            with averaged(runner):
                 content = dict(state_dict=model.export(), class_head=model.class_head(), meta=meta)
-                torch.save(content, file)
+                write_tensors(content, Path(runner.work_dir) / EXPORTED_NAME)
 
 
 @HOOKS.register_module()

@@ -67,7 +67,8 @@ class InstanceMetric(BaseMetric):
     def compute_metrics(self, results: list[tuple[Any, dict[str, list]]]) -> dict[str, float]:
         """Values over all images by name ("segm_mAP", ...), 0 to 1, without those that have no objects."""
         ids = [1] * len(self.dataset_meta["classes"]) if self.class_agnostic else self._ids_of_classes()
-        truth = self.truth if self.class_agnostic else _only(self.truth, ids)
+        truth = _of_images(self.truth, {image_id for image_id, _ in results})
+        truth = truth if self.class_agnostic else _only(truth, ids)
         values: dict[str, float] = {}
         for metric in self.metrics:
             detections = [one for result in results for one in _detections(*result, ids, metric)]
@@ -86,6 +87,13 @@ class InstanceMetric(BaseMetric):
                 f"has {list(ids)}; a class-agnostic data set needs ClassAgnosticCocoMetric"
             )
         return [ids[name] for name in self.dataset_meta["classes"]]
+
+
+def _of_images(truth: dict[str, Any], ids: set) -> dict[str, Any]:
+    """The annotations of the images that were evaluated; the data set may be a part of its file."""
+    images = [one for one in truth["images"] if one["id"] in ids]
+    annotations = [one for one in truth["annotations"] if one["image_id"] in ids]
+    return dict(truth, images=images, annotations=annotations)
 
 
 def _only(truth: dict[str, Any], ids: list) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import logging
 import os
@@ -14,12 +15,21 @@ import torch
 from mmengine import runner as mmengine_runner
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OPTIMIZERS, LinearParamScheduler
 from mmengine.runner import BaseLoop, set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
-from sp_fast.mmdet_plugin.hooks import CHECKPOINT_NAME, EXPORTED_NAME, TimedCheckpointHook, unwrapped
+from sp_fast.mmdet_plugin.class_rows import match_rows, matching_classes, named_classes
+from sp_fast.mmdet_plugin.hooks import (
+    CHECKPOINT_NAME,
+    EXPORTED_NAME,
+    NonFiniteLossError,
+    TimedCheckpointHook,
+    unwrapped,
+)
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
+from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
@@ -31,10 +41,14 @@ _COMPLETE = (
     "evaluated, with the head of its pre-training, by `sp-fast evaluate`"
 )
 
+_MATCHING = "matrix contains invalid numeric entries"  # scipy's linear_sum_assignment on NaN
+
 
 class Runner(mmengine_runner.Runner):
     """Initialises once, then loads files that must fit; its checkpoints hold no code."""
 
+    optim_wrapper: Any
+    param_schedulers: Any
     _initialised = False
 
     @classmethod
@@ -107,28 +121,59 @@ class Runner(mmengine_runner.Runner):
                     f"{path}: expected weights of the model, got a checkpoint of its pre-training, which "
                     f"serves --resume and `sp-fast evaluate`; the weights are beside it, in {EXPORTED_NAME}"
                 )
-            options: dict[str, Any] = dict(allow=class_heads(model))
-            if complete:
-                options = dict(remedy=_COMPLETE)
+            heads = class_heads(model)
+            loop = self.test_loop if complete else self.train_loop
+            own = tuple(loop.dataloader.dataset.metainfo["classes"])
+            theirs = named_classes(load_checkpoint_file(path)) or own
+            if theirs != own:
+                self.logger.info(matching_classes(path, theirs, own, complete=complete))
+                match_rows(state, model.state_dict(), heads, (theirs, own))
+            options: dict[str, Any] = dict(remedy=_COMPLETE) if complete else dict(allow=heads)
             report = load_state(model, state, path, **options)
         self.logger.info(f"weights from {path}: {report}")
 
-    def check_classes(self, path: str) -> None:
-        """Raises ValueError if a checkpoint's classes, where it names them, are not those of the test set."""
-        meta = load_checkpoint_file(path).get("meta") or {}
-        classes = (meta.get("dataset_meta") or {}).get("classes")
-        own = self.test_loop.dataloader.dataset.metainfo["classes"]
-        if classes is not None and tuple(classes) != tuple(own):
+    def check_before_training(self, *, resume: bool) -> None:
+        """Builds all that training needs, so that what is wrong with it shows before it starts.
+
+        Raises:
+            ValueError: with `resume`, the checkpoint in the work folder is not of this run.
+        """
+        _ = self.train_loop, self.val_loop
+        optimizer = self.cfg.optim_wrapper.optimizer.type
+        if isinstance(optimizer, str) and optimizer not in OPTIMIZERS.module_dict:
+            nearest = difflib.get_close_matches(optimizer, list(OPTIMIZERS.module_dict), cutoff=0.0)
             raise ValueError(
-                f"{path}: expected a model of the classes {', '.join(own)} in this order, which the training "
-                f"annotations give, got one of {', '.join(classes)}"
+                f"optim_wrapper.optimizer.type: expected an optimiser such as {', '.join(nearest)}, got "
+                f"{optimizer!r}"
             )
+        self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
+        if self.param_schedulers is not None:
+            self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        latest = Path(self.work_dir) / CHECKPOINT_NAME
+        if resume and latest.is_file():
+            check_same_run(self, load_checkpoint_file(latest), str(latest))
+        for schedule in self.param_schedulers or []:
+            if isinstance(schedule, LinearParamScheduler) and schedule.end > self.max_iters:
+                self.logger.warning(
+                    f"warm-up of {schedule.end} steps in a run of {self.max_iters}: the learning rate does "
+                    "not reach its full value. Train longer, or shorten it: "
+                    "--cfg-options param_scheduler.0.end=STEPS"
+                )
 
     def train(self) -> nn.Module:
         """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
         timed = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
         with self._line_closed(), timed.watching() if timed else contextlib.nullcontext():
-            return super().train()
+            try:
+                return super().train()
+            except ValueError as error:
+                if _MATCHING not in str(error):
+                    raise
+                raise NonFiniteLossError(
+                    f"step {self.iter + 1}: the cost of matching predictions to objects is not finite. "
+                    "A lower learning rate, a longer warm-up or gradient clipping (optim_wrapper.clip_grad) "
+                    f"may help; the checkpoints in {self.work_dir} are from before."
+                ) from None
 
     def test(self) -> dict:
         """See mmengine."""
@@ -150,7 +195,10 @@ class Runner(mmengine_runner.Runner):
         latest = Path(self.work_dir) / CHECKPOINT_NAME
         if self._resume and latest.is_file():
             self._load_from = str(latest)
+        planned = schedules(self) if self._resume else []
         super().load_or_resume()
+        if self._resume and self.iter and planned != schedules(self):
+            replay_schedules(self)
         if self._resume and self.iter:
             self.logger.info(f"resumed after step {self.iter} of {self.max_iters} from {self._load_from}")
         if isinstance(self._train_loop, BaseLoop) and self.iter < self.max_iters:

@@ -19,7 +19,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from sp_fast.files import replacing
+from sp_fast.files import replacing, write_tensors
 from sp_fast.weights.unpickle import Inert, load_foreign
 
 _LAST_CHECKPOINT = "last_checkpoint"
@@ -38,7 +38,6 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = None)
         FileNotFoundError: no such file; in a work folder, names the other checkpoints there.
         ValueError: not a checkpoint, or a damaged one; likewise.
     """
-    _allow_history_buffers()
     path = Path(path).expanduser()
     try:
         checkpoint = load_foreign(path)
@@ -52,8 +51,10 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = None)
     scalars = checkpoint.get("message_hub", {}).get("log_scalars", {})
     for name, value in scalars.items():
         if isinstance(value, Inert) and value.origin == _HISTORY_BUFFER:
+            value = value.state
+        if isinstance(value, dict):
             # mmengine's names of the two arrays, and those of `_history_state`.
-            state = {key.removeprefix("_"): part for key, part in value.state.items()}
+            state = {key.removeprefix("_"): part for key, part in value.items()}
             log, count = np.asarray(state["log_history"]), np.asarray(state["count_history"])
             scalars[name] = HistoryBuffer(log, count, state["max_length"])
     return checkpoint
@@ -77,7 +78,6 @@ def install_safe_resume() -> None:
     Writes of local files are atomic; with `max_keep_ckpts`, an older checkpoint is removed only once the new
     one is complete. Files are read by `load_checkpoint_file`. A second call does nothing.
     """
-    _allow_history_buffers()
     CheckpointLoader.register_scheme(prefixes="", loader=load_checkpoint_file, force=True)
     mmengine.runner.checkpoint.load_from_local = load_checkpoint_file
     for module in (mmengine.runner, mmengine.runner.checkpoint, mmengine.runner.runner):
@@ -85,35 +85,24 @@ def install_safe_resume() -> None:
     CheckpointHook._save_checkpoint_with_step = _save_checkpoint_with_step
 
 
-def _allow_history_buffers() -> None:
-    HistoryBuffer.__getstate__ = _history_state
-    HistoryBuffer.__setstate__ = _set_history_state
-    torch.serialization.add_safe_globals([HistoryBuffer])
-
-
-def _history_state(self: HistoryBuffer) -> dict[str, Any]:
-    # mmengine's own state holds bound methods, whose pickle calls getattr.
-    log, count = self.data
+def _history_state(buffer: HistoryBuffer) -> dict[str, Any]:
+    log, count = buffer.data
     return {
-        "max_length": int(self.max_length),
+        "max_length": int(buffer.max_length),
         "log_history": torch.from_numpy(np.asarray(log, dtype=np.float64)),
         "count_history": torch.from_numpy(np.asarray(count, dtype=np.float64)),
     }
 
 
-def _set_history_state(self: HistoryBuffer, state: dict[str, Any]) -> None:
-    self.__init__(  # type: ignore[misc]
-        state["log_history"].numpy(), state["count_history"].numpy(), state["max_length"]
-    )
-
-
-_SAFE_LEAVES = (torch.Tensor, HistoryBuffer, torch.Size, torch.dtype, torch.device, bytes)
+_SAFE_LEAVES = (torch.Tensor, torch.Size, torch.dtype, torch.device, bytes)
 
 
 def _plain(value: Any, place: str = "checkpoint") -> Any:
     """`value` as plain containers, numbers and strings; a TypeError names the place where that fails."""
     if value is None or isinstance(value, _SAFE_LEAVES):
         return value
+    if isinstance(value, HistoryBuffer):  # torch.load reads the file without mmengine then
+        return _history_state(value)
     if isinstance(value, (np.ndarray, np.generic)):
         return _plain(value.tolist(), place)
     if isinstance(value, Mapping):
@@ -146,8 +135,7 @@ def _save_checkpoint(
     plain = _plain(checkpoint)
     backend = get_file_backend(filename, backend_args=backend_args)
     if file_client_args is None and isinstance(backend, LocalBackend):
-        with replacing(Path(filename)) as file:
-            torch.save(plain, file)
+        write_tensors(plain, Path(filename))
     else:
         _mmengine_save_checkpoint(plain, filename, file_client_args, backend_args)
 

@@ -27,8 +27,9 @@ SEEDS_HASH = "seeds_sha256"
 
 
 def seeds_path(out: Path) -> Path:
-    """Path of the seeds of `out`: masks.json -> masks.seeds.safetensors."""
-    return out.with_name(f"{out.stem}.seeds.safetensors")
+    """Path of the seeds of `out`: masks.json -> masks.seeds.safetensors, a.txt -> a.txt.seeds.safetensors."""
+    name = out.stem if out.suffix == ".json" else out.name
+    return out.with_name(f"{name}.seeds.safetensors")
 
 
 class RecordStore(ABC):

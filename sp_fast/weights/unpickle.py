@@ -248,8 +248,11 @@ def _refusal(path: Path) -> str | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
+                damaged = archive.testzip()  # torch.load checks no sums
         except zipfile.BadZipFile:
             return "a zip archive that is damaged"
+        if damaged:
+            return f"a damaged file: the checksum of {damaged} in it differs"
         if any(name.endswith("/constants.pkl") for name in names):
             return "a TorchScript archive, which holds code: save its state_dict() instead"
         if not any(name.endswith("data.pkl") for name in names):

@@ -199,3 +199,19 @@ def test_real_annotations(data_dir):
     assert len(coco["images"]) == 161
     assert len(coco["annotations"]) == 1295
     assert len(coco["categories"]) == 80
+
+
+@pytest.mark.parametrize("name", ["../other.png", "sub/../../other.png", "{}/other.png"])
+def test_file_names_that_lead_out_of_the_folder(tmp_path, name):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (tmp_path / "other.png").touch()
+    coco = {"images": [{"id": 1, "file_name": name.format(tmp_path), "height": 4, "width": 4}]}
+    coco |= {"annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(coco))
+    with pytest.raises(ValueError, match=r"1 of 1 file names lead out of .*other\.png; give a folder"):
+        load_coco(path, images=folder)
+    coco["images"][0]["file_name"] = str(tmp_path / "other.png")
+    path.write_text(json.dumps(coco))
+    assert load_coco(path, images=tmp_path)["images"] == coco["images"]

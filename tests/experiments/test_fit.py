@@ -19,6 +19,7 @@ from sp_fast.experiments.fit import PRETRAINED, WITHOUT, experiment
 from sp_fast.experiments.fit_data import FitData
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.settings import MODELS as KNOWN
+from sp_fast.overrides import apply_overrides
 
 MODEL_NAMES = list(dict.fromkeys(name for names in KNOWN.values() for name in names))
 
@@ -82,7 +83,7 @@ def test_the_options_fit_the_configs(name, tmp_path):
     row = define(tmp_path, model=name, size=[1333, 800], amp=True).rows[0]
     for training in row.trainings.values():
         cfg = Config.fromfile(find_config(training.config))
-        cfg.merge_from_dict(dict(training.options))
+        apply_overrides(cfg, training.options)
         assert cfg.train_dataloader.dataset.pipeline[2].type == "Resize"
         assert cfg.train_dataloader.dataset.pipeline[2].scale == [1333, 800]
         assert "--amp" in training.arguments

@@ -164,3 +164,15 @@ def test_annotation_file_is_checked(scenes):
     path.write_text(json.dumps(coco))
     with pytest.raises(ValueError, match=r"masks\.json: annotation 5 .*category_id: expected .*, got 99"):
         evaluate(scenes, "InstanceMetric")
+
+
+def test_only_the_images_that_were_evaluated_count(scenes):
+    metric = build(scenes, "InstanceMetric")
+    coco = load_coco(scenes / "masks.json")
+    evaluated = {one["image_id"] for one in coco["annotations"]}
+    first = min(evaluated)
+    assert len(evaluated) > 1
+    for sample in samples(coco):
+        if sample["img_id"] == first:
+            metric.process({}, [sample])
+    assert metric.evaluate(size=1)["coco/segm_mAP"] == pytest.approx(1)

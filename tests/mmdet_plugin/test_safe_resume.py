@@ -122,11 +122,12 @@ def test_checkpoint_holds_nothing_but_data(tmp_path):
     runner.train()
     path = tmp_path / "run" / "epoch_1.pth"
     needed = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    assert set(needed) <= {"mmengine.logging.history_buffer.HistoryBuffer"}
+    assert not needed
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["message_hub"]["runtime_info"]["score"] == 0.5
     assert checkpoint["meta"]["dataset_meta"] == {"classes": ("point",), "palette": [[1, 2, 3]]}
-    assert isinstance(checkpoint["message_hub"]["log_scalars"]["train/loss"], HistoryBuffer)
+    scalars = load_checkpoint_file(path)["message_hub"]["log_scalars"]
+    assert isinstance(scalars["train/loss"], HistoryBuffer)
 
 
 def test_an_object_in_a_checkpoint_is_refused_when_saving(tmp_path):

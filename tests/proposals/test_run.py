@@ -393,3 +393,9 @@ def test_bad_options(options: dict, message: str, folder: Path, tmp_path: Path) 
     with pytest.raises(ValueError, match=message):
         run(folder, out, **options)
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_each_file_has_seeds_of_its_own():
+    names = [seeds_path(Path("a", name)).name for name in ("m.json", "m.txt", "m", "m.2.json")]
+    assert names[0] == "m.seeds.safetensors"
+    assert len(set(names)) == len(names)

@@ -46,7 +46,7 @@ def changed(scenes, tmp_path, change):
     change(coco)
     path = tmp_path / "changed.json"
     path.write_text(json.dumps(coco))
-    return ["--images", scenes / "labelled", "--annotations", path]
+    return ["--images", scenes / "labelled", "--annotations", path, "--no-val"]
 
 
 def test_no_such_folder(run, scenes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ import sp_fast.models  # noqa: F401
 
 # isort: split
 
+from sp_fast.configuration import default_folder
 from sp_fast.train import load_config, main, parse_arguments
 
 
@@ -160,3 +162,17 @@ def test_steps_where_the_config_counts_epochs(command):
     (schedule,) = cfg.param_scheduler
     assert (schedule.by_epoch, schedule.end, schedule.milestones) == (False, 40, [30])
     assert "convert_to_iter_based" not in schedule
+
+
+@pytest.mark.parametrize(
+    ("config", "folder"),
+    [
+        ("knet_r50/pretrain", "runs/knet_r50/pretrain"),
+        ("pretrain/knet.py", "runs/pretrain/knet"),
+        ("finetune/knet.py", "runs/finetune/knet"),
+        ("../mine.py", "runs/mine"),
+        ("/home/me/mine.py", "runs/me/mine"),
+    ],
+)
+def test_each_config_has_a_work_folder_of_its_own(config, folder):
+    assert default_folder(config) == Path(folder)

@@ -150,6 +150,12 @@ def legacy(tmp_path):
     return path.read_bytes()
 
 
+def with_another_bit(tmp_path):
+    content = bytearray(whole(tmp_path))
+    content[content.index(bytes(4000)) + 2000] ^= 1
+    return bytes(content)
+
+
 def script(tmp_path):
     path = tmp_path / "script.pt"
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
@@ -166,11 +172,23 @@ def script(tmp_path):
         (lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (lambda tmp_path: whole(tmp_path)[:2000], "a zip archive that is cut off or damaged"),
         (without_directory, "a zip archive that is damaged"),
+        (with_another_bit, "a damaged file: the checksum of"),
         (lambda tmp_path: legacy(tmp_path)[:-2000], "a pickle that is cut off"),
         (lambda _: pickle.dumps({"a": 1}), "a pickle that is cut off, damaged, or not made by torch.save"),
         (script, "a TorchScript archive"),
     ],
-    ids=["empty", "text", "image", "lfs", "cut zip", "damaged zip", "cut legacy", "other pickle", "script"],
+    ids=[
+        "empty",
+        "text",
+        "image",
+        "lfs",
+        "cut zip",
+        "damaged zip",
+        "bit",
+        "cut legacy",
+        "pickle",
+        "script",
+    ],
 )
 def test_error_describes_the_file(tmp_path, content, what):
     path = tmp_path / "weights.pth"

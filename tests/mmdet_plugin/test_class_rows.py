@@ -1,0 +1,61 @@
+"""Rows of class layers, matched by the names of the classes."""
+
+import pytest
+import torch
+
+pytest.importorskip("mmdet")
+
+from sp_fast.mmdet_plugin.class_rows import match_rows, matching_classes, named_classes
+
+THEIRS = ("cat", "dog", "bird")
+OURS = ("fish", "bird", "cat")
+
+
+@pytest.mark.parametrize(
+    ("rows", "own_rows", "expected"),
+    [
+        ([1, 2, 3], [7, 8, 9], [7, 3, 1]),
+        ([1, 2, 3, 4], [7, 8, 9, 6], [7, 3, 1, 4]),  # the background comes last
+        (range(12), range(20, 32), [20, 21, 22, 23, 8, 9, 10, 11, 0, 1, 2, 3]),  # boxes
+        ([5], [6], [5]),  # the same for all classes
+        (range(6), range(20, 26), None),  # an unknown layout
+    ],
+)
+def test_rows_follow_the_names(rows, own_rows, expected):
+    def layer(values):
+        return torch.tensor(list(values), dtype=torch.float32)[:, None].expand(-1, 2).clone()
+
+    state = {"head.weight": layer(rows), "body.weight": layer([1, 2, 3])}
+    own = {"head.weight": layer(own_rows), "body.weight": layer([4, 5, 6])}
+    match_rows(state, own, [r"head\."], (THEIRS, OURS))
+    assert torch.equal(state["body.weight"], layer([1, 2, 3]))
+    if expected is None:
+        assert "head.weight" not in state
+    else:
+        assert torch.equal(state["head.weight"], layer(expected))
+
+
+def test_another_number_of_classes():
+    state, own = {"head.bias": torch.tensor([1.0, 2, 3])}, {"head.bias": torch.tensor([8.0, 9])}
+    match_rows(state, own, [r"head\."], (THEIRS, ("dog", "fish")))
+    assert state["head.bias"].tolist() == [2, 9]
+
+
+def test_what_is_said():
+    said = matching_classes("a.pth", THEIRS, OURS, complete=False)
+    assert said == "class layers of a.pth, matched by name: bird, cat; new, and left random: fish"
+    with pytest.raises(ValueError, match="got one of cat, dog, bird, which does not have fish"):
+        matching_classes("a.pth", THEIRS, OURS, complete=True)
+
+
+@pytest.mark.parametrize(
+    ("meta", "names"),
+    [
+        ({"dataset_meta": {"classes": ["a", "b"]}}, ("a", "b")),
+        ({"CLASSES": ("a",)}, ("a",)),
+        ({"dataset_meta": None}, None),
+        (None, None),
+    ],
+)
+def test_classes_that_a_checkpoint_names(meta, names):
+    assert named_classes({"meta": meta}) == names
