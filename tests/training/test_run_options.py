@@ -51,7 +51,7 @@ def test_random_weights_only_where_they_are_asked_for(error, kind):
     assert "--weights: expected published weights of the backbone" in said
     assert "--from-scratch starts from random ones" in said
     assert "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth" in said
-    assert "https://github.com/WXinlong/DenseCL" in said
+    assert "download.openmmlab.com/mmselfsup/1.x/densecl" in said
 
 
 def test_from_scratch_contradicts_weights(error, tmp_path):
