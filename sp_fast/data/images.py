@@ -14,7 +14,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, features
 
-IMAGE_SUFFIXES = tuple(".jpg .jpeg .jfif .png .bmp .gif .tif .tiff .webp .ppm .pgm".split())
+_JPEG, _TIFF, _NETPBM = (".jpg", ".jpeg", ".jfif"), (".tif", ".tiff"), (".ppm", ".pgm")
+IMAGE_SUFFIXES = (*_JPEG, ".png", ".bmp", ".gif", *_TIFF, ".webp", *_NETPBM)
 # Read where Pillow has the library, or a plug-in is installed; otherwise left out with a warning.
 _FEATURES = {".avif": "avif", ".jp2": "jpg_2000"}
 _PLUGINS = {".heic": "pillow_heif", ".heif": "pillow_heif", ".jxl": "pillow_jxl"}
