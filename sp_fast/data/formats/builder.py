@@ -39,11 +39,22 @@ class Builder:
         return {"images": self._images, "annotations": self._annotations, "categories": categories}
 
 
-def read_map(path: Path) -> np.ndarray:
-    """A label image as integers [H, W]: palette indices or grey values; of colours, 65536 R + 256 G + B."""
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; ValueError if it is not in UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, got another file ({error})") from None
+
+
+def read_map(path: Path, *, coloured: bool = False) -> np.ndarray:
+    """A label image as integers [H, W]: palette indices or grey values; of colours, 65536 R + 256 G + B.
+
+    With `coloured`, palette indices and grey values are taken as the colours that they stand for.
+    """
     try:
         with Image.open(path) as image:
-            if image.mode in ("P", "L", "I", "I;16"):
+            if image.mode in ("P", "L", "I", "I;16") and not coloured:
                 return np.asarray(image).astype(np.int64)
             pixels: np.ndarray = np.asarray(image.convert("RGB")).astype(np.int64)
     except (OSError, ValueError) as error:
