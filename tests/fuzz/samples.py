@@ -87,7 +87,7 @@ def labelme() -> dict[str, Any]:
     Image.fromarray(np.full((5, 7), 255, np.uint8)).save(file, "PNG")
     points = [[3.0, 2.0], [12.0, 2.0], [12.0, 9.0]]
     shapes = [
-        {"label": "x", "points": points, "shape_type": "polygon", "group_id": 1},
+        {"label": "y", "points": points, "shape_type": "polygon", "group_id": 1},
         {"label": "x", "points": points[::2], "shape_type": "rectangle", "group_id": None},
         {"label": "y", "points": [[8.0, 8.0], [8.0, 12.0]], "shape_type": "circle"},
         {"label": "y", "points": [[4, 4], [11, 9]], "shape_type": "mask", "group_id": 1},

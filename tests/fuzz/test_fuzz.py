@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 
 from sp_fast.data.check import check_coco
 from sp_fast.data.coco import load_coco, read_json, save_coco
-from sp_fast.data.faults import ERROR
 from sp_fast.data.formats import to_coco
 from sp_fast.data.images import BrokenImageError, image_size, read_image
 from sp_fast.data.imported import import_masks
@@ -81,6 +80,14 @@ def number_left_out(said: list[warnings.WarningMessage]) -> int:
     return sum(int(number[1]) for number in numbers if number)
 
 
+def result(read: Callable[[], Any]) -> tuple[Any, str]:
+    """What a reader gives, or None and the text of its error."""
+    try:
+        return read(), ""
+    except (ValueError, OSError) as error:
+        return None, str(error)
+
+
 @given(content=damaged_json(samples.coco()))
 @many
 def test_coco(folder: Path, content: bytes) -> None:
@@ -88,16 +95,13 @@ def test_coco(folder: Path, content: bytes) -> None:
     path.write_bytes(content)
     with limited() as said:
         found = check_coco(path, folder / "images", pixels=False)
-        try:
-            loaded = load_coco(path, folder / "images")
-        except (ValueError, OSError) as error:
-            assert str(path) in str(error) or "outside" in str(error)
-            assert found.errors or "empty mask" in str(error)
-            return
+        loaded, refused = result(lambda: load_coco(path, folder / "images"))
+    if refused:
+        assert str(path) in refused
+        assert found.errors or "empty mask" in refused
+        return
     others = ("image size", "swapped size", "broken image", "listed twice", "xyxy")
-    assert not [
-        fault for fault in found.files[0].faults if fault.severity == ERROR and fault.kind not in others
-    ]
+    assert {fault.kind for fault in found.errors} <= set(others)
     assert len(loaded["annotations"]) + number_left_out(said) == len(read_json(path)["annotations"])
     sizes = {image["id"]: (image["height"], image["width"]) for image in loaded["images"]}
     for one in loaded["annotations"]:
@@ -112,9 +116,9 @@ def test_imported_masks(folder: Path, content: bytes, boxes: bool) -> None:
     path = folder / "masks.json"
     path.write_bytes(content)
     with limited():
-        try:
-            masks = import_masks(path, images=[folder / "images"], boxes=boxes, top=3)
-        except (ValueError, OSError):
+        masks, refused = result(lambda: import_masks(path, images=[folder / "images"], boxes=boxes, top=3))
+        if refused:
+            assert str(path) in refused or str(folder / "images") in refused
             return
         save_coco(masks.coco, folder / "imported.json")
         load_coco(folder / "imported.json", folder / "images")
@@ -164,9 +168,8 @@ def write(folder: Path, format: str, data: st.DataObject) -> Path:
 def test_other_formats(folder: Path, format: str, data: st.DataObject) -> None:
     labels = write(folder, format, data)
     with limited():
-        try:
-            coco = to_coco(labels, folder / "images", format)
-        except (ValueError, OSError) as error:
-            assert str(labels) in str(error)
+        coco, refused = result(lambda: to_coco(labels, folder / "images", format))
+        if refused:
+            assert str(labels) in refused
             return
         check_coco((labels, coco), folder / "images", pixels=False)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sp_fast.data.images import list_images
+from sp_fast.data.faults import short
+from sp_fast.data.images import list_images, max_megapixels
 from sp_fast.data.rle import run_lengths
 
 
@@ -37,6 +38,16 @@ class Builder:
         """The dict."""
         categories = [{"id": number, "name": name} for name, number in self._categories.items()]
         return {"images": self._images, "annotations": self._annotations, "categories": categories}
+
+
+def check_size(path: Path, height: Any, width: Any) -> None:
+    """Raise ValueError unless a label file's size is that of an image that can be read."""
+    whole = type(height) is int and type(width) is int and min(height, width) > 0
+    if not whole or height * width > max_megapixels() * 1e6:
+        raise ValueError(
+            f"{path}: expected the image's height and width in pixels, at most {max_megapixels():.0f} "
+            f"megapixels, got {short(height)} and {short(width)}"
+        )
 
 
 def lines_of(path: Path) -> list[str]:
