@@ -68,7 +68,9 @@ def read_map(path: Path, *, coloured: bool = False) -> np.ndarray:
             if image.mode in ("P", "L", "I", "I;16") and not coloured:
                 return np.asarray(image).astype(np.int64)
             pixels: np.ndarray = np.asarray(image.convert("RGB")).astype(np.int64)
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `read_image`: Pillow's decoders raise almost any type
         raise ValueError(
             f"{path}: expected a label image, got a file that cannot be read ({error})"
         ) from None

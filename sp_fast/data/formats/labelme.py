@@ -70,7 +70,7 @@ def _objects(file: Path, shapes: list[dict[str, Any]], left_out: Counter[str]) -
         try:
             points = np.asarray(shape["points"], dtype=float).reshape(-1, 2)
             part = _part(kind, points, shape)
-        except (KeyError, TypeError, ValueError, IndexError, OSError, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OSError, SyntaxError, binascii.Error) as error:
             raise ValueError(
                 f"{file}: shapes[{number}]: expected the points of a {kind}, got {error}"
             ) from None
