@@ -218,7 +218,8 @@ def write_store(
 
     Raises:
         ModuleNotFoundError: pyarrow is not installed.
-        ValueError: a value that Arrow cannot hold, such as an id beyond 64 bits.
+        ValueError: a value that Arrow cannot hold, such as an id beyond 64 bits or a file name that is not
+            UTF-8.
     """
     if not can_store():
         raise ModuleNotFoundError("a store of masks needs pyarrow; pip install 'sp_fast[mmdet]'")
@@ -242,8 +243,8 @@ def write_store(
                 out.write_batch(pa.RecordBatch.from_pylist(part, schema=schema))
                 done += len(part)
                 progress(done)
-    except (pa.ArrowException, OverflowError) as error:
-        raise ValueError(f"{source}: cannot be written as a store ({error}); leave {path.name} out") from None
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise ValueError(f"{path}: cannot be written ({error}); train without this store") from None
 
 
 def in_order(coco: dict[str, Any]) -> list[dict[str, Any]]:

@@ -200,11 +200,16 @@ def beyond_64_bits(coco):
     coco["annotations"][2]["id"] = 2**70
 
 
+def not_utf8(coco):
+    coco["images"][1]["file_name"] = os.fsdecode(b"\xff.png")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (out_of_order, "expected the annotations in the order"),
-        (beyond_64_bits, "cannot be written as a store"),
+        (beyond_64_bits, r"masks\.arrow: cannot be written"),
+        (not_utf8, r"masks\.arrow: cannot be written \(.*udcff"),
     ],
 )
 def test_nothing_is_left_of_a_store_that_cannot_be_written(change, message, tmp_path):
