@@ -46,7 +46,6 @@ _HOW = {
     "weights/knet_r50_coco.pth": "a K-Net trained on train2017, as sp-fast train writes it",
     "freesolo.json": "sp-fast data masks FILE --images unlabeled2017 --out freesolo.json, with the masks of "
     "https://github.com/NVlabs/FreeSOLO",
-    "up_detr_patches.json": "sp-fast random-boxes unlabeled2017 --kind up-detr --out up_detr_patches.json",
     "detreg_regions.json": "sp-fast region-boxes unlabeled2017 --out detreg_regions.json",
     "results/freesolo.json": _RESULTS.format("FreeSOLO"),
     "results/up_detr.json": _RESULTS.format("UP-DETR"),
