@@ -256,6 +256,8 @@ def write_stored_masks(
 ) -> int:
     """Write masks of one class with `write_masks`, and their store where pyarrow is installed.
 
+    A store that cannot be written is a warning: training reads the annotation file instead.
+
     Args:
         file: the open file that becomes `out`.
         out: the annotation file, beside which the store is written.
@@ -270,7 +272,11 @@ def write_stored_masks(
     if can_store():
         file.flush()
         coco = {"info": info, "categories": object_categories()}
-        write_store(store_path(out), Path(file.name), coco, images(), numbered(masks()), images_checked=True)
+        beside, entries = store_path(out), numbered(masks())
+        try:
+            write_store(beside, Path(file.name), coco, images(), entries, images_checked=True)
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=2)
     return count
 
 
