@@ -15,11 +15,12 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sp_fast.data.coco import numbered, object_categories, write_masks
 from sp_fast.data.rle import rle_areas, to_rle
 from sp_fast.files import replacing, sha256
 
@@ -264,6 +265,39 @@ def write_store(
                 progress(done)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise ValueError(f"{path}: cannot be written ({error}); train without this store") from None
+
+
+def write_stored_masks(
+    file: BinaryIO,
+    out: Path,
+    info: dict[str, Any],
+    images: Callable[[], Iterable[dict[str, Any]]],
+    masks: Callable[[], Iterable[dict[str, Any]]],
+) -> int:
+    """Write masks of one class with `write_masks`, and their store where pyarrow is installed.
+
+    A store that cannot be written is a warning: training reads the annotation file instead.
+
+    Args:
+        file: the open file that becomes `out`.
+        out: the annotation file, beside which the store is written.
+        info: any JSON values.
+        images: gives the images in order; their sizes are those of the files.
+        masks: gives the masks in the order of their images.
+
+    Returns:
+        The number of masks.
+    """
+    count = write_masks(file, info, images(), masks())
+    if can_store():
+        file.flush()
+        coco = {"info": info, "categories": object_categories()}
+        beside, entries = store_path(out), numbered(masks())
+        try:
+            write_store(beside, Path(file.name), coco, images(), entries, images_checked=True)
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return count
 
 
 def in_order(coco: dict[str, Any]) -> list[dict[str, Any]]:

@@ -9,16 +9,14 @@ import contextlib
 import hashlib
 import json
 import os
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sp_fast.data.coco import numbered, object_categories, write_masks
 from sp_fast.data.images import BrokenImages, TooManyBrokenError
 from sp_fast.data.prepared import check_outputs
-from sp_fast.data.store import can_store, store_path, write_store
+from sp_fast.data.store import write_stored_masks
 from sp_fast.files import replacing, write_text
 from sp_fast.locks import turn_in
 from sp_fast.proposals import shards
@@ -279,16 +277,7 @@ class ProposalStore(RecordStore):
             "options": {name: value for name, value in self._options.items() if name != "channels"},
             "skipped": [{"file_name": name, "reason": why} for name, why in sorted(skipped.items())],
         }
-        count = write_masks(out, info, self._images(), self._masks_and_seeds())
-        if can_store():
-            out.flush()
-            coco = {"info": info, "categories": object_categories()}
-            masks, beside = numbered(self._masks_and_seeds()), store_path(self.out)
-            try:
-                write_store(beside, Path(out.name), coco, self._images(), masks, images_checked=True)
-            except ValueError as error:  # not worth the whole run
-                warnings.warn(str(error), stacklevel=2)
-        return count
+        return write_stored_masks(out, self.out, info, self._images, self._masks_and_seeds)
 
     def _masks_and_seeds(self) -> Iterator[dict[str, Any]]:
         return ({**mask, "seed_row": row} for row, mask in enumerate(self._masks()))

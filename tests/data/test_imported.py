@@ -244,6 +244,10 @@ def test_bad_files_name_the_entry(tmp_path, records, folders, freesolo):
         import_masks(freesolo, of=freesolo)
     with pytest.raises(FileNotFoundError, match=r"1 of 2 images are not in .*000000000025.jpg"):
         import_masks(freesolo, images=folders[:1])
+    part = import_masks(freesolo, images=folders[1:], leave_out_missing=True)
+    assert [one["file_name"] for one in part.coco["images"]] == ["000000000025.jpg"]
+    assert {one["image_id"] for one in part.coco["annotations"]} == {25}
+    assert "Left out: 1 images that are in none of the folders" in part.notes
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(folders[0] / "000000000009.jpg")
     with pytest.raises(
         ValueError, match=r"1 of 2 images .*000000000009.jpg \(\(33, 48\), expected \(32, 48\)\)"

@@ -100,8 +100,8 @@ def test_a_store_that_cannot_be_written_does_not_lose_the_run(
     def fails(*_: Any, **__: Any) -> None:
         raise ValueError("masks.arrow: cannot be written")
 
-    monkeypatch.setattr("sp_fast.proposals.store.can_store", lambda: True)
-    monkeypatch.setattr("sp_fast.proposals.store.write_store", fails)
+    monkeypatch.setattr("sp_fast.data.store.can_store", lambda: True)
+    monkeypatch.setattr("sp_fast.data.store.write_store", fails)
     with pytest.warns(UserWarning, match=r"masks\.arrow: cannot be written"):
         assert run(folder, tmp_path / "masks.json").merged
     assert len(load_coco(tmp_path / "masks.json", folder)["images"]) == 12
