@@ -193,8 +193,8 @@ def test_data_and_augmentation(name):
     steps = [step.type for step in train.pipeline]
     assert steps[:2] == ["ReadImage", "LoadAnnotations"]
     assert "RandomFlip" in steps
-    turned = ["Rotate", "TightBoxes"] if model in QUERY_MODELS else []
-    assert [step for step in steps if step in ("Rotate", "TightBoxes")] == turned
+    turned = ["RotateInstances", "TightBoxes"] if model in QUERY_MODELS else []
+    assert [step for step in steps if step in ("RotateInstances", "TightBoxes")] == turned
     assert steps[-1 - len(turned) :] == [*turned, "PackInstances"]
 
 
