@@ -102,8 +102,8 @@ class RotateInstances(Rotate):
 class TightBoxes(BaseTransform):
     """Takes the boxes from the masks again, and leaves out instances whose mask is empty.
 
-    For after transforms that turn the boxes and so make them loose (RotateInstances), or that leave nothing of a mask
-    (RandomCrop). Labels, flags and seeds stay in line with `gt_masks`.
+    For after transforms that turn the boxes and so make them loose (RotateInstances), or that leave nothing
+    of a mask (RandomCrop). Labels, flags and seeds stay in line with `gt_masks`.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
