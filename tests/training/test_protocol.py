@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -19,6 +21,8 @@ from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
 from sp_fast.configs import config_names, find_config
+from sp_fast.configuration import default_folder
+from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME
 from tests.pretraining.families import build_plain
 
 QUERY_MODELS = ("knet_r50", "queryinst_r50", "mask2former_r50")
@@ -94,6 +98,16 @@ def test_names_follow_from_models_and_data_sets():
     assert find_config("mask_rcnn_r50/finetune.py").stem == "mask_rcnn_r50"
     with pytest.raises(FileNotFoundError, match=r"did you mean solov2_r50/finetune_ctw1500\?"):
         find_config("solov2_r50/finetune_ctw150")
+
+
+def test_pretrained_weights_are_where_the_configs_say():
+    told = []
+    for name in NAMES:
+        found = re.search(r"^# Start: --load-from (\S+)$", find_config(name).read_text(), re.MULTILINE)
+        if found:
+            told.append(name)
+            assert Path(found[1]) == default_folder(f"{name.split('/')[0]}/pretrain") / EXPORTED_NAME
+    assert len(told) == 15
 
 
 @pytest.mark.parametrize("name", NAMES)
