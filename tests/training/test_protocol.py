@@ -174,8 +174,9 @@ def undecayed(plain: nn.Module) -> set[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_batch(name):
     model, kind = name.split("/")
-    batch = 96 if model in QUERY_MODELS else 16
-    batch = {"pretrain_official": 48}.get(kind, 32 if "ctw1500" in kind else batch)
+    batch = 16
+    if model in QUERY_MODELS:
+        batch = {"pretrain_official": 48}.get(kind, 32 if "ctw1500" in kind else 96)
     assert config(name).train_dataloader.batch_size * GPUS == batch
     repeated = config(name).train_dataloader.dataset.get("times", 1)
     assert repeated == (8 if "cityscapes" in kind else 1)
