@@ -192,8 +192,9 @@ class Runner(mmengine_runner.Runner):
 
     def load_or_resume(self) -> None:
         """See mmengine; then fills the data sets' caches, unless no step is left."""
-        if self._resume:
-            self._load_from = self._newest_checkpoint() or self._load_from
+        newest = self._newest_checkpoint() if self._resume else None
+        if newest:
+            self._load_from = newest
         planned = schedules(self) if self._resume else []
         super().load_or_resume()
         if self._resume and self.iter and planned != schedules(self):
