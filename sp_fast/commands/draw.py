@@ -31,7 +31,7 @@ def draw(
     annotations: Annotated[
         Path | None, typer.Option(help="COCO-format file of the images, for results (lists).")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Number of images, evenly spread.")] = 12,
+    count: Annotated[int, typer.Option(min=1, max=200, help="Number of images, evenly spread.")] = 12,
     names: Annotated[
         str | None, typer.Option(help="File names of the images to draw instead, comma-separated.")
     ] = None,

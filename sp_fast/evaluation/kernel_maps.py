@@ -18,7 +18,7 @@ from sp_fast.plots import WIDTH, shortened
 
 SIDE = 200  # of the maps, as in the paper's Figure 6
 SAVE_SECONDS = 60.0
-LONGEST = 56  # characters of a title, which fit above the maps of a model
+LONGEST = 52  # characters of a title, which fit above the maps of a model
 
 
 def mean_kernel_maps(
