@@ -151,9 +151,9 @@ def _images_of(path: Path, entries: list, of: Path | None) -> list[dict[str, Any
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
             raise ValueError(f"{of}: expected a COCO-format dict with 'images', got {short(content)}")
         records = [_record(of, image) for image in content["images"]]
-    known = {record.get("file_name"): record.get("id") for record in records}
+    known = {one["file_name"]: one["id"] for one in records if isinstance(one.get("file_name"), str)}
     if of is not None:
-        known |= {record.get("id"): record.get("id") for record in records}
+        known |= {one["id"]: one["id"] for one in records}
     if others := [key for key in keys if key not in known]:
         raise ValueError(
             f"{path}: expected results of the {len(records)} images of {of}, got {len(others)} of "
