@@ -40,6 +40,8 @@ def draw(
 ) -> None:
     """Draw masks over images; those of several files in rows below each other, for the same images."""
     check_picture(out, overwrite)
+    if not images.is_dir():
+        raise FileNotFoundError(f"--images: expected the folder of the images, got {images}")
     from sp_fast.evaluation.mask_grid import choose_images, mask_grid, read_masks
     from sp_fast.plots import save_png
 
