@@ -19,7 +19,7 @@ from sp_fast.data.rle import to_rle
 from sp_fast.data.structure import is_number
 from sp_fast.drawing import PALETTE, overlay
 from sp_fast.evaluation.sources import annotated_image, read_detections
-from sp_fast.plots import WIDTH
+from sp_fast.plots import WIDTH, shortened
 
 LINE = 5.0  # least width of a line of images, in its height
 HEIGHT, GAP = 300, 8  # of the images in a line and between them, in pixels
@@ -142,9 +142,9 @@ def mask_grid(files: Sequence[ImageMasks], folder: Path, names: Sequence[str]) -
         place.spines[:].set_visible(False)
         if number % len(files) == 0:
             for left, name in zip(lefts, part, strict=True):
-                place.text(left, -4, _shortened(name), fontsize=6.5, va="bottom")
+                place.text(left, -4, shortened(name, LONGEST), fontsize=6.5, va="bottom")
         if len(files) > 1:
-            place.set_ylabel(_shortened(one.label), fontsize=8)
+            place.set_ylabel(shortened(one.label, LONGEST), fontsize=8)
     return figure
 
 
@@ -177,7 +177,3 @@ def _joined(pictures: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
     row = np.concatenate([part for one in pictures for part in (one, white)][:-1], axis=1)
     rest = max(round(LINE * HEIGHT) - row.shape[1], 0)
     return np.pad(row, ((0, 0), (0, rest), (0, 0)), constant_values=255), lefts
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"

@@ -11,11 +11,11 @@ import pytest
 
 from sp_fast.commands.experiment import run_and_report
 from sp_fast.configs import config_names, find_config
-from sp_fast.experiments import Experiment
+from sp_fast.experiments import Experiment, worker
 from sp_fast.experiments.inputs import check_inputs
 from sp_fast.experiments.paper import analyses, numbers
 from sp_fast.experiments.paper.protocol import DATA, pipelines_of_size
-from sp_fast.experiments.plan import Plan
+from sp_fast.experiments.plan import PROPOSALS, Plan
 from sp_fast.experiments.report import print_status
 from sp_fast.experiments.store import Source
 from sp_fast.files import write_json
@@ -246,6 +246,22 @@ def test_missing_files_are_told_before_anything_runs(tmp_path):
     for run in plan.needed(["swav", "sp"], [0]):
         write_json({}, run.folder / "result.json")
     check_inputs(plan, ["swav", "sp"], [0])
+
+
+def test_table_7_draws_up_detrs_patches_itself(tmp_path):
+    made_up.write_images(tmp_path / "unlabeled2017", count=2)
+    plan = Plan(load("table7", data_root=str(tmp_path)), tmp_path / "out", [0])
+    run = plan.of("up_detr", PROPOSALS, 0)
+    run.folder.mkdir(parents=True)
+    source = dataclasses.asdict(Source("table7"))
+    write_json(
+        {"kind": run.kind, "spec": run.spec, "seed": 0, "needs": run.needs, "source": source},
+        run.folder / "run.json",
+    )
+    assert worker.main(run.folder) == 0
+    coco = json.loads((run.folder / "masks.json").read_text())
+    assert coco["info"]["kind"] == "up-detr"
+    assert len(coco["annotations"]) == 20
 
 
 def test_table_6_measures_boxes_of_masks_and_boxes_alone(tmp_path):
