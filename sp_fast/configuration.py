@@ -153,7 +153,7 @@ def _validation_data(cfg: Any, args: argparse.Namespace) -> None:
             dataset.images = args.val_images
         if args.val_annotations:
             dataset.ann_file = args.val_annotations
-            for metric in cfg[f"{name}_evaluator"]:
+            for metric in _metrics(cfg, f"{name}_evaluator"):
                 metric.ann_file = args.val_annotations
 
 
@@ -180,8 +180,7 @@ def _merge_classes(cfg: Any) -> None:
     for dataset in _datasets(cfg):
         dataset.class_agnostic = True
     for name in ("val_evaluator", "test_evaluator"):
-        metrics = cfg.get(name) or []
-        cfg[name] = [metric for metric in metrics if metric.type == "ClassAgnosticCocoMetric"] or None
+        cfg[name] = [one for one in _metrics(cfg, name) if one.type == "ClassAgnosticCocoMetric"] or None
 
 
 def _match_classes(cfg: Any, args: argparse.Namespace) -> None:
@@ -280,6 +279,12 @@ def _unwrapped(dataset: Any) -> list[Any]:
     """The data sets in a RepeatDataset or ConcatDataset, or else the one given."""
     inside = [dataset["dataset"]] if "dataset" in dataset else dataset.get("datasets")
     return [dataset] if inside is None else [found for one in inside for found in _unwrapped(one)]
+
+
+def _metrics(cfg: Any, name: str) -> list[Any]:
+    """The metrics of an evaluator; a config may give one without a list."""
+    metrics = cfg.get(name) or []
+    return [metrics] if isinstance(metrics, dict) else list(metrics)
 
 
 def _only_dataset(cfg: Any, loader: str, option: str) -> Any:

@@ -46,6 +46,11 @@ def inline_svg(draw: Callable[[Any], None], name: str) -> str:
     return re.sub(r'<g id="[^"]*">', "<g>", text)
 
 
+def shortened(text: str, longest: int) -> str:
+    """The text, or its end after an ellipsis if it has more than `longest` characters."""
+    return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
 def save_png(draw: Callable[[], Figure | None], path: Path) -> bool:
     """Writes the figure that `draw` makes in this style (atomic write); False if there is none."""
     with matplotlib.rc_context(STYLE):

@@ -1,9 +1,9 @@
 """Pre-trains, fine-tunes or evaluates from a config, with one process or several.
 
-    python sp_fast/train.py CONFIG [options]
-    torchrun --nproc-per-node 8 sp_fast/train.py CONFIG [options]
+    sp-fast train CONFIG [options]
+    torchrun --nproc-per-node 8 -m sp_fast train CONFIG [options]
 
-The same as `sp-fast train CONFIG [options]`. Runs on mmengine's Runner.
+Also a script of its own, for a checkout: `python sp_fast/train.py`. Runs on mmengine's Runner.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="sp-fast train",
         description="Pre-train, fine-tune or evaluate from a config.\n"
-        "Several processes: torchrun --nproc-per-node N sp_fast/train.py CONFIG ...",
+        "Several processes: torchrun --nproc-per-node N -m sp_fast train CONFIG ...",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,9 +81,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--allow-partial", action="store_true", help="Accept --weights that lack some of the backbone")
     add("--load-from", metavar="FILE", help="Weights of the whole model: pretrained.pth to fine-tune")
     add("--from-scratch", action="store_true", help="Start from random weights, of the backbone too")
-    add = parser.add_argument_group("run").add_argument
+    run = parser.add_argument_group("run")
+    add = run.add_mutually_exclusive_group().add_argument
     add("--epochs", type=int, metavar="N", help="Train for N epochs; the schedule is scaled to them")
     add("--steps", type=int, metavar="N", help="Train for N steps; likewise")
+    add = run.add_argument
     add("--batch-size", type=int, metavar="N", help="Images that a process takes at once")
     total = (
         "Images per step in all processes, whatever their number: gradients of several batches are added up"
@@ -100,7 +102,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--wandb", metavar="PROJECT", help="Send the log to a project of Weights & Biases")
     overridden = "Override any config entry, as KEY=VALUE"
     add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="ENTRY", help=overridden)
-    return parser.parse_args(arguments)
+    try:
+        return parser.parse_args(arguments)
+    except (ValueError, AssertionError) as error:  # from DictAction
+        parser.error(f"--cfg-options: expected KEY=VALUE: {error}")
 
 
 def load_config(args: argparse.Namespace) -> Any:
@@ -112,16 +117,18 @@ def load_config(args: argparse.Namespace) -> Any:
     from sp_fast.overrides import apply_overrides
     from sp_fast.run_options import apply_run_options
 
+    path = find_config(args.config)
     try:
-        cfg = Config.fromfile(find_config(args.config))
-    except (SyntaxError, NameError, KeyError, AttributeError, TypeError, ImportError) as error:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is Python code, which may raise anything
         raise ValueError(f"CONFIG: {args.config}: {type(error).__name__}: {error}") from error
-    for unit in ("epochs", "steps"):
-        if getattr(args, unit) is not None:
-            scale_length(cfg, unit, getattr(args, unit))
-    apply_overrides(cfg, args.cfg_options)  # after the scaling: what is asked for by name is not scaled
-    apply_options(cfg, args)
-    apply_run_options(cfg, args)
+    with named_as_config_error():
+        for unit in ("epochs", "steps"):
+            if getattr(args, unit) is not None:
+                scale_length(cfg, unit, getattr(args, unit))
+        apply_overrides(cfg, args.cfg_options)  # after the scaling: what is asked for by name is not scaled
+        apply_options(cfg, args)
+        apply_run_options(cfg, args)
     return cfg
 
 

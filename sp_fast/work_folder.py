@@ -10,7 +10,8 @@ from pathlib import Path
 from sp_fast.locks import try_lock
 
 LOCK = ".lock"
-RESULTS = ("latest.pth", "best.pth", "pretrained.pth")
+# The last one names the newest checkpoint of mmengine's own hook.
+RESULTS = ("latest.pth", "best.pth", "pretrained.pth", "last_checkpoint")
 
 
 @contextlib.contextmanager

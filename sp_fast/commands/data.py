@@ -40,6 +40,9 @@ Examples:
   FreeSOLO's masks of two folders:
     sp-fast data masks freesolo.json --images data/coco/train2017 \\
       --images data/coco/unlabeled2017 --out freesolo_masks.json
+  Those of one of the two:
+    sp-fast data masks freesolo.json --images data/coco/unlabeled2017 \\
+      --leave-out-missing --out freesolo_unlabeled.json
   Results of a CutLER model, which name images by id:
     sp-fast data masks coco_instances_results.json --min-score 0.3 --top 20 \\
       --of annotations/image_info_unlabeled2017.json \\
@@ -203,6 +206,9 @@ def masks(
     top: Annotated[
         int | None, typer.Option(min=1, help="Largest number of masks per image, the best scores first.")
     ] = None,
+    leave_out_missing: Annotated[
+        bool, typer.Option("--leave-out-missing", help="Leave out images that are in none of --images.")
+    ] = False,
     boxes: Annotated[
         bool, typer.Option("--boxes", help="Box-shaped masks, of the masks or of 'bbox' (x, y, w, h).")
     ] = False,
@@ -216,10 +222,19 @@ def masks(
     from sp_fast.data.prepared import check_outputs, summary, write_checked
     from sp_fast.progress import RunProgress
 
+    if leave_out_missing and not images:
+        raise ValueError("--leave-out-missing: expected the folders of the images in --images, got none")
     check_outputs([out], overwrite=overwrite)
     with RunProgress("images") as progress:
         found = import_masks(
-            file, images=images or (), of=of, min_score=min_score, top=top, boxes=boxes, progress=progress
+            file,
+            images=images or (),
+            of=of,
+            min_score=min_score,
+            top=top,
+            boxes=boxes,
+            leave_out_missing=leave_out_missing,
+            progress=progress,
         )
     write_checked(found.coco, out)
     typer.echo(f"{out}: {summary(found.coco)}")

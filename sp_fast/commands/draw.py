@@ -31,7 +31,7 @@ def draw(
     annotations: Annotated[
         Path | None, typer.Option(help="COCO-format file of the images, for results (lists).")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Number of images, evenly spread.")] = 12,
+    count: Annotated[int, typer.Option(min=1, max=200, help="Number of images, evenly spread.")] = 12,
     names: Annotated[
         str | None, typer.Option(help="File names of the images to draw instead, comma-separated.")
     ] = None,
@@ -40,6 +40,8 @@ def draw(
 ) -> None:
     """Draw masks over images; those of several files in rows below each other, for the same images."""
     check_picture(out, overwrite)
+    if not images.is_dir():
+        raise FileNotFoundError(f"--images: expected the folder of the images, got {images}")
     from sp_fast.evaluation.mask_grid import choose_images, mask_grid, read_masks
     from sp_fast.plots import save_png
 

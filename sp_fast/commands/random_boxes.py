@@ -26,7 +26,7 @@ def random_boxes(
     count: Annotated[
         int | None, typer.Option(min=1, help="Boxes per image [20, or 10 for up-detr].", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
 ) -> None:
     """Make random boxes for a folder of images, as pseudo masks for pre-training."""

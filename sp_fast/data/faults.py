@@ -43,6 +43,9 @@ KINDS = {
     "swapped size": Kind(ERROR, "height and width swapped", "swap them; check that masks fit the image"),
     "missing image": Kind(ERROR, "images missing", "add the file, or remove its entry"),
     "broken image": Kind(ERROR, "images that cannot be read", "replace the file, or remove its entry"),
+    "outside folder": Kind(
+        ERROR, "files outside the image folder", "use paths inside the folder, or give one that holds all"
+    ),
     "listed twice": Kind(ERROR, "files listed twice", "merge the two entries"),
     "leak": Kind(ERROR, "same image in both sets", "remove it from one of the sets"),
     "EXIF": Kind(
@@ -59,9 +62,6 @@ KINDS = {
     "object twice": Kind(WARNING, "the same object twice", "remove one of the two"),
     "same image": Kind(WARNING, "same image under two names", "remove one of the two"),
     "other classes": Kind(WARNING, "classes of one set only", "use the same categories in both files"),
-    "outside folder": Kind(
-        ERROR, "files outside the image folder", "use paths inside the folder, or give one that holds all"
-    ),
     "unlisted": Kind(NOTE, "images without an entry", "not used for training with labels"),
     "no objects": Kind(NOTE, "images without objects", "kept as background"),
     "unused class": Kind(NOTE, "classes without objects", "they cannot be learnt"),

@@ -124,7 +124,8 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     links: list[Path] = []
     suffixes = (*IMAGE_SUFFIXES, *readable_suffixes())
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in _in_utf8(folders, parent) if not name.startswith(".")]
+        files = _in_utf8(files, parent)
         # This also skips "._name.jpg", which macOS puts beside a file and which is not an image.
         for name in sorted(name for name in files if not name.startswith(".")):
             if name.lower().endswith(suffixes):
@@ -173,6 +174,18 @@ def spread(values: Sequence[Item], count: int) -> list[Item]:
     """At most `count` of the values, evenly spread."""
     count = min(count, len(values))
     return [values[k * len(values) // count] for k in range(count)]
+
+
+def _in_utf8(names: Sequence[str], parent: str) -> list[str]:
+    """The names that are UTF-8; a warning names the others."""
+    odd = [name for name in names if any("\ud800" <= letter <= "\udfff" for letter in name)]
+    if odd:
+        some = ", ".join(map(ascii, odd[:5])) + (", ..." if len(odd) > 5 else "")
+        warnings.warn(
+            f"{parent!a}: left out {len(odd)} names that are not UTF-8: {some}; rename them",
+            stacklevel=3,
+        )
+    return sorted({*names} - {*odd})
 
 
 def is_inside(name: str, folder: str | os.PathLike[str]) -> bool:

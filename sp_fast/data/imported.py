@@ -44,6 +44,7 @@ def import_masks(
     min_score: float | None = None,
     top: int | None = None,
     boxes: bool = False,
+    leave_out_missing: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Imported:
     """Read the masks or boxes of another method for `source="import"`.
@@ -64,6 +65,7 @@ def import_masks(
         top: largest number of masks per image: those of the best scores, or the first without scores.
         boxes: give box-shaped masks: of the masks' tight boxes, or of `bbox` (xywh, pixels) where there is no
             mask.
+        leave_out_missing: leave out images that are in none of the folders, and their masks.
         progress: called with (images checked, all images), if `images` is given.
 
     Raises:
@@ -84,7 +86,8 @@ def import_masks(
             raise ValueError(f"of: expected a list of results with it, but {path} lists its own images")
         entries, records, info = _parts(path, content)
     annotations = [_annotation(path, k, one, boxes) for k, one in enumerate(entries)]
-    notes = _set_sizes(records, annotations, images)
+    notes = _leave_out_missing(records, annotations, images) if leave_out_missing else []
+    notes += _set_sizes(records, annotations, images)
     _check(path, records, annotations, with_scores=min_score is not None)
     root, exif = _find(records, images, progress)
     found, left_out = _masks(records, annotations, boxes, min_score, top)
@@ -148,9 +151,9 @@ def _images_of(path: Path, entries: list, of: Path | None) -> list[dict[str, Any
         if not isinstance(content, dict) or not isinstance(content.get("images"), list):
             raise ValueError(f"{of}: expected a COCO-format dict with 'images', got {short(content)}")
         records = [_record(of, image) for image in content["images"]]
-    known = {record.get("file_name"): record.get("id") for record in records}
+    known = {one["file_name"]: one["id"] for one in records if isinstance(one.get("file_name"), str)}
     if of is not None:
-        known |= {record.get("id"): record.get("id") for record in records}
+        known |= {one["id"]: one["id"] for one in records}
     if others := [key for key in keys if key not in known]:
         raise ValueError(
             f"{path}: expected results of the {len(records)} images of {of}, got {len(others)} of "
@@ -177,6 +180,17 @@ def _annotation(path: Path, position: int, one: Any, boxes: bool) -> dict[str, A
             "(--boxes)"
         )
     return entry
+
+
+def _leave_out_missing(records: list[dict], annotations: list[dict], folders: Sequence[Any]) -> list[str]:
+    """Removes images that are in none of the folders, and their annotations; returns notes."""
+    names = {one.get("id"): str(one.get("file_name")) for one in records}
+    missing = {
+        key for key, name in names.items() if not any((Path(folder) / name).is_file() for folder in folders)
+    }
+    records[:] = [one for one in records if one.get("id") not in missing]
+    annotations[:] = [one for one in annotations if one["image_id"] not in missing]
+    return [f"Left out: {len(missing)} images that are in none of the folders"] if missing else []
 
 
 def _set_sizes(records: list[dict], annotations: list[dict], folders: Sequence[Any]) -> list[str]:

@@ -18,8 +18,12 @@ from sp_fast.files import replacing
 
 
 def check_outputs(paths: Iterable[str | os.PathLike[str]], *, overwrite: bool) -> None:
-    """Raise FileExistsError if one of the files to write exists and `overwrite` is not set."""
+    """Raise an error if two of the files to write are one, or if one exists and `overwrite` is not set."""
+    seen = set()
     for path in map(Path, paths):
+        if os.path.abspath(path) in seen:
+            raise ValueError(f"out: expected a file of its own for each output, got {path} twice")
+        seen.add(os.path.abspath(path))
         if path.is_dir():
             raise IsADirectoryError(f"out: expected a file to write, got the folder {path}")
         if path.exists() and not overwrite:

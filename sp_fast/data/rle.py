@@ -25,9 +25,16 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def box_masks(boxes: Any, height: int, width: int) -> list[dict[str, Any]]:
-    """Compressed run lengths of the boxes `[n, 4]` (xywh, pixels), cut off at the border of the image."""
+    """Compressed run lengths of the boxes `[n, 4]` (xywh, pixels), cut off at the border of the image.
+
+    Boxes without a positive width and height give empty masks.
+    """
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    return coco_mask.frPyObjects(boxes, height, width) if len(boxes) else []
+    # pycocotools walks along the whole outline: a box far beyond the image would take all memory.
+    first = np.clip(boxes[:, :2], 0, [width, height])
+    last = np.clip(boxes[:, :2] + boxes[:, 2:], first, [width, height])
+    inside = np.concatenate([first, last - first], axis=1)
+    return coco_mask.frPyObjects(inside, height, width) if len(boxes) else []
 
 
 def may_be_empty(segmentation: Any, size: tuple[int, int]) -> bool:

@@ -11,19 +11,22 @@ import json
 import os
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from sp_fast.data.coco import numbered, object_categories, write_masks
 from sp_fast.data.rle import rle_areas, to_rle
 from sp_fast.files import replacing, sha256
 
 _ROWS = 256  # images of a record batch; only the last has fewer
 _KEY = b"sp_fast.store"
+_CRC = b"crc32"  # of a record batch, in its metadata
 # A file can change twice within one tick of its time stamp.
 _TICK = 2_000_000_000  # ns
 
@@ -102,6 +105,7 @@ class MaskStore:
         self.images_checked: bool = about["images_checked"]
         if source not in (None, self.source):
             raise ValueError(f"{self.path}: replaced while it was in use; start again")
+        self._sound: set[int] = set()  # record batches whose checksum was compared
         last = self._file.num_record_batches - 1
         self._length = last * _ROWS + self._file.get_batch(last).num_rows if last >= 0 else 0
 
@@ -126,9 +130,11 @@ class MaskStore:
         Args:
             row: place of the image in the file.
             tight_boxes: take `bbox` and `area` from the masks.
+
+        Raises:
+            ValueError: the file is damaged there.
         """
-        batch = self._file.get_batch(row // _ROWS)
-        image = batch.slice(row % _ROWS, 1).to_pylist()[0]
+        image = self._sound_batch(row // _ROWS).slice(row % _ROWS, 1).to_pylist()[0]
         annotations = image.pop("masks")
         for one in annotations:
             counts, other = one.pop("counts"), one.pop("segmentation")
@@ -191,6 +197,18 @@ class MaskStore:
         annotations = [one for row in range(0, len(self), every) for one in self.entry(row)[1]]
         return {"images": images, "annotations": annotations, "categories": self.categories}
 
+    def _sound_batch(self, number: int) -> Any:
+        batch, about = self._file.get_batch_with_custom_metadata(number)
+        if number not in self._sound:
+            if (about or {}).get(_CRC) != _checksum(batch):
+                first = number * _ROWS
+                raise ValueError(
+                    f"{self.path}: damaged (checksum of images {first} to {first + batch.num_rows - 1}); "
+                    "make it again with sp-fast data store --overwrite"
+                )
+            self._sound.add(number)
+        return batch
+
     def _batches(self) -> Iterator[Any]:
         return map(self._file.get_batch, range(self._file.num_record_batches))
 
@@ -218,7 +236,8 @@ def write_store(
 
     Raises:
         ModuleNotFoundError: pyarrow is not installed.
-        ValueError: a value that Arrow cannot hold, such as an id beyond 64 bits.
+        ValueError: a value that Arrow cannot hold, such as an id beyond 64 bits or a file name that is not
+            UTF-8.
     """
     if not can_store():
         raise ModuleNotFoundError("a store of masks needs pyarrow; pip install 'sp_fast[mmdet]'")
@@ -239,11 +258,46 @@ def write_store(
     try:
         with replacing(path) as file, pa.ipc.new_file(file, schema) as out:
             while part := list(islice(rows, _ROWS)):
-                out.write_batch(pa.RecordBatch.from_pylist(part, schema=schema))
+                batch = pa.RecordBatch.from_pylist(part, schema=schema)
+                as_read = pa.ipc.read_record_batch(batch.serialize(), schema)
+                out.write_batch(batch, custom_metadata={_CRC: _checksum(as_read)})
                 done += len(part)
                 progress(done)
-    except (pa.ArrowException, OverflowError) as error:
-        raise ValueError(f"{source}: cannot be written as a store ({error}); leave {path.name} out") from None
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise ValueError(f"{path}: cannot be written ({error}); train without this store") from None
+
+
+def write_stored_masks(
+    file: BinaryIO,
+    out: Path,
+    info: dict[str, Any],
+    images: Callable[[], Iterable[dict[str, Any]]],
+    masks: Callable[[], Iterable[dict[str, Any]]],
+) -> int:
+    """Write masks of one class with `write_masks`, and their store where pyarrow is installed.
+
+    A store that cannot be written is a warning: training reads the annotation file instead.
+
+    Args:
+        file: the open file that becomes `out`.
+        out: the annotation file, beside which the store is written.
+        info: any JSON values.
+        images: gives the images in order; their sizes are those of the files.
+        masks: gives the masks in the order of their images.
+
+    Returns:
+        The number of masks.
+    """
+    count = write_masks(file, info, images(), masks())
+    if can_store():
+        file.flush()
+        coco = {"info": info, "categories": object_categories()}
+        beside, entries = store_path(out), numbered(masks())
+        try:
+            write_store(beside, Path(file.name), coco, images(), entries, images_checked=True)
+        except ValueError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return count
 
 
 def in_order(coco: dict[str, Any]) -> list[dict[str, Any]]:
@@ -310,6 +364,14 @@ def _schema(image_id: Any, mask_id: Any) -> Any:
     )
     image = {"id": kinds[0], "file_name": pa.string(), "height": pa.int32(), "width": pa.int32()}
     return pa.schema({**image, "masks": pa.list_(mask)})
+
+
+def _checksum(batch: Any) -> bytes:
+    crc = 0
+    for column in batch.columns:
+        for buffer in filter(None, column.buffers()):
+            crc = zlib.crc32(buffer, crc)
+    return b"%08x" % crc
 
 
 def _identity(source: Path) -> dict[str, Any]:

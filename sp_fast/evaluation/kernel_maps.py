@@ -14,10 +14,11 @@ from matplotlib.figure import Figure
 
 from sp_fast.data.images import read_image
 from sp_fast.files import replacing
-from sp_fast.plots import WIDTH
+from sp_fast.plots import WIDTH, shortened
 
 SIDE = 200  # of the maps, as in the paper's Figure 6
 SAVE_SECONDS = 60.0
+LONGEST = 52  # characters of a title, which fit above the maps of a model
 
 
 def mean_kernel_maps(
@@ -92,7 +93,7 @@ def kernel_figure(maps: Mapping[str, np.ndarray]) -> Figure:
         place.set_axis_off()
     for place, (label, one) in zip(axes.flat, pictures.items(), strict=False):
         shown = place.imshow(one, cmap="viridis", vmin=0, vmax=top)
-        place.set_title(label)
+        place.set_title(shortened(label, LONGEST))
     bar = figure.colorbar(shown, ax=axes, shrink=0.6, aspect=30, pad=0.01)
     bar.set_label("mean mask activation")
     return figure

@@ -16,9 +16,10 @@ from pycocotools import mask as coco_mask
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import spread
 from sp_fast.data.rle import to_rle
+from sp_fast.data.structure import is_number
 from sp_fast.drawing import PALETTE, overlay
 from sp_fast.evaluation.sources import annotated_image, read_detections
-from sp_fast.plots import WIDTH
+from sp_fast.plots import WIDTH, shortened
 
 LINE = 5.0  # least width of a line of images, in its height
 HEIGHT, GAP = 300, 8  # of the images in a line and between them, in pixels
@@ -58,6 +59,7 @@ def read_masks(
     Raises:
         OSError, ValueError: see `load_coco` and `read_detections`; or results without `annotations` or masks.
     """
+    label = label or path.name
     if _is_list(path):
         if annotations is None:
             raise ValueError(f"--annotations: expected the COCO-format file of the images of {path}, a list")
@@ -65,21 +67,30 @@ def read_masks(
         found = read_detections(path, coco, ignore_classes=True)
         if not found.has_masks:
             raise ValueError(f"{path}: expected results with masks ('segmentation'), got boxes only")
-        entries = found.entries
-    else:
-        coco = load_coco(path)
-        entries = coco["annotations"]
+        return masks_of({**coco, "annotations": found.entries}, label, min_score)
+    coco = load_coco(path)
+    for one in coco["annotations"]:
+        if not is_number(one.get("score", 1.0)):
+            raise ValueError(
+                f"{path}: annotation {one['id']} has the score {one['score']!r}: expected a number"
+            )
+    return masks_of(coco, label, min_score)
+
+
+def masks_of(coco: dict[str, Any], label: str, min_score: float = 0.0) -> ImageMasks:
+    """The same for a COCO-format dict, whose annotations may also be results."""
     names = {info["id"]: info["file_name"] for info in coco["images"]}
     masks = defaultdict(list)
     left_out = 0
-    for one in entries:
+    for one in coco["annotations"]:
         if one.get("score", 1.0) < min_score:
             left_out += 1
         elif not one.get("iscrowd"):
             masks[names[one["image_id"]]].append(one)
     images = {info["file_name"]: info for info in coco["images"]}
-    exif = coco.get("info", {}).get("exif", "auto")
-    return ImageMasks(label or path.name, images, dict(masks), left_out, exif)
+    info = coco.get("info")
+    exif = info.get("exif", "auto") if isinstance(info, dict) else "auto"
+    return ImageMasks(label, images, dict(masks), left_out, exif)
 
 
 def _is_list(path: Path) -> bool:
@@ -131,9 +142,9 @@ def mask_grid(files: Sequence[ImageMasks], folder: Path, names: Sequence[str]) -
         place.spines[:].set_visible(False)
         if number % len(files) == 0:
             for left, name in zip(lefts, part, strict=True):
-                place.text(left, -4, _shortened(name), fontsize=6.5, va="bottom")
+                place.text(left, -4, shortened(name, LONGEST), fontsize=6.5, va="bottom")
         if len(files) > 1:
-            place.set_ylabel(_shortened(one.label), fontsize=8)
+            place.set_ylabel(shortened(one.label, LONGEST), fontsize=8)
     return figure
 
 
@@ -166,7 +177,3 @@ def _joined(pictures: list[np.ndarray]) -> tuple[np.ndarray, list[int]]:
     row = np.concatenate([part for one in pictures for part in (one, white)][:-1], axis=1)
     rest = max(round(LINE * HEIGHT) - row.shape[1], 0)
     return np.pad(row, ((0, 0), (0, rest), (0, 0)), constant_values=255), lefts
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from pycocotools import mask as coco_mask
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import spread
 from sp_fast.data.rle import to_rle
+from sp_fast.data.store import open_store
 from sp_fast.drawing import PALETTE, WHITE, data_uri, overlay, resized
 from sp_fast.evaluation.sources import annotated_image
 from sp_fast.experiments.experiment import Row
@@ -48,13 +50,13 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
     strips: list[Strip] = []
     names: list[str] = []
     for label, run in runs.items():
-        coco = json.loads((run.folder / MASKS).read_text())
+        coco = sampled(run.folder / MASKS, count, names)
         infos = {info["file_name"]: info for info in coco["images"]}
-        names = names or spread(list(infos), count)
+        names = names or list(infos)
         folder = place(run, "images")
         if not names or not all(name in infos and (folder / name).is_file() for name in names):
             continue
-        exif = coco.get("info", {}).get("exif", "auto")
+        exif = (coco["info"] or {}).get("exif", "auto")
         images = [annotated_image(infos[name], folder, exif) for name in names]
         if not strips:
             strips.append(Strip("image", [Picture(data_uri(resized(image))) for image in images]))
@@ -63,6 +65,32 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
         pairs = [(image, _as_rles(one, *image.shape[:2])) for image, one in zip(images, best, strict=True)]
         strips.append(Strip(label, [_drawn(*pair) for pair in pairs]))
     return strips
+
+
+def sampled(masks: Path, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Some images of a file of pseudo labels and their masks, in COCO format; from its store, if it has one.
+
+    The images are those with these names, or `count` that are evenly spread.
+    """
+    store = open_store(masks)
+    if store is not None:
+        rows = {name: row for row, name in enumerate(store.file_names())}
+        names = names or spread(list(rows), count)
+        entries = [store.entry(rows[name]) for name in names if name in rows]
+        info, categories = store.info, store.categories
+    else:
+        coco = json.loads(masks.read_text())
+        images = {image["file_name"]: image for image in coco["images"]}
+        by_image = _by_image(coco["annotations"])
+        names = names or spread(list(images), count)
+        entries = [(images[name], by_image[images[name]["id"]]) for name in names if name in images]
+        info, categories = coco.get("info"), coco["categories"]
+    return {
+        "info": info,
+        "categories": categories,
+        "images": [image for image, _ in entries],
+        "annotations": [one for _, annotations in entries for one in annotations],
+    }
 
 
 def prediction_samples(plan: Plan, training: str) -> list[Strip]:

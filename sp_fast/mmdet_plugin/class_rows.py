@@ -45,8 +45,8 @@ def match_rows(
     """Puts the rows of a file's class layers in the order of the model's classes.
 
     The rows of classes that the file does not have keep the model's own values. Layers with a row per class,
-    with one for the background after them, or with four numbers per class (boxes) are matched; others that
-    depend on the number of classes are left out.
+    with one for the background after them, or with four numbers per class (`fc_reg`, boxes) are matched;
+    others that depend on the number of classes are left out. Boxes for all classes at once stay as they are.
 
     Args:
         state: tensors of the file, changed in place.
@@ -59,16 +59,23 @@ def match_rows(
     for name, tensor in list(state.items()):
         if name not in own or not any(pattern.match(name) for pattern in patterns):
             continue
-        layout = _layout(tensor, len(theirs))
-        if layout and layout == _layout(own[name], len(ours)) and tensor.shape[1:] == own[name].shape[1:]:
+        boxes = ".fc_reg." in name
+        if boxes and len(tensor) == len(own[name]) == 4:
+            continue
+        layout = _layout(tensor, len(theirs), boxes=boxes)
+        if (
+            layout
+            and layout == _layout(own[name], len(ours), boxes=boxes)
+            and tensor.shape[1:] == own[name].shape[1:]
+        ):
             state[name] = _matched(tensor, own[name], theirs, ours, layout)
         elif not (len(tensor) % len(theirs) or len(own[name]) % len(ours)):
             del state[name]
 
 
-def _layout(tensor: Tensor, classes: int) -> tuple[int, int] | None:
+def _layout(tensor: Tensor, classes: int, *, boxes: bool) -> tuple[int, int] | None:
     """Rows per class, and rows after them."""
-    for per_class, more in ((1, 0), (1, 1), (4, 0)):
+    for per_class, more in ((4, 0),) if boxes else ((1, 0), (1, 1)):
         if len(tensor) == per_class * classes + more:
             return per_class, more
     return None

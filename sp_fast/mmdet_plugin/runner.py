@@ -17,7 +17,7 @@ from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OPTIMIZERS, LinearParamScheduler
-from mmengine.runner import BaseLoop, set_random_seed
+from mmengine.runner import BaseLoop, find_latest_checkpoint, set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -158,9 +158,9 @@ class Runner(mmengine_runner.Runner):
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
-        latest = Path(self.work_dir) / CHECKPOINT_NAME
-        if resume and latest.is_file():
-            check_same_run(self, load_checkpoint_file(latest), str(latest))
+        newest = self._newest_checkpoint() if resume else None
+        if newest:
+            check_same_run(self, load_checkpoint_file(newest), newest)
         for schedule in self.param_schedulers or []:
             if isinstance(schedule, LinearParamScheduler) and schedule.end > self.max_iters:
                 self.logger.warning(
@@ -214,9 +214,9 @@ class Runner(mmengine_runner.Runner):
 
     def load_or_resume(self) -> None:
         """See mmengine; then fills the data sets' caches, unless no step is left."""
-        latest = Path(self.work_dir) / CHECKPOINT_NAME
-        if self._resume and latest.is_file():
-            self._load_from = str(latest)
+        newest = self._newest_checkpoint() if self._resume else None
+        if newest:
+            self._load_from = newest
         planned = schedules(self) if self._resume else []
         super().load_or_resume()
         if self._resume and self.iter and planned != schedules(self):
@@ -227,6 +227,11 @@ class Runner(mmengine_runner.Runner):
             for loop in filter(None, (self.train_loop, self.val_loop)):
                 for dataset in dict.fromkeys(inner_datasets(loop.dataloader.dataset)):
                     getattr(dataset, "fill_cache", lambda: None)()
+
+    def _newest_checkpoint(self) -> str | None:
+        """The checkpoint in the work folder to resume from, this package's or one of mmengine's hook."""
+        latest = Path(self.work_dir) / CHECKPOINT_NAME
+        return str(latest) if latest.is_file() else find_latest_checkpoint(self.work_dir)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine, which names a GPU for every process and so fails where there is none."""

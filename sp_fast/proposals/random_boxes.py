@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sp_fast.data.coco import write_masks
 from sp_fast.data.images import BrokenImageError, BrokenImages, image_size, list_images
 from sp_fast.data.prepared import check_outputs
 from sp_fast.data.rle import box_masks
+from sp_fast.data.store import store_path, write_stored_masks
 from sp_fast.files import replacing
 
 LEAST_SIDE = 8
@@ -82,7 +82,7 @@ def write_random_boxes(
 
     Args:
         images: folder of images; sub-folders too.
-        out: JSON file to write (atomic write).
+        out: JSON file to write (atomic write); its store, see `MaskStore`, goes beside it.
         kind: "uniform", see `draw_boxes`, or "up-detr", see `draw_patches`.
         count: boxes per image. None: 20, or 10 for "up-detr".
         seed: random seed.
@@ -102,7 +102,7 @@ def write_random_boxes(
     count = usual if count is None else count
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
-    check_outputs([out], overwrite=overwrite)
+    check_outputs([out, store_path(out)], overwrite=overwrite)
     paths, broken = list_images(folder), BrokenImages()
     records: list[dict[str, Any]] = []
     for index, path in enumerate(paths):
@@ -114,24 +114,22 @@ def write_random_boxes(
         name = path.relative_to(folder).as_posix()
         records.append({"id": index + 1, "file_name": name, "height": height, "width": width})
     broken.check(len(paths))
+    info = {"description": "random boxes", "exif": "apply", "kind": kind, "count": count, "seed": seed}
+
+    def masks() -> Iterator[dict[str, Any]]:
+        for image in records:
+            yield from box_annotations(image, draw(*_size(image), count, _generator(image, seed)))
+
     with replacing(out) as file:
-        write_masks(
-            file,
-            {"description": "random boxes", "exif": "apply", "kind": kind, "count": count, "seed": seed},
-            records,
-            (
-                mask
-                for image in records
-                for mask in box_annotations(image, draw(*_size(image), count, _generator(image, seed)))
-            ),
-        )
+        write_stored_masks(file, out, info, lambda: records, masks)
     return len(records), broken
 
 
 def box_annotations(image: dict[str, Any], boxes: np.ndarray) -> Iterator[dict[str, Any]]:
     """Boxes, int [n, 4], xywh in pixels inside an image, as masks for `write_masks`."""
     for box, mask in zip(boxes.tolist(), box_masks(boxes, *_size(image)), strict=True):
-        yield {"image_id": image["id"], **mask, "bbox": box, "area": box[2] * box[3]}
+        rle = {"size": mask["size"], "counts": mask["counts"].decode("ascii")}
+        yield {"image_id": image["id"], **rle, "bbox": box, "area": box[2] * box[3]}
 
 
 def _size(image: dict[str, Any]) -> tuple[int, int]:

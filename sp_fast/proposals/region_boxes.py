@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from sp_fast.data.coco import write_masks
 from sp_fast.data.images import BrokenImageError, BrokenImages, list_images, read_image
 from sp_fast.data.prepared import check_outputs
+from sp_fast.data.store import store_path, write_stored_masks
 from sp_fast.files import replacing
 from sp_fast.proposals.random_boxes import box_annotations
 
@@ -82,7 +82,7 @@ def write_region_boxes(
 
     Args:
         images: folder of images; sub-folders too.
-        out: JSON file to write (atomic write).
+        out: JSON file to write (atomic write); its store, see `MaskStore`, goes beside it.
         count: largest number of boxes per image.
         seed: random seed.
         workers: number of processes.
@@ -102,7 +102,7 @@ def write_region_boxes(
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
     check_opencv()
-    check_outputs([out], overwrite=overwrite)
+    check_outputs([out, store_path(out)], overwrite=overwrite)
     paths, broken = list_images(folder), BrokenImages()
     records: list[dict[str, Any]] = []
     boxes: list[np.ndarray] = []
@@ -120,9 +120,13 @@ def write_region_boxes(
         if progress is not None:
             progress(number, len(paths))
     info = {"description": "boxes of selective search", "exif": "apply", "count": count, "seed": seed}
-    pairs = zip(records, boxes, strict=True)
+
+    def masks() -> Iterator[dict[str, Any]]:
+        for image, own in zip(records, boxes, strict=True):
+            yield from box_annotations(image, own)
+
     with replacing(out) as file:
-        total = write_masks(file, info, records, (one for pair in pairs for one in box_annotations(*pair)))
+        total = write_stored_masks(file, out, info, lambda: records, masks)
     return len(records), total, broken
 
 

@@ -56,7 +56,7 @@ def claim(partial: Path, shard: Shard, out: Path, *, restart: bool) -> int:
     """
     lock = _lock(partial, shard.stem, out)
     try:
-        for file in partial.glob("*.sqlite"):
+        for file in partial.glob("*-of-*.sqlite"):
             if not file.stem.endswith(f"-of-{shard.total}"):
                 other = _lock(partial, file.stem, out)
                 try:

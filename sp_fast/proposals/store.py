@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sp_fast.data.coco import numbered, object_categories, write_masks
 from sp_fast.data.images import BrokenImages, TooManyBrokenError
-from sp_fast.data.store import can_store, store_path, write_store
+from sp_fast.data.prepared import check_outputs
+from sp_fast.data.store import write_stored_masks
 from sp_fast.files import replacing, write_text
 from sp_fast.locks import turn_in
 from sp_fast.proposals import shards
@@ -27,8 +27,8 @@ SEEDS_HASH = "seeds_sha256"
 
 
 def seeds_path(out: Path) -> Path:
-    """Path of the seeds of `out`: masks.json -> masks.seeds.safetensors, a.txt -> a.txt.seeds.safetensors."""
-    name = out.stem if out.suffix == ".json" else out.name
+    """Path of the seeds of `out`: masks.json and masks.arrow -> masks.seeds.safetensors."""
+    name = out.stem if out.suffix in (".json", ".arrow") else out.name
     return out.with_name(f"{name}.seeds.safetensors")
 
 
@@ -79,14 +79,14 @@ class RecordStore(ABC):
         self.missing: list[int] = []
         self.merged = False
         self.partial = out.with_name(f"{out.name}.partial")
-        _check_out(out, overwrite)
+        check_outputs([out], overwrite=overwrite)
         if restart and shard.total > 1:
             raise ValueError(
                 f"restart: several processes would discard each other's work; delete {self.partial} instead"
             )
         self._open = contextlib.ExitStack()
         with turn_in(self.partial), self._open_or_close():
-            _check_out(out, overwrite)  # another process may have merged meanwhile
+            check_outputs([out], overwrite=overwrite)  # another process may have merged meanwhile
             self._open.callback(os.close, shards.claim(self.partial, shard, out, restart=restart))
             self.block = self._agree(images, block)
             self.part = shard.part(len(images), self.block)
@@ -277,25 +277,10 @@ class ProposalStore(RecordStore):
             "options": {name: value for name, value in self._options.items() if name != "channels"},
             "skipped": [{"file_name": name, "reason": why} for name, why in sorted(skipped.items())],
         }
-        count = write_masks(out, info, self._images(), self._masks_and_seeds())
-        if can_store():
-            out.flush()
-            coco = {"info": info, "categories": object_categories()}
-            masks = numbered(self._masks_and_seeds())
-            write_store(
-                store_path(self.out), Path(out.name), coco, self._images(), masks, images_checked=True
-            )
-        return count
+        return write_stored_masks(out, self.out, info, self._images, self._masks_and_seeds)
 
     def _masks_and_seeds(self) -> Iterator[dict[str, Any]]:
         return ({**mask, "seed_row": row} for row, mask in enumerate(self._masks()))
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.is_dir():
-        raise IsADirectoryError(f"out: expected a file to write, got the folder {out}")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"out: {out} already exists; choose another file, or pass --overwrite")
 
 
 def _check_same(before: dict[str, Any], now: dict[str, Any], partial: Path, again: str) -> None:

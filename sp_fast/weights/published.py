@@ -8,8 +8,7 @@ from typing import NamedTuple
 class Published(NamedTuple):
     """Weights on the web.
 
-    `checksum` is the beginning of a hash, as the publisher gives it: of SHA-256 where it is in the file's
-    name, of MD5 where it says so.
+    `checksum` is the kind of hash and its first digits, as the publisher gives them; empty if it gives none.
     """
 
     what: str

@@ -48,6 +48,11 @@ def test_coco_split_writes_both_parts_and_the_ids(scenes, run):  # noqa: F811
     assert [one["info"]["split"]["rest"] for one in both] == [False, True]
     assert both[0]["info"]["split"]["ids_sha256"] == digest
 
+    same = scenes / "a.json"
+    code, _, err = run("coco-split", scenes / "masks.json", "--share", 34, "--out", same, "--rest", same)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "a.json twice" in err
+
     again = scenes / "again.json"
     assert (
         run("coco-split", scenes / "masks.json", "--list", scenes / "third.ids.txt", "--out", again)[0] == 0

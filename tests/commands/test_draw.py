@@ -44,6 +44,10 @@ def test_masks_are_drawn_and_those_with_low_scores_counted(run, scenes, results,
     with Image.open(out) as image:
         assert image.width == 1352
 
+    status, _, error = run("draw", file, "--images", tmp_path / "none", "--out", tmp_path / "b.png")
+    assert status == 2
+    assert "--images: expected the folder of the images, got" in error
+
     before = out.read_bytes()
     status, _, error = run("draw", scenes / "validation.json", *options)
     assert status == 2

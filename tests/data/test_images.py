@@ -1,5 +1,6 @@
 """All kinds of images are read, and broken ones are reported by name."""
 
+import os
 import pickle
 import struct
 import sys
@@ -305,3 +306,15 @@ def test_labels_without_orientation_or_of_another_size_say_nothing(pixels, tmp_p
         image, note = read_labelled(path, size)
         assert note is None
         np.testing.assert_array_equal(image, read_image(path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are UTF-8 here")
+def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path):
+    for name in (b"a.png", b"\xff.png", "\u00fc.png".encode(), b"\xe9t\xe9/b.png"):
+        path = Path(tmp_path, os.fsdecode(name))
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    with pytest.warns(UserWarning, match=r"left out 1 names that are not UTF-8") as said:
+        assert list_images(tmp_path) == [tmp_path / "a.png", tmp_path / "\u00fc.png"]
+    assert all(str(one.message).isascii() for one in said)
+    assert len(said) == 2

@@ -186,6 +186,11 @@ def test_boxes_become_masks(tmp_path, records, freesolo, folders):
     found = import_masks(write(path, named), images=folders, boxes=True)  # the size is the file's
     check(found, [(2, 3, 12, 9)], tmp_path / "out.json")
 
+    wild = [{**results[0], "bbox": box} for box in ([1, 2, 1e14, 9], [-1e14, 2, 2e14, 1e9], [9, 9, -5, -5])]
+    found = import_masks(write(path, wild), of=of, boxes=True)
+    assert found.notes == ("Left out: 1 empty",)
+    check(found, [(1, 2, 47, 9), (0, 2, 48, 30)], tmp_path / "out.json")
+
     found = import_masks(freesolo, boxes=True)  # tight boxes of the masks, since its own are not xywh
     check(found, [*BOXES, BOXES[0]], tmp_path / "out.json")
     assert [one["area"] for one in found.coco["annotations"]] == [108, 160, 168, 108]
@@ -239,11 +244,18 @@ def test_bad_files_name_the_entry(tmp_path, records, folders, freesolo):
         import_masks(freesolo, of=freesolo)
     with pytest.raises(FileNotFoundError, match=r"1 of 2 images are not in .*000000000025.jpg"):
         import_masks(freesolo, images=folders[:1])
+    part = import_masks(freesolo, images=folders[1:], leave_out_missing=True)
+    assert [one["file_name"] for one in part.coco["images"]] == ["000000000025.jpg"]
+    assert {one["image_id"] for one in part.coco["annotations"]} == {25}
+    assert "Left out: 1 images that are in none of the folders" in part.notes
     Image.new("RGB", (WIDTH, HEIGHT + 1)).save(folders[0] / "000000000009.jpg")
     with pytest.raises(
         ValueError, match=r"1 of 2 images .*000000000009.jpg \(\(33, 48\), expected \(32, 48\)\)"
     ):
         import_masks(freesolo, images=folders)
+    of = write(tmp_path / "of.json", {"images": [{"id": 9, "file_name": ["x"], "height": 9, "width": 9}]})
+    with pytest.raises(ValueError, match="image 9: file_name: expected a file's name"):
+        import_masks(write(tmp_path / "bad.json", [{"image_id": 9, "segmentation": []}]), of=of)
     named = write(tmp_path / "named.json", [{"file_name": "x.jpg", "bbox": [0, 0, 9, 9]}])
     with pytest.raises(FileNotFoundError, match=r"x.jpg: its size is not known.*--images"):
         import_masks(named, boxes=True)

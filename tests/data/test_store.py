@@ -168,6 +168,18 @@ def test_what_is_no_store_is_named_and_left(damage, tmp_path):
         open_store(beside)
 
 
+def test_a_flipped_bit_is_found_where_it_is(tmp_path):
+    _, beside = written(mixed(300), tmp_path)
+    counts = encode(box_mask(2 + 299 % 5, 3, 9, 8))["counts"].encode()
+    content = bytearray(beside.read_bytes())
+    content[content.rindex(counts)] ^= 1
+    beside.write_bytes(content)
+    store = open_store(beside)
+    store.entry(255)
+    with pytest.raises(ValueError, match=r"masks\.arrow: damaged \(checksum of images 256 to 299\); make it"):
+        store.entry(256)
+
+
 def test_without_pyarrow(tmp_path, monkeypatch):
     path, beside = written(mixed(), tmp_path)
     monkeypatch.setattr(module, "can_store", lambda: False)
@@ -200,11 +212,16 @@ def beyond_64_bits(coco):
     coco["annotations"][2]["id"] = 2**70
 
 
+def not_utf8(coco):
+    coco["images"][1]["file_name"] = os.fsdecode(b"\xff.png")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (out_of_order, "expected the annotations in the order"),
-        (beyond_64_bits, "cannot be written as a store"),
+        (beyond_64_bits, r"masks\.arrow: cannot be written"),
+        (not_utf8, r"masks\.arrow: cannot be written \(.*udcff"),
     ],
 )
 def test_nothing_is_left_of_a_store_that_cannot_be_written(change, message, tmp_path):

@@ -10,6 +10,7 @@ pytest.importorskip("mmdet")
 
 from sp_fast.cli import app
 from sp_fast.configs import find_config
+from sp_fast.experiments.paper.inputs import inputs
 from tests.docs.pages import PAGES
 
 # Placeholders for names that readers choose.
@@ -17,12 +18,16 @@ PLACEHOLDERS = {"CONFIG", "NAME", "NAME|FILE.py", "FILE.py", "DIR", "..."}
 
 
 def commands() -> list[str]:
-    """Every distinct `sp-fast` command in a code block or between backquotes."""
+    """Every distinct `sp-fast` command in a code block, between backquotes, or in the experiments' errors."""
     found = []
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
         found += re.findall(r"^\s*(?:\S+=\S+ )?(sp-fast [^#\n&]+)", text, re.MULTILINE)
         found += re.findall(r"`(sp-fast [^`]+)`", text)
+        found += [one.replace("_", "-", 1) for one in re.findall(r"-m (sp_fast [^#\n&]+)", text)]
+    # What a missing input of the paper's experiments tells to run.
+    for how in inputs("DATA", "r50").values():
+        found += re.findall(r"(sp-fast [^,]+)", how)
     return sorted({" ".join(command.split()) for command in found})
 
 

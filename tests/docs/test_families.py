@@ -87,7 +87,7 @@ def test_checkpoints_load_as_the_guide_says(tmp_path, monkeypatch):
         changes.merge_from_dict(narrow)
         text = f"_base_ = [{str(BASES / f'{family}_r50.py')!r}]\nmodel = {changes.model.to_dict()!r}\n"
         (configs / f"{family}_r50.py").write_text(text)
-        run = tmp_path / "runs" / f"{family}_r50"
+        run = tmp_path / "runs" / f"{family}_r50" / "pretrain"
         run.mkdir(parents=True)
         torch.save({"state_dict": build(family).export()}, run / "pretrained.pth")
     monkeypatch.chdir(tmp_path)

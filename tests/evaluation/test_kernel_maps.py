@@ -97,7 +97,9 @@ def test_what_has_no_kernels_is_refused(load, images):
 
 def test_maps_are_drawn_in_order_and_in_one_scale():
     maps = np.arange(5, dtype=np.float32)[:, None, None] / 10 * np.ones((1, 20, 20), np.float32)
-    figure = kernel_figure({"five": maps, "one": np.full((1, 20, 20), 0.8, np.float32)})
+    path = f"{'a' * 60}/latest.pth"
+    figure = kernel_figure({path: maps, "one": np.full((1, 20, 20), 0.8, np.float32)})
+    assert [axes.get_title() for axes in figure.axes[:2]] == [f"…{path[-51:]}", "one"]
     first, second = (axes.images[0] for axes in figure.axes[:2])
     assert first.get_clim() == second.get_clim() == (0, pytest.approx(0.8))
     drawn = np.ma.filled(first.get_array(), np.nan)

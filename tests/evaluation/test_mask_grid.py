@@ -72,6 +72,10 @@ def test_what_cannot_be_drawn_is_refused(truth, results, scenes, tmp_path):
         one.setdefault("bbox", [0, 0, 5, 5])
     with pytest.raises(ValueError, match="expected results with masks"):
         read_masks(saved(only_boxes, tmp_path), scenes / "validation.json")
+    coco = boxes((10, 10), (2, 2, 5, 5))
+    coco["annotations"][0]["score"] = "high"
+    with pytest.raises(ValueError, match="annotation 1 has the score 'high': expected a number"):
+        read_masks(saved(coco, tmp_path))
     with pytest.raises(FileNotFoundError, match="no such annotation file"):
         read_masks(tmp_path / "none.json")
 

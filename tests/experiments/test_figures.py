@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from sp_fast.experiments import Analysis, Experiment, Figure, Row
+from sp_fast.data.coco import load_coco
+from sp_fast.data.store import in_order, store_path, write_store
+from sp_fast.experiments import Analysis, Experiment, Figure, Row, pictures
 from sp_fast.experiments.figures import bars, epochs, kernels, masks
 from sp_fast.experiments.paper.pictures import figure5, figure6
+from sp_fast.experiments.pictures import sampled
 from sp_fast.experiments.plan import PROPOSALS, Plan
 from sp_fast.experiments.report import PAGE, TABLE, write_report
 from sp_fast.experiments.results import collect
@@ -106,6 +109,24 @@ def test_masks_are_not_drawn_without_images_or_files(finished: Plan, tmp_path) -
     empty = Plan(finished.experiment, tmp_path / "empty", [0])
     assert masks.predictions(empty, results) is None
     assert masks.proposals(empty, results) is None
+
+
+def test_pseudo_labels_are_sampled_from_their_store(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("pyarrow")
+    made_up.write_images(tmp_path, count=5)
+    path = tmp_path / "truth.json"
+    coco = load_coco(path)
+    every_other, named = sampled(path, 3), sampled(path, 9, ["4.png", "none.png"])
+    write_store(store_path(path), path, coco, coco["images"], in_order(coco))
+    monkeypatch.setattr(pictures, "json", None)
+    for found, stored, names in (
+        (every_other, sampled(path, 3), ["1.png", "2.png", "4.png"]),
+        (named, sampled(path, 9, ["4.png", "none.png"]), ["4.png"]),
+    ):
+        assert [image["file_name"] for image in found["images"]] == names
+        assert stored["images"] == found["images"]
+        for key in ("image_id", "segmentation"):
+            assert [one[key] for one in stored["annotations"]] == [one[key] for one in found["annotations"]]
 
 
 class Bright:

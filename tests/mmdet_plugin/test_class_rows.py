@@ -16,7 +16,6 @@ OURS = ("fish", "bird", "cat")
     [
         ([1, 2, 3], [7, 8, 9], [7, 3, 1]),
         ([1, 2, 3, 4], [7, 8, 9, 6], [7, 3, 1, 4]),  # the background comes last
-        (range(12), range(20, 32), [20, 21, 22, 23, 8, 9, 10, 11, 0, 1, 2, 3]),  # boxes
         ([5], [6], [5]),  # the same for all classes
         (range(6), range(20, 26), None),  # an unknown layout
     ],
@@ -33,6 +32,22 @@ def test_rows_follow_the_names(rows, own_rows, expected):
         assert "head.weight" not in state
     else:
         assert torch.equal(state["head.weight"], layer(expected))
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [(12, [-0, -1, -2, -3, 8, 9, 10, 11, 0, 1, 2, 3]), (4, [0, 1, 2, 3])],  # per class; for all at once
+)
+def test_boxes(rows, expected):
+    state = {"head.fc_reg.bias": torch.arange(rows)}
+    match_rows(state, {"head.fc_reg.bias": -torch.arange(rows)}, [r"head\."], (THEIRS, OURS))
+    assert state["head.fc_reg.bias"].tolist() == expected
+
+
+def test_boxes_for_all_classes_at_once_do_not_depend_on_their_number():
+    state, own = {"head.fc_reg.bias": torch.arange(4)}, {"head.fc_reg.bias": torch.zeros(4)}
+    match_rows(state, own, [r"head\."], (("object",), ("cat", "dog")))
+    assert state["head.fc_reg.bias"].tolist() == [0, 1, 2, 3]
 
 
 def test_another_number_of_classes():

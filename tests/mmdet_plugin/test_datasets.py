@@ -92,7 +92,7 @@ def extents(sample):
 
 
 def test_boxes_are_tight_again_after_rotations(scenes):
-    turn = {"type": "Rotate", "prob": 1.0, "level": 3}
+    turn = {"type": "RotateInstances", "prob": 1.0, "level": 3}
     for tight in (False, True):
         dataset = with_seeds(scenes, turn, turn, *([{"type": "TightBoxes"}] if tight else []))
         boxes, masks = [], []

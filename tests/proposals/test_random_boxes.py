@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from sp_fast import cli
 from sp_fast.data.coco import load_coco
+from sp_fast.data.store import open_store
 from sp_fast.proposals.random_boxes import draw_boxes, draw_patches, write_random_boxes
 
 
@@ -55,6 +56,21 @@ def test_written_masks_are_the_boxes(folder, tmp_path):
         x, y, w, h = annotation["bbox"]
         assert mask.sum() == annotation["area"] == w * h
         assert mask[y : y + h, x : x + w].all()
+
+
+def test_training_opens_their_store_at_once(folder, tmp_path):
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "out.json"
+    write_random_boxes(folder, out, count=5)
+    store, coco = open_store(out), load_coco(out)
+    assert store.images_checked
+    assert store.file_names() == [image["file_name"] for image in coco["images"]]
+    masks = [one for row in range(len(store)) for one in store.entry(row)[1]]
+    for key in ("image_id", "segmentation", "bbox", "area"):
+        assert [one[key] for one in masks] == [one[key] for one in coco["annotations"]]
+    out.unlink()
+    with pytest.raises(FileExistsError, match=r"out\.arrow already exists"):
+        write_random_boxes(folder, out)
 
 
 def test_boxes_depend_on_the_seed(folder, tmp_path):

@@ -94,6 +94,20 @@ def test_store_holds_what_the_json_file_does(folder: Path, tmp_path: Path) -> No
     assert [one for _, annotations in entries for one in annotations] == coco["annotations"]
 
 
+def test_a_store_that_cannot_be_written_does_not_lose_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise ValueError("masks.arrow: cannot be written")
+
+    monkeypatch.setattr("sp_fast.data.store.can_store", lambda: True)
+    monkeypatch.setattr("sp_fast.data.store.write_store", fails)
+    with pytest.warns(UserWarning, match=r"masks\.arrow: cannot be written"):
+        assert run(folder, tmp_path / "masks.json").merged
+    assert len(load_coco(tmp_path / "masks.json", folder)["images"]) == 12
+    assert {path.name for path in tmp_path.glob("masks*")} == {"masks.json", "masks.seeds.safetensors"}
+
+
 def test_masks_and_seeds_match_the_proposer(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     run(folder, out, batch_size=4)
@@ -425,6 +439,6 @@ def test_bad_options(options: dict, message: str, folder: Path, tmp_path: Path) 
 
 
 def test_each_file_has_seeds_of_its_own():
-    names = [seeds_path(Path("a", name)).name for name in ("m.json", "m.txt", "m", "m.2.json")]
-    assert names[0] == "m.seeds.safetensors"
-    assert len(set(names)) == len(names)
+    names = [seeds_path(Path("a", name)).name for name in ("m.json", "m.arrow", "m.txt", "m.2.json")]
+    assert names[0] == names[1] == "m.seeds.safetensors"  # of the masks and of their store
+    assert len(set(names[1:])) == 3

@@ -11,7 +11,7 @@ import pytest
 from sp_fast.data.images import TooManyBrokenError
 from sp_fast.locks import turn_in
 from sp_fast.proposals import SaliencyProposer, build_backbone
-from sp_fast.proposals.records import ImageRecord
+from sp_fast.proposals.records import ImageRecord, RecordFile
 from sp_fast.proposals.run import ProposeSummary, propose_folder
 from sp_fast.proposals.shards import Shard
 from sp_fast.proposals.store import ProposalStore, seeds_path
@@ -102,6 +102,17 @@ def test_another_number_of_shards_goes_on(folder: Path, whole: tuple[bytes, byte
     last = run(folder, out)
     assert last.resumed >= 2 + done.images
     assert both_files(out) == whole
+
+
+def test_records_of_unknown_options_are_not_taken_over(tmp_path: Path) -> None:
+    partial = tmp_path / "masks.json.partial"
+    partial.mkdir()
+    old = RecordFile(partial / "records.sqlite")  # as earlier versions named it
+    old.append([ImageRecord(0, 1, 1, [])])
+    old.close()
+    store = ProposalStore(tmp_path / "masks.json", [("a.png", 1)], {"exif": "apply"}, 2)
+    assert (store.done, store.todo()) == (set(), [0])
+    store.discard()
 
 
 def stores(out: Path) -> list[ProposalStore]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -19,6 +21,8 @@ from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
 from torch import nn
 
 from sp_fast.configs import config_names, find_config
+from sp_fast.configuration import default_folder
+from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME
 from tests.pretraining.families import build_plain
 
 QUERY_MODELS = ("knet_r50", "queryinst_r50", "mask2former_r50")
@@ -96,6 +100,16 @@ def test_names_follow_from_models_and_data_sets():
         find_config("solov2_r50/finetune_ctw150")
 
 
+def test_pretrained_weights_are_where_the_configs_say():
+    told = []
+    for name in NAMES:
+        found = re.search(r"^# Start: --load-from (\S+)$", find_config(name).read_text(), re.MULTILINE)
+        if found:
+            told.append(name)
+            assert Path(found[1]) == default_folder(f"{name.split('/')[0]}/pretrain") / EXPORTED_NAME
+    assert len(told) == 15
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_learning_rate(name):
     """Of a parameter without a factor: the warm-up's first and last step, and around each drop."""
@@ -160,8 +174,9 @@ def undecayed(plain: nn.Module) -> set[str]:
 @pytest.mark.parametrize("name", NAMES)
 def test_batch(name):
     model, kind = name.split("/")
-    batch = 96 if model in QUERY_MODELS else 16
-    batch = {"pretrain_official": 48}.get(kind, 32 if "ctw1500" in kind else batch)
+    batch = 16
+    if model in QUERY_MODELS:
+        batch = {"pretrain_official": 48}.get(kind, 32 if "ctw1500" in kind else 96)
     assert config(name).train_dataloader.batch_size * GPUS == batch
     repeated = config(name).train_dataloader.dataset.get("times", 1)
     assert repeated == (8 if "cityscapes" in kind else 1)
@@ -193,8 +208,8 @@ def test_data_and_augmentation(name):
     steps = [step.type for step in train.pipeline]
     assert steps[:2] == ["ReadImage", "LoadAnnotations"]
     assert "RandomFlip" in steps
-    turned = ["Rotate", "TightBoxes"] if model in QUERY_MODELS else []
-    assert [step for step in steps if step in ("Rotate", "TightBoxes")] == turned
+    turned = ["RotateInstances", "TightBoxes"] if model in QUERY_MODELS else []
+    assert [step for step in steps if step in ("RotateInstances", "TightBoxes")] == turned
     assert steps[-1 - len(turned) :] == [*turned, "PackInstances"]
 
 

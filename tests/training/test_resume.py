@@ -99,6 +99,14 @@ def test_a_folder_of_an_earlier_run(run, scenes, with_categories, tmp_path):
     assert latest.read_bytes() != written
 
 
+def test_a_checkpoint_of_mmengines_hook_is_checked_too(run, scenes, with_categories):
+    more = "default_hooks.update(checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False))"
+    assert run("finetune", *finetune_options(scenes)[:4], "--no-val", "--steps", 1, more=more)[0] == 0
+    status, said = run("finetune", *with_categories(one_class), "--steps", 2, "--resume", more=more)
+    assert status == 2
+    assert "iter_1.pth: expected a checkpoint of the classes " in said
+
+
 def test_a_longer_run_follows_its_own_schedule(run, scenes, tmp_path):
     data = pretrain_options(scenes)
     assert run("pretrain", *data, "--steps", 3, more=COSINE)[0] == 0
@@ -162,8 +170,48 @@ def test_misspelt_values_of_a_config_are_one_line(run, scenes, tmp_path, option,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_config_with_an_error(tmp_path, capfd):
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        ("model = dict(", "SyntaxError"),
+        ("model = 1 / 0", "ZeroDivisionError"),
+        (
+            "from mmengine.config import read_base\nwith read_base():\n    from .x import *",
+            "ConfigParsingError",
+        ),
+    ],
+)
+def test_a_config_with_an_error(tmp_path, capfd, content, error):
     path = tmp_path / "config.py"
-    path.write_text("model = dict(")
+    path.write_text(content)
     assert main([str(path)]) == 2
-    assert f"CONFIG: {path}: SyntaxError" in capfd.readouterr().err
+    assert f"CONFIG: {path}: {error}" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "arguments"),
+    [
+        ("train_cfg = dict(_delete_=True, type='StepTrainLoop')", ["--steps", 3]),
+        ("default_hooks = None", ["--early-stop", 2]),
+        ("", ["--cfg-options", "train_dataloader.dataset=3"]),
+    ],
+)
+def test_a_config_without_what_an_option_changes(run, scenes, more, arguments):
+    status, said = run("finetune", *finetune_options(scenes), *arguments, more=more)
+    assert status == 2
+    assert "sp-fast train: " in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--cfg-options", "seed"], "--cfg-options: expected KEY=VALUE"),
+        (["--epochs", "1", "--steps", "5"], "--steps: not allowed with argument --epochs"),
+    ],
+)
+def test_arguments_that_cannot_be_read(capfd, arguments, words):
+    with pytest.raises(SystemExit) as stopped:
+        main(["knet_r50/finetune", *arguments])
+    assert stopped.value.code == 2
+    assert words in capfd.readouterr().err

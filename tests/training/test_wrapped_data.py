@@ -75,3 +75,16 @@ def test_data_sets_one_after_the_other(load, scenes):
     cfg = load("finetune", text, *data[4:])
     one, other = cfg.train_dataloader.dataset.datasets
     assert one.metainfo == other.metainfo == cfg.val_dataloader.dataset.metainfo
+
+
+def test_a_metric_without_a_list(load, scenes):
+    text = """
+metric = dict(_delete_=True, type='ClassAgnosticCocoMetric', ann_file='val.json')
+val_evaluator = test_evaluator = metric
+"""
+    base = "_base_.val_evaluator = _base_.test_evaluator = None\n"
+    for more in ([], ["--class-agnostic"]):
+        cfg = load("finetune", base + text, *finetune_options(scenes), *more)
+        for name in ("val_evaluator", "test_evaluator"):
+            (metric,) = [cfg[name]] if isinstance(cfg[name], dict) else cfg[name]
+            assert metric.ann_file == str(scenes / "validation.json")

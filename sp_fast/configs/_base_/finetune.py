@@ -12,7 +12,7 @@ train_pipeline = [
 # With the paper's random rotation; as in UPLVP, by 9 degrees to either side, filled with grey (128).
 rotated_pipeline = [
     *train_pipeline[:-1],
-    dict(type='Rotate', prob=0.5, level=3),
+    dict(type='RotateInstances', prob=0.5, level=3),
     dict(type='TightBoxes'),
     train_pipeline[-1],
 ]

@@ -1,5 +1,5 @@
 # Mask2Former on Cityscapes, in crops and tested on smaller images as in UPLVP.
-# Start: --load-from runs/mask2former_r50/pretrained.pth
+# Start: --load-from runs/mask2former_r50/pretrain/pretrained.pth
 _base_ = ['../_base_/mask2former_r50.py', '../_base_/finetune_cityscapes.py', '../_base_/runtime.py']
 
 read, annotate, _, flip, *rest = _base_.rotated_pipeline

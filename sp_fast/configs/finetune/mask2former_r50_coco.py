@@ -1,5 +1,5 @@
 # Mask2Former on all of COCO train2017.
-# Start: --load-from runs/mask2former_r50/pretrained.pth
+# Start: --load-from runs/mask2former_r50/pretrain/pretrained.pth
 _base_ = ['../_base_/mask2former_r50.py', '../_base_/finetune_coco.py', '../_base_/runtime.py']
 
 read, annotate, _, flip, *rest = _base_.rotated_pipeline

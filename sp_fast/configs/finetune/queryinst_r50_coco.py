@@ -1,5 +1,5 @@
 # QueryInst on all of COCO train2017.
-# Start: --load-from runs/queryinst_r50/pretrained.pth
+# Start: --load-from runs/queryinst_r50/pretrain/pretrained.pth
 _base_ = ['../_base_/queryinst_r50.py', '../_base_/finetune_coco.py', '../_base_/runtime.py']
 
 optim_wrapper = _base_.optimiser

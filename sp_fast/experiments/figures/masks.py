@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sp_fast.evaluation.mask_grid import ImageMasks, choose_images, mask_grid, read_masks
+from sp_fast.evaluation.mask_grid import ImageMasks, choose_images, mask_grid, masks_of, read_masks
+from sp_fast.experiments.pictures import sampled
 from sp_fast.experiments.plan import PROPOSALS, Plan, Run
 from sp_fast.experiments.worker import MASKS, PREDICTED, place
 
@@ -19,7 +20,8 @@ def proposals(plan: Plan, results: dict[str, Any]) -> Figure | None:
     run = _first(plan, PROPOSALS, MASKS)
     if run is None:
         return None
-    return _drawn([read_masks(run.folder / MASKS)], place(run, "images"), PROPOSAL_IMAGES)
+    found = masks_of(sampled(run.folder / MASKS, PROPOSAL_IMAGES), MASKS)
+    return _drawn([found], place(run, "images"), PROPOSAL_IMAGES)
 
 
 def predictions(plan: Plan, results: dict[str, Any]) -> Figure | None:

@@ -64,7 +64,7 @@ def _three_models(protocol: Protocol, data: Sequence[str], *, every_epoch: bool 
     return [
         Row(
             name,
-            f"{model} with SP" if initial == SP else model,
+            f"{own.model_title} with SP" if initial == SP else own.model_title,
             own.proposals() if initial == SP else None,
             own.pretrain() if initial == SP else None,
             {DATA[one].title: own.finetune(one, initial, every_epoch=every_epoch) for one in data},

@@ -43,10 +43,9 @@ _HOW = {
     **{f"ctw1500/instances_{part}.json": _CTW1500_LABELS.format(part) for part in ("training", "test")},
     "weights/imagenet_mobilenet_v2.pth": _published("mobilenet_v2"),
     **{f"weights/{name}_r50.pth": _published(name) for name in INITIALISED},
-    "weights/knet_r50_coco.pth": "a K-Net trained on train2017, as sp-fast train writes it",
-    "freesolo.json": "sp-fast data masks FILE --images unlabeled2017 --out freesolo.json, with the masks of "
-    "https://github.com/NVlabs/FreeSOLO",
-    "up_detr_patches.json": "sp-fast random-boxes unlabeled2017 --kind up-detr --out up_detr_patches.json",
+    "weights/knet_r50_coco.pth": "checkpoint of a K-Net trained on train2017 by sp-fast train",
+    "freesolo.json": "sp-fast data masks FILE --images unlabeled2017 --leave-out-missing "
+    "--out freesolo.json, with the masks of https://github.com/NVlabs/FreeSOLO",
     "detreg_regions.json": "sp-fast region-boxes unlabeled2017 --out detreg_regions.json",
     "results/freesolo.json": _RESULTS.format("FreeSOLO"),
     "results/up_detr.json": _RESULTS.format("UP-DETR"),

@@ -8,7 +8,7 @@ A data root holds the data sets as `sp-fast data` prepares them, and weights:
     cityscapes/annotations/instancesonly_filtered_gtFine_{train,val}.json
     ctw1500/imgs/{training,test}/  ctw1500/instances_{training,test}.json
     weights/{densecl,imagenet,moco_v2,swav}_r50.pth
-    freesolo.json  up_detr_patches.json  detreg_regions.json  (Table 7)
+    freesolo.json  detreg_regions.json  (Table 7)
     results/{freesolo,up_detr,detreg}.json  (Table 6)
 """
 
@@ -20,6 +20,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sp_fast.configs import config_names
 from sp_fast.experiments.experiment import Experiment, Proposals, Row, Training
 from sp_fast.experiments.paper.inputs import INITIALISED, UNLABELLED, inputs
 
@@ -110,7 +111,7 @@ class Protocol:
             Mask R-CNN and SOLOv2.
 
     Raises:
-        ValueError: unknown `initial`, or a length in both units.
+        ValueError: unknown `initial` or `model`, a length in both units, or not a whole number of at least 1.
     """
 
     data_root: str
@@ -127,9 +128,22 @@ class Protocol:
     def __post_init__(self) -> None:
         if self.initial not in INITIALISED:
             raise ValueError(f"initial: expected one of {', '.join(INITIALISED)}, got {self.initial!r}")
+        models = {name.partition("/")[0] for name in config_names() if "/finetune" in name}
+        if self.model not in models:
+            raise ValueError(f"model: expected one of {', '.join(sorted(models))}, got {self.model!r}")
+        numbers = [one.name for one in dataclasses.fields(self) if one.default is None]
+        for name in numbers:
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
         for stage in ("pretrain", "finetune"):
             if None not in (getattr(self, f"{stage}_epochs"), getattr(self, f"{stage}_steps")):
                 raise ValueError(f"{stage}_steps: expected steps or epochs, got both; leave one out")
+
+    @property
+    def model_title(self) -> str:
+        """The model's name in the paper, or else that of its configs."""
+        return MODELS.get(self.model, self.model)
 
     def path(self, name: str) -> str:
         """A path below the data root."""
@@ -216,7 +230,7 @@ def pipelines_of_size(config: str, size: int) -> dict[str, Any]:
 
     from sp_fast.configs import find_config
 
-    cfg = Config.fromfile(find_config(config)).to_dict()
+    cfg = Config.fromfile(find_config(config), import_custom_modules=False).to_dict()
     found = {}
     for loader in ("train_dataloader", "val_dataloader"):
         place, dataset = f"{loader}.dataset", (cfg.get(loader) or {}).get("dataset", {})
@@ -249,8 +263,11 @@ def on_protocol(
         @functools.wraps(make)
         def from_arguments(*args: Any, **kwargs: Any) -> Experiment:
             given = signature.bind(*args, **kwargs).arguments
-            smoke = QUICK if given.pop("quick", False) else {}
-            return make(Protocol(**{**smoke, **given}))
+            if given.pop("quick", False):
+                # A length given in epochs takes the place of the one in steps.
+                short = {name: n for name, n in QUICK.items() if name.replace("steps", "epochs") not in given}
+                given = {**short, **given}
+            return make(Protocol(**given))
 
         from_arguments.__signature__ = signature  # type: ignore[attr-defined]
         return from_arguments

@@ -94,9 +94,9 @@ def table6(protocol: Protocol) -> Experiment:
     others = {"freesolo": "FreeSOLO", "up_detr": "UP-DETR", "detreg": "DETReg"}
     name = "COCO val2017, boxes, no labels"
 
-    def row(key: str, method: str, analysis: Analysis, **trained: Any) -> Row:
+    def row(key: str, method: str, analysis: Analysis, label: str = "", **trained: Any) -> Row:
         expected = {name: published("table6", BOX_METRICS, method=method)}
-        return Row(key, method, analyses={name: analysis}, expected=expected, **trained)
+        return Row(key, label or method, analyses={name: analysis}, expected=expected, **trained)
 
     rows = []
     for key, method in others.items():
@@ -105,7 +105,7 @@ def table6(protocol: Protocol) -> Experiment:
     files = {"images": protocol.path(DATA["coco"].val_images), "annotations": annotations}
     analysis = Analysis(f"{ANALYSES}:boxes_of_model", after="pretrain", options=files)
     trained = {"proposals": protocol.proposals(), "pretrain": protocol.pretrain()}
-    rows.append(row(SP, "K-Net with SP", analysis, **trained))
+    rows.append(row(SP, "K-Net with SP", analysis, f"{protocol.model_title} with SP", **trained))
     return protocol.experiment("table6", "Table 6: class-agnostic object detection", rows, BOX_METRICS)
 
 
@@ -116,11 +116,12 @@ def table7(protocol: Protocol) -> Experiment:
     UP-DETR's patches and DETReg's regions are not in the paper's table.
     """
     boxes = Proposals(protocol.path(UNLABELLED), kind="random_boxes")
+    patches = dataclasses.replace(boxes, options={"kind": "up-detr"})
     kinds: list[tuple[str, str, Proposals | None, str | None]] = [
         ("random", "random proposals", boxes, None),
         ("saliency", "saliency", protocol.proposals(), None),
         ("freesolo", "FreeSOLO", None, "freesolo.json"),
-        ("up_detr", "UP-DETR's patches", None, "up_detr_patches.json"),
+        ("up_detr", "UP-DETR's patches", patches, None),
         ("detreg", "DETReg's regions", None, "detreg_regions.json"),
     ]
     rows = []
@@ -172,7 +173,9 @@ def compared(
     """
     about: dict[str, Any] = {} if model is None else {"model": model}
     name = initial if model is None else f"{protocol.model.rpartition('_r50')[0] or protocol.model}-{initial}"
-    label = ", ".join([*about.values(), INITIALISATIONS[initial]])
+    label = (
+        INITIALISATIONS[initial] if model is None else f"{protocol.model_title}, {INITIALISATIONS[initial]}"
+    )
     expected = {
         DATA[one].title: published(table, pretrain=INITIALISATIONS[initial], data=one, **about)
         for one in data
