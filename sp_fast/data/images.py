@@ -22,6 +22,9 @@ _PLUGINS = {".heic": "pillow_heif", ".heif": "pillow_heif", ".jxl": "pillow_jxl"
 _OPTIONAL = (*_FEATURES, *_PLUGINS)
 _OTHER_SUFFIXES = (*_OPTIONAL, ".dng", ".cr2", ".nef", ".arw")
 
+# Pillow warns from half of `max_megapixels` on.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 EXIF = ("apply", "ignore")
 BROKEN_LIMIT = 0.05  # largest tolerated share of broken images
 
@@ -323,7 +326,7 @@ def max_megapixels() -> float:
 def set_max_megapixels(limit: float) -> None:
     """Sets `max_megapixels` of this process, and of those that it forks.
 
-    Pillow's limit, which is against small files that unpack to a full memory: it warns at half of it.
+    It is Pillow's limit, which is against small files that unpack to a full memory.
 
     Raises:
         ValueError: `limit` is not above 0.
