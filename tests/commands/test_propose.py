@@ -218,6 +218,7 @@ def test_score(command: Command, folder: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "1.000" in printed, "every mask is its own best"
     assert "20 of 20 annotated images" in printed
+    assert "strips along the border" in printed
     code, _, error = command("score", tmp_path / "none.json", "--annotations", out)
     assert code == 2
     assert "no such annotation file" in error
