@@ -149,7 +149,7 @@ def _masks(coco: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
 
 
 def _score(annotation: dict[str, Any]) -> float:
-    score = annotation.get("score")
+    score = annotation.get("score", 0.0)
     return score if is_number(score) else 0.0
 
 
