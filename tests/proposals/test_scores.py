@@ -8,6 +8,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from sp_fast.data.coco import save_coco
+from sp_fast.proposals import SaliencyProposer, build_backbone
+from sp_fast.proposals.run import propose_folder
 from sp_fast.proposals.scores import border_strips, score_proposals
 
 Box = tuple[int, int, int, int]
@@ -130,3 +132,18 @@ def test_an_image_of_two_sizes(tmp_path: Path) -> None:
     save_coco(other, tmp_path / "other.json")
     with pytest.raises(ValueError, match=r"a\.jpg: expected one size .* got \(200, 200\) .* \(100, 200\)"):
         score_proposals(masks, tmp_path / "other.json")
+
+
+def test_a_replicated_border_gives_cell_images_fewer_strips(data_dir, tmp_path: Path) -> None:
+    weights, folder = data_dir("weights/mobilenet_v2_imagenet.pth"), data_dir("nuclei/train")
+    truth = data_dir("nuclei/instances_train.json")
+    (tmp_path / "few").mkdir()
+    for path in sorted(folder.iterdir())[:4]:
+        (tmp_path / "few" / path.name).symlink_to(path.resolve())
+    strips = {}
+    for padding in ("zeros", "replicate"):
+        backbone = build_backbone("mobilenet_v2", weights=weights, padding=padding)
+        out = propose_folder(tmp_path / "few", tmp_path / f"{padding}.json", SaliencyProposer(backbone)).out
+        strips[padding] = score_proposals(out, truth).strips
+    assert strips["replicate"].best < strips["zeros"].best
+    assert strips["replicate"].masks < strips["zeros"].masks
