@@ -1,6 +1,8 @@
 """Fixtures shared by all tests."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,20 @@ class DataDir:
 def data_dir() -> DataDir:
     """`data_dir("knet_golden.pt")` is the path of that file; the test is skipped if it is missing."""
     return DataDir(os.environ.get("SP_FAST_DATA"))
+
+
+@pytest.fixture(autouse=True)
+def _new_process() -> Iterator[None]:
+    """Mmengine keeps loggers and visualizers by name for the life of a process; a command has its own."""
+    yield
+    if "mmengine.runner" in sys.modules:
+        forget_runs()
+
+
+def forget_runs() -> None:
+    """Makes the next training in this process log to its own folder."""
+    from mmdet.visualization import DetLocalVisualizer
+    from mmengine.logging import MessageHub, MMLogger
+
+    for cls in (DetLocalVisualizer, MMLogger, MessageHub):
+        cls._instance_dict.clear()

@@ -97,6 +97,10 @@ def propose(
         typer.Option(help="ResNet variant; caffe has BGR input and early strides."),
     ] = "pytorch",
     stage: Annotated[int, typer.Option(help="Stage whose features are used, 1 to 4 (strides 4 to 32).")] = 4,
+    padding: Annotated[
+        Literal["zeros", "replicate"],
+        typer.Option(help="What convolutions see beyond the border of the image."),
+    ] = "zeros",
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Accept missing and unknown weights, and list them.")
     ] = False,
@@ -188,7 +192,9 @@ def propose(
         device = _device(f"cuda:{ranks.local_rank}") if device == "cuda" else device
     console = Console(stderr=True, quiet=ranks is not None and ranks.rank > 0)
     name = backbone_of(weights) if backbone == "auto" and weights is not None else backbone
-    network = build_backbone(name, style=style, stage=stage, weights=weights, allow_partial=allow_partial)
+    network = build_backbone(
+        name, style=style, stage=stage, padding=padding, weights=weights, allow_partial=allow_partial
+    )
     if network.weights_report is not None:
         console.print(
             f"Weights of {name}: {network.weights_report}", highlight=False, soft_wrap=True, markup=False

@@ -32,6 +32,12 @@ def score(
             iou = share = "-"
         table.add_row(name, str(coverage.objects), iou, share)
     Console().print(table)
+    strips = scores.strips
+    if scores.masks_per_image:
+        table = Table("strips along the border", "number", "share")
+        table.add_row("of all masks", str(strips.masks), f"{strips.masks_share:.1%}")
+        table.add_row("of the best of each image", str(strips.best), f"{strips.best_share:.1%}")
+        Console().print(table)
     typer.echo(
         f"{scores.images} of {scores.images_annotated} annotated images, "
         f"{scores.masks_per_image:.1f} masks per image"

@@ -20,20 +20,29 @@ SAMPLED = 12  # labelled images that the candidates are tried on
 SECONDS = 300.0  # a candidate may take this long for all images, or twice as long as the fastest one
 COSINE = {"similarity": "cosine", "center": True}
 CANDIDATES: dict[str, dict[str, Any]] = {
-    "the paper's": {"stage": 4, "size": 640, "options": {}},
-    "cosine, high threshold": {"stage": 4, "size": 640, "options": {**COSINE, "threshold": 0.85}},
+    "the paper's": {"stage": 4, "padding": "zeros", "size": 640, "options": {}},
+    "the paper's, replicated border": {"stage": 4, "padding": "replicate", "size": 640, "options": {}},
+    "cosine, high threshold": {
+        "stage": 4,
+        "padding": "replicate",
+        "size": 640,
+        "options": {**COSINE, "threshold": 0.85},
+    },
     "finer grid, larger images": {
         "stage": 4,
+        "padding": "zeros",
         "size": 1280,
         "options": {"grid": [[20, 20], [10, 10]]},
     },
     "finer grid, larger images, cosine": {
         "stage": 4,
+        "padding": "zeros",
         "size": 1280,
         "options": {**COSINE, "grid": [[20, 20], [10, 10]], "threshold": 0.7},
     },
     "features at stride 16": {
         "stage": 3,
+        "padding": "replicate",
         "size": 640,
         "options": {**COSINE, "grid": [[20, 20], [10, 10]], "threshold": 0.7},
     },
@@ -47,7 +56,7 @@ def choose_proposals(
 
     Args:
         data: the data.
-        backbone: arguments of `build_backbone`, without `stage`.
+        backbone: arguments of `build_backbone`, without `stage` and `padding`.
         masks: most masks per image.
         progress: called with the numbers of candidates done and in total.
 
@@ -97,5 +106,6 @@ def _propose(images: Path, out: Path, backbone: Mapping[str, Any], one: Mapping[
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    proposer = SaliencyProposer(build_backbone(stage=one["stage"], **backbone), **one["options"])
+    network = build_backbone(stage=one["stage"], padding=one["padding"], **backbone)
+    proposer = SaliencyProposer(network, **one["options"])
     propose_folder(images, out, proposer, size=one["size"], device=device)

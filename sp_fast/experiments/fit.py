@@ -48,7 +48,7 @@ def experiment(
     kind = chosen["proposals"]
     proposals = Proposals(
         found.images,
-        backbone={"name": backbone, "stage": kind["stage"], "weights": weights},
+        backbone={"name": backbone, "weights": weights, "stage": kind["stage"], "padding": kind["padding"]},
         size=kind["size"],
         options=kind["options"],
         truth=found.truth,

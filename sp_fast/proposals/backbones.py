@@ -17,6 +17,7 @@ from sp_fast.weights import WeightsReport, closest_network, load_backbone_weight
 BACKBONES = (*NETWORKS, "random")
 STYLES = ("pytorch", "caffe")
 STAGES = (1, 2, 3, 4)
+PADDINGS = ("zeros", "replicate")
 
 _IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 _IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -34,7 +35,7 @@ class Backbone(nn.Module):
     """A frozen network, always in eval mode, that maps normalised images to the features of one stage.
 
     Attributes:
-        name, style, stage: as given to `build_backbone`.
+        name, style, stage, padding: as given to `build_backbone`.
         stride: pixels per cell of the features.
         channels: number of channels of the features, D.
         body: network with torchvision's parameter names; layers after `stage` are left out.
@@ -42,14 +43,19 @@ class Backbone(nn.Module):
         weights_report: report of loading the weights; None with random weights.
     """
 
-    def __init__(self, body: nn.Module, name: str, style: str = "pytorch", stage: int = 4) -> None:
+    def __init__(
+        self, body: nn.Module, name: str, style: str = "pytorch", stage: int = 4, padding: str = "zeros"
+    ) -> None:
         super().__init__()
-        self.body, self.name, self.style, self.stage = body, name, style, stage
+        self.body, self.name, self.style, self.stage, self.padding = body, name, style, stage, padding
         self.stride = 2 ** (stage + 1)
         self.channels = [layer for layer in body.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
         self.complete_keys = frozenset(parameter_shapes(name) if name in NETWORKS else ())
         self.weights_report: WeightsReport | None = None
-        self._masking = MaskedPadding(self)
+        for layer in body.modules():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+                layer.padding_mode = padding
+        self._masking = MaskedPadding(self, padding)
         self.requires_grad_(False)
         self.train(False)
 
@@ -93,14 +99,14 @@ class RandomBackbone(Backbone):
     channels of the image, and of the features before pooling, have zero mean and unit variance per image.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, padding: str = "zeros") -> None:
         body = nn.Sequential()
         for inputs in (3, 64):
             layer = nn.Conv2d(inputs, 64, kernel_size=5, padding=2, bias=False)
             nn.init.orthogonal_(layer.weight)
             body.extend([layer, nn.ReLU(inplace=True)])
         body.append(nn.AvgPool2d(4))
-        super().__init__(body, "random", stage=1)
+        super().__init__(body, "random", stage=1, padding=padding)
         self.body[3].register_forward_hook(self._standardize)
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -136,6 +142,7 @@ def build_backbone(
     *,
     style: str = "pytorch",
     stage: int = 4,
+    padding: str = "zeros",
     weights: str | os.PathLike[str] | None = None,
     allow_partial: bool = False,
     seed: int = 0,
@@ -146,15 +153,18 @@ def build_backbone(
         name: one of BACKBONES. `random` has one stage and takes no weights.
         style: "pytorch", or "caffe" (ResNets only).
         stage: stage whose output is used, 1 to 4 (strides 4, 8, 16 and 32).
+        padding: what convolutions see beyond the border of the image, "zeros" or "replicate" (the values at
+            the border). Zeros, as in training, often make the cells along the border alike, and so a mask.
         weights: checkpoint in any layout that `load_backbone_weights` reads; None: random weights.
         allow_partial: accept a checkpoint with missing parameters, which stay random.
         seed: random seed of the initial weights; the global random state is not changed.
 
     Raises:
-        ValueError: unknown name, style or stage, or a checkpoint that does not fit.
+        ValueError: unknown name, style, stage or padding, or a checkpoint that does not fit.
     """
     check_choice("backbone", name, BACKBONES)
     check_choice("style", style, STYLES)
+    check_choice("padding", padding, PADDINGS)
     if stage not in STAGES:
         raise ValueError(f"stage: expected 1, 2, 3 or 4, got {stage!r}")
     if style == "caffe" and name not in RESNETS:
@@ -164,9 +174,9 @@ def build_backbone(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "random":
-            backbone: Backbone = RandomBackbone()
+            backbone: Backbone = RandomBackbone(padding)
         else:
-            backbone = Backbone(layers(name, style, stage), name, style, stage)
+            backbone = Backbone(layers(name, style, stage), name, style, stage, padding)
     if weights is not None:
         load_backbone_weights(backbone, weights, allow_partial=allow_partial)
     return backbone

@@ -3,7 +3,8 @@
 Images in a batch are padded with zeros at the right and bottom. Without a batch, a convolution sees zeros
 beyond the border of an image. In a batch, the padding is no longer zero after the first layer (bias, batch
 norm), and its values leak into the image. `MaskedPadding` zeroes the padding before every layer with a kernel
-larger than 1 x 1, so that the features of an image do not depend on its padding.
+larger than 1 x 1, or fills it with the values at the border where convolutions replicate these, so that the
+features of an image do not depend on its padding.
 """
 
 from __future__ import annotations
@@ -35,12 +36,18 @@ def _pooled(size: Size, **geometry: Any) -> Size:
 class MaskedPadding:
     """Hooks on the layers of a backbone that keep padding from leaking into the images of a batch.
 
-    Between `begin` and `end` of a batch, the padding of each image is zeroed before each layer with a kernel
-    larger than 1 x 1, and `sizes_of` gives the valid sizes at the resolution of any map. Zero is neutral for
-    max-pooling too, as it follows a ReLU. Sizes are plain integers: nothing is read back from the device.
+    Between `begin` and `end` of a batch, the padding of each image is filled before each layer with a kernel
+    larger than 1 x 1, and `sizes_of` gives the valid sizes at the resolution of any map. Sizes are plain
+    integers: nothing is read back from the device.
+
+    Args:
+        module: backbone.
+        padding: "zeros" or "replicate", as beyond the border of a single image. Both are neutral for
+            max-pooling: it follows a ReLU, and its windows reach into the image.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, padding: str = "zeros") -> None:
+        self._padding = padding
         self._levels: dict[Size, list[Size]] = {}
         for layer in module.modules():
             if isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
@@ -70,6 +77,13 @@ class MaskedPadding:
                 x[index, :, :, w:] = 0
         return x
 
+    def replicate_border(self, x: Tensor) -> Tensor:
+        """Fill the padding of x [B, D, h, w] with the nearest values of each image, in place."""
+        for index, (h, w) in enumerate(self._levels.get(_size_of(x), ())):
+            x[index, :, h:] = x[index, :, h - 1 : h]
+            x[index, :, :, w:] = x[index, :, :, w - 1 : w]
+        return x
+
     def standardize(self, x: Tensor) -> Tensor:
         """Normalise x [B, D, h, w] to zero mean and unit variance per image and channel; padding is 0."""
         height, width = _size_of(x)
@@ -81,7 +95,8 @@ class MaskedPadding:
         return x / deviation.clamp(min=1e-3)  # a constant channel becomes zero
 
     def _before(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.clear_padding(inputs[0])
+        fill = self.clear_padding if self._padding == "zeros" else self.replicate_border
+        fill(inputs[0])
 
     def _after(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         sizes = self._levels.get(_size_of(inputs[0]))

@@ -206,6 +206,7 @@ def describe(proposer: SaliencyProposer) -> dict[str, Any]:
         "backbone": backbone.name,
         "style": backbone.style,
         "stage": backbone.stage,
+        "padding": backbone.padding,
         "weights": _fingerprint(backbone),
         "preset": proposer.preset,
         **dataclasses.asdict(proposer.options),

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf, nan
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from sp_fast.data.coco import load_coco
 from sp_fast.data.rle import best_ious, rle_areas, to_rle
+from sp_fast.data.structure import is_number
 
 # COCO's limits of object sizes: area in pixels.
 SIZES = {
-    "all": (0.0, float("inf")),
+    "all": (0.0, inf),
     "small": (0.0, 32.0**2),
     "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, float("inf")),
+    "large": (96.0**2, inf),
 }
 
 
@@ -36,6 +40,23 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class Strips:
+    """How many proposals are thin strips along the border of their image, see `border_strips`.
+
+    Attributes:
+        masks: number of proposals that are strips.
+        masks_share: their share of the proposals; NaN if there are none.
+        best: number of images whose best-ranked proposal is a strip.
+        best_share: their share of the images that have proposals; NaN if none has.
+    """
+
+    masks: int
+    masks_share: float
+    best: int
+    best_share: float
+
+
+@dataclass(frozen=True)
 class ProposalScores:
     """Scores of proposals against annotations.
 
@@ -44,12 +65,14 @@ class ProposalScores:
         images_annotated: number of images in the annotations.
         masks_per_image: mean number of proposals per image.
         by_size: coverage of "all", "small", "medium" and "large" objects, by COCO's limits of the area.
+        strips: how many proposals are strips along the border.
     """
 
     images: int
     images_annotated: int
     masks_per_image: float
     by_size: dict[str, Coverage]
+    strips: Strips
 
 
 def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.PathLike[str]) -> ProposalScores:
@@ -86,20 +109,51 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
         images_annotated=len(wanted["images"]),
         masks_per_image=sum(len(masks[other]) for other in common.values()) / len(common),
         by_size={name: _coverage(iou[(area >= low) & (area < high)]) for name, (low, high) in SIZES.items()},
+        strips=_strips([masks[other] for other in common.values()]),
     )
 
 
+def border_strips(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Find thin strips along the border of the image: bool [n].
+
+    A strip touches a border, is at most 20 % of the image thick, and at least 50 % of that border long.
+
+    Args:
+        boxes: tight boxes of masks [n, 4], xywh in pixels.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
+    """
+    x, y, w, h = np.asarray(boxes).reshape(-1, 4).T
+    upright = ((x == 0) | (x + w == width)) & (5 * w <= width) & (2 * h >= height)
+    level = ((y == 0) | (y + h == height)) & (5 * h <= height) & (2 * w >= width)
+    return upright | level
+
+
+def _strips(images: Sequence[Sequence[dict[str, Any]]]) -> Strips:
+    """Count the strips among the masks of each image, best first."""
+    found = [border_strips(coco_mask.toBbox(masks), *masks[0]["size"]) for masks in images if masks]
+    masks = int(sum(one.sum() for one in found))
+    best = int(sum(one[0] for one in found))
+    total = sum(map(len, found))
+    return Strips(masks, masks / total if total else nan, best, best / len(found) if found else nan)
+
+
 def _masks(coco: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """Run lengths of all objects that are not crowds, by image id."""
+    """Run lengths of all objects that are not crowds, by image id; those with the highest score first."""
     sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
     masks: dict[int, list[dict[str, Any]]] = {image: [] for image in sizes}
-    for one in coco["annotations"]:
+    for one in sorted(coco["annotations"], key=_score, reverse=True):
         if not one["iscrowd"]:
             masks[one["image_id"]].append(to_rle(one["segmentation"], *sizes[one["image_id"]]))
     return masks
 
 
+def _score(annotation: dict[str, Any]) -> float:
+    score = annotation.get("score", 0.0)
+    return score if is_number(score) else 0.0
+
+
 def _coverage(iou: np.ndarray) -> Coverage:
     if not len(iou):
-        return Coverage(0, float("nan"), float("nan"))
+        return Coverage(0, nan, nan)
     return Coverage(len(iou), float(iou.mean()), float((iou > 0.5).mean()))

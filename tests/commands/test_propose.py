@@ -82,14 +82,31 @@ def test_masks_of_a_folder(command: Command, folder: Path, tmp_path: Path) -> No
 def test_options_reach_the_proposer(command: Command, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     given = ["--preset", "official", "--grid", "4x6,2x2", "--nms", "mask", "--iou-threshold", "0.25"]
-    given += ["--max-masks", "3", "--min-area", "5", "--min-score", "0", "--sigma", "1.5", "--ignore-exif"]
+    given += [
+        "--padding",
+        "replicate",
+        "--max-masks",
+        "3",
+        "--min-area",
+        "5",
+        "--min-score",
+        "0",
+        "--sigma",
+        "1.5",
+        "--ignore-exif",
+    ]
     code, _, _ = command("propose", folder, "--out", out, "--backbone", "random", "--size", "80x32", *given)
     assert code == 0
     options = json.loads(out.read_text())["info"]["options"]
     expected = {"preset": "official", "grid": [[4, 6], [2, 2]], "scales": None, "nms": "mask", "max_masks": 3}
     expected |= {"iou_threshold": 0.25, "min_area": 5, "min_score": 0.0, "sigma": 1.5, "size": [80, 32]}
     expected["exif"] = "ignore"
-    expected |= {"similarity": "cosine", "min_center_height": 0.2, "backbone": "random"}
+    expected |= {
+        "similarity": "cosine",
+        "min_center_height": 0.2,
+        "backbone": "random",
+        "padding": "replicate",
+    }
     assert {name: options[name] for name in expected} == expected
 
 
@@ -218,6 +235,7 @@ def test_score(command: Command, folder: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "1.000" in printed, "every mask is its own best"
     assert "20 of 20 annotated images" in printed
+    assert "strips along the border" in printed
     code, _, error = command("score", tmp_path / "none.json", "--annotations", out)
     assert code == 2
     assert "no such annotation file" in error

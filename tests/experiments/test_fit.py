@@ -37,7 +37,7 @@ def define(folder, classes=("cell",), **changed):
         "pretrain_cache": "ram",
         "finetune_cache": None,
         "prompts": "none",
-        "proposals": {"stage": 3, "size": 640, "options": {"max_masks": 9}},
+        "proposals": {"stage": 3, "padding": "replicate", "size": 640, "options": {"max_masks": 9}},
         **{name: changed.pop(name) for name in list(changed) if name not in ("compare", "class_agnostic")},
     }
     coco = {"images": [], "annotations": []}
@@ -58,6 +58,7 @@ def test_both_rows_differ_in_the_pretraining_alone(tmp_path):
     assert without.pretrain is without.proposals is None
     assert with_it.pretrain.images == "all"
     assert with_it.proposals.options == {"max_masks": 9}
+    assert (with_it.proposals.backbone["stage"], with_it.proposals.backbone["padding"]) == (3, "replicate")
     assert [one.claim for one in found.comparisons] == ["gain from pre-training on your images"]
     assert [row.name for row in define(tmp_path).rows] == [PRETRAINED]
 

@@ -17,13 +17,12 @@ import torch
 import sp_fast.models  # noqa: F401
 
 # isort: split
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import HOOKS
 
 from sp_fast.train import main
+from tests.conftest import forget_runs
 from tests.pretraining.narrow import NARROW
 from tests.training.runs import CONFIGS, finetune_options, pretrain_options
 
@@ -155,9 +154,7 @@ def run(scenes: Path, folder: Path, model: str, kind: str, *options: str, argume
         out, err = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
         with out, err, contextlib.suppress(Interrupted):
             status = main(command)
-    # mmengine keeps these by name for the life of a process; a command has its own.
-    for cls in (DetLocalVisualizer, MMLogger, MessageHub):
-        cls._instance_dict.clear()
+    forget_runs()
     return Run(status, printed.getvalue(), folder / "run")
 
 

@@ -75,11 +75,19 @@ def test_random_backbone_is_seeded_and_keeps_the_global_random_state() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "style"),
-    [("resnet18", "pytorch"), ("resnet50", "caffe"), ("mobilenet_v2", "pytorch"), ("random", "pytorch")],
+    ("name", "style", "padding"),
+    [
+        ("resnet18", "pytorch", "zeros"),
+        ("resnet18", "caffe", "replicate"),
+        ("resnet50", "caffe", "zeros"),
+        ("mobilenet_v2", "pytorch", "zeros"),
+        ("mobilenet_v2", "pytorch", "replicate"),
+        ("random", "pytorch", "zeros"),
+        ("random", "pytorch", "replicate"),
+    ],
 )
-def test_padding_does_not_change_features(name: str, style: str) -> None:
-    backbone = build_backbone(name, style=style)
+def test_padding_does_not_change_features(name: str, style: str, padding: str) -> None:
+    backbone = build_backbone(name, style=style, padding=padding)
     pictures = images((65, 130), (97, 64), (40, 75))
     together = backbone.features(pictures)
     assert together.valid.tolist() == [list(size) for size in together.sizes]
@@ -89,6 +97,15 @@ def test_padding_does_not_change_features(name: str, style: str) -> None:
         assert alone.shape[1:] == (height, width)
         scale = float(alone.abs().max())
         torch.testing.assert_close(together.maps[k, :, :height, :width], alone, atol=1e-4 * scale, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_a_plain_image_has_equal_features_up_to_its_border_if_replicated(name: str) -> None:
+    plain = torch.full((3, 96, 128), 200, dtype=torch.uint8)
+    for padding in ("zeros", "replicate"):
+        maps = build_backbone(name, padding=padding).features([plain]).maps
+        spread = float((maps.amax((2, 3)) - maps.amin((2, 3))).max() / maps.abs().max())
+        assert spread > 0.1 if padding == "zeros" else spread < 1e-3
 
 
 def test_padding_does_not_change_masks() -> None:
@@ -131,6 +148,10 @@ def test_always_in_eval_mode() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            {"name": "resnet18", "padding": "same"},
+            "padding: expected one of 'zeros', 'replicate', got 'same'",
+        ),
         ({"name": "vgg16"}, "backbone: expected one of 'resnet18', .*'random', got 'vgg16'"),
         ({"name": "resnet50", "style": "tf"}, "style: expected one of 'pytorch', 'caffe', got 'tf'"),
         ({"name": "resnet50", "stage": 5}, "stage: expected 1, 2, 3 or 4, got 5"),

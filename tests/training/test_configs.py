@@ -21,9 +21,7 @@ import sp_fast.models  # noqa: F401
 
 # isort: split
 from mmdet.registry import MODELS
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 
 from sp_fast.configuration import set_num_classes
@@ -56,6 +54,10 @@ ROWS = {
     "table7/saliency": Row("cosine", True),
     "table7/freesolo-without": Row("none", False, "import", "freesolo.json"),
     "table7/freesolo": Row("cosine", True, "import", "freesolo.json"),
+    "table7/up_detr-without": Row("none", False, "import", "random.json"),
+    "table7/up_detr": Row("cosine", True, "import", "random.json"),
+    "table7/detreg-without": Row("none", False, "import", "detreg_regions.json"),
+    "table7/detreg": Row("cosine", True, "import", "detreg_regions.json"),
 }
 TABLES = {name: getattr(tables, name)("DATA") for name in ("table4", "table5", "table7")}
 
@@ -92,14 +94,6 @@ def pretraining_of(config: str) -> str:
 def heads_of(family: str) -> set[str]:
     """The layers whose shape depends on the classes."""
     return HEADS[family.removesuffix("_mobilenet_v2")]
-
-
-@pytest.fixture(autouse=True)
-def _new_process():
-    """Mmengine keeps loggers and visualizers by name for the life of a process; a command has its own."""
-    yield
-    for cls in (DetLocalVisualizer, MMLogger, MessageHub):
-        cls._instance_dict.clear()
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +180,13 @@ def test_pretraining_config(config, pretrained):
     assert_pretrained(config, *pretrained(config))
 
 
-# Rows that are the config itself, or another row again, are not trained twice.
+# Rows that are the config itself, or another row with other masks, are not trained twice.
+SAME = ("saliency-without", "up_detr-without", "up_detr", "detreg-without", "detreg")
+
+
 @pytest.mark.parametrize(
-    "name", [name for name in ROWS if row_options(name) and name != "table7/saliency-without"]
+    "name",
+    [name for name in ROWS if row_options(name) and not name.endswith(SAME)],
 )
 def test_row_of_the_paper(name, pretrained):
     given = tuple(f"{key}={value}" for key, value in row_options(name).items())
@@ -276,9 +274,9 @@ def test_a_row_is_the_papers_setting_but_for_its_options(name):
     made = next(one for one in TABLES[table].rows if one.name == own)
     if row.masks == "random.json":
         assert made.proposals.kind == "random_boxes"
-    elif row.masks == "freesolo.json":
+    elif row.source == "import":
         assert made.proposals is None
-        assert made.pretrain.annotations == "DATA/freesolo.json"
+        assert made.pretrain.annotations == f"DATA/{row.masks}"
     else:
         assert made.proposals.kind == "saliency"
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from tests.conftest import forget_runs
 from tests.training.runs import finetune_options, pretrain_options, write_config
 
 pytest.importorskip("mmdet")
@@ -14,9 +15,7 @@ pytest.importorskip("mmdet")
 import sp_fast.models  # noqa: F401
 
 # isort: split
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
-from mmengine.logging import MessageHub, MMLogger
 
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
 from sp_fast.train import main
@@ -35,8 +34,7 @@ def run(tmp_path, capfd, monkeypatch):
         # mmengine formats the config five times a run, which takes longer than the run.
         monkeypatch.setattr(Config, "pretty_text", property(lambda cfg: repr(cfg.to_dict())))
         status = main([str(config), "--work-dir", str(tmp_path / folder), *map(str, arguments)])
-        for cls in (DetLocalVisualizer, MMLogger, MessageHub):
-            cls._instance_dict.clear()
+        forget_runs()
         return status, "".join(capfd.readouterr())
 
     return get
