@@ -253,7 +253,7 @@ def _classes_of_checkpoint(path: str) -> tuple[str, ...]:
     names = named_classes(load_checkpoint_file(path))
     if names is None:
         raise ValueError(
-            f"--annotations: expected the training annotations, got none, and {path} does not name its classes"
+            f"--annotations: expected the training annotations, got none; {path} does not name classes"
         )
     return names
 

@@ -274,7 +274,7 @@ def store(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a memory-mapped copy of a COCO-format file beside it, which training opens at once (Apache Arrow).
+    """Write a copy of a COCO-format file as Apache Arrow, beside it, which training opens at once.
 
     All processes share its memory. sp-fast propose writes it too.
     """
