@@ -1,4 +1,4 @@
-"""Applies the training command's options to a config; one that the config has no use for is an error."""
+"""Applies the training command's options to a config; an option that it cannot use is an error."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sp_fast.proposals.store import seeds_path
 
 
 def apply_options(cfg: Any, args: argparse.Namespace) -> None:
-    """Changes `cfg` as the command line says, except for the length: see `scale_length`.
+    """Applies the command line's options to `cfg`, except for the length: see `scale_length`.
 
     Raises:
         FileNotFoundError: a file or folder that is named does not exist.
-        ValueError: this config has no use for an option, or the data do not fit together.
+        ValueError: the config cannot use an option, or the data do not fit together.
     """
     _check_paths(args)
     if args.max_megapixels is not None:
@@ -62,11 +62,11 @@ def _set_total_batch(cfg: Any, total: int) -> None:
 
 
 def scale_length(cfg: Any, unit: str, length: int) -> None:
-    """Sets how long training is, and scales the learning rate's schedule and the evaluation's in proportion.
+    """Sets the length of training, and scales the schedules of learning rate and evaluation in proportion.
 
     Args:
-        cfg: the config, changed in place. Given steps where it counts epochs, it counts steps afterwards.
-        unit: "epochs" or "steps". Steps of a schedule that counts epochs otherwise, such as a warm-up, stay.
+        cfg: the config, changed in place. If it counts epochs and is given steps, it counts steps afterwards.
+        unit: "epochs" or "steps". In a config of epochs, schedules in steps, such as a warm-up, stay.
         length: number of epochs or steps, at least 1.
 
     Raises:
@@ -79,7 +79,7 @@ def scale_length(cfg: Any, unit: str, length: int) -> None:
     if unit == "epochs" and not by_epoch:
         raise ValueError("--epochs: this config counts steps; use --steps N")
     if unit == "steps" and by_epoch and loop.get("type") != "StepTrainLoop":
-        raise ValueError("--steps: this config counts epochs, and not with StepTrainLoop; use --epochs N")
+        raise ValueError("--steps: this config counts epochs without StepTrainLoop; use --epochs N")
     factor = length / loop.pop("max_epochs" if by_epoch else "max_iters")
     loop["max_epochs" if unit == "epochs" else "max_iters"] = length
     if "val_interval" in loop:
@@ -168,7 +168,7 @@ def _leave_out_validation(cfg: Any, args: argparse.Namespace) -> None:
 
 
 def _check_data(cfg: Any, only: str | None) -> None:
-    """Raises on errors in the data, which would else show after an epoch, or in a worker."""
+    """Raises on errors in the data, which would otherwise show only after an epoch, or in a worker."""
     loaders = [only] if only else []
     sets = [one for one in _datasets(cfg, *loaders) if one.get("type") == "InstanceDataset"]
     files = {(one.ann_file, one.images): one.get("tight_boxes", False) for one in sets}
@@ -197,12 +197,12 @@ def _match_classes(cfg: Any, args: argparse.Namespace) -> None:
     if all(dataset.get("class_agnostic") for dataset in train):
         set_num_classes(cfg.model, 1)
         return
-    judged = args.eval_only and not args.annotations
-    source = args.load_from if judged else train[0].ann_file
-    sets = _datasets(cfg, "val_dataloader", "test_dataloader") if judged else _datasets(cfg)
+    by_checkpoint = args.eval_only and not args.annotations
+    source = args.load_from if by_checkpoint else train[0].ann_file
+    sets = _datasets(cfg, "val_dataloader", "test_dataloader") if by_checkpoint else _datasets(cfg)
     # Each file once: validation and test share theirs, and a large one takes long to check.
     names_in = {path: _class_names(path) for path in dict.fromkeys(one.ann_file for one in sets)}
-    names = _classes_of_checkpoint(source) if judged else names_in[source]
+    names = _classes_of_checkpoint(source) if by_checkpoint else names_in[source]
     for dataset in sets:
         unknown = sorted(set(names_in[dataset.ann_file]) - set(names))
         if unknown:
@@ -221,7 +221,7 @@ def _match_seeds(cfg: Any) -> None:
     if cfg.model.get("source", "cached") != "cached":
         detector = cfg.model.detector
         reader = detector.get("neck") or detector.get("panoptic_head")
-        if reader:  # else the config has to say it
+        if reader:  # otherwise the config has to set it
             cfg.model.supervision.seed_channels = reader.in_channels[-1]
         return
     _section(cfg, "train_dataloader", "CONFIG")
@@ -256,8 +256,7 @@ def _classes_of_checkpoint(path: str) -> tuple[str, ...]:
     names = named_classes(load_checkpoint_file(path))
     if names is None:
         raise ValueError(
-            f"--annotations: expected the training annotations, whose classes {path} predicts, since it does "
-            "not name them"
+            f"--annotations: expected the training annotations, got none; {path} does not name classes"
         )
     return names
 
@@ -270,7 +269,7 @@ def _class_names(ann_file: str) -> tuple[str, ...]:
 
 
 def _datasets(cfg: Any, *loaders: str) -> list[Any]:
-    """The data sets of the given loaders, by default of all; those inside wrappers of data sets."""
+    """The data sets of the given loaders, by default of all, without the wrappers around them."""
     loaders = loaders or ("train_dataloader", "val_dataloader", "test_dataloader")
     return [one for name in loaders if cfg.get(name) for one in _unwrapped(cfg[name].dataset)]
 

@@ -1,4 +1,4 @@
-"""Applies `--cfg-options`, whose keys are checked: a misspelt one would otherwise do nothing."""
+"""Applies `--cfg-options` after checking their keys: a misspelt one would otherwise do nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-# Entries that mmengine and this package read, without a place in every config.
+# Entries that mmengine or this package reads, though not every config has them.
 _READ = ("find_unused_parameters", "from_scratch", "model_wrapper_cfg", "activation_checkpointing", "compile")
-# Their keys are arguments: building them refuses the unknown ones.
+# Sections whose keys are arguments, so that building them refuses unknown ones.
 _ARGUMENTS = (
     *("train_dataloader", "val_dataloader", "test_dataloader", "randomness"),
     *("model.prompts", "model.supervision", "model.proposer"),
@@ -17,7 +17,7 @@ _ARGUMENTS = (
 
 
 def apply_overrides(cfg: Any, options: Mapping[str, Any]) -> None:
-    """Merges entries into a config, after a check that it has them.
+    """Merges entries into a config after checking that it has them.
 
     A new key is accepted where a class or function takes it as an argument, which then checks it, and
     anywhere if marked with a plus sign: `+model.train_cfg.new=1`.
@@ -71,6 +71,6 @@ def _unknown(parts: list[str], depth: int, there: list[str]) -> ValueError:
     mend = f"Did you mean {'.'.join([*parts[:depth], *nearest, *parts[depth + 1 :]])}? " if nearest else ""
     return ValueError(
         f"--cfg-options: {'.'.join(parts)}: this config has no {parts[depth]!r}"
-        f"{f' in {section}' if section else ''}. {mend}A new entry is marked with a plus sign: "
+        f"{f' in {section}' if section else ''}. {mend}Mark a new entry with a plus sign: "
         f"+{'.'.join(parts)}=VALUE"
     )

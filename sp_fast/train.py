@@ -3,7 +3,7 @@
     sp-fast train CONFIG [options]
     torchrun --nproc-per-node 8 -m sp_fast train CONFIG [options]
 
-Also a script of its own, for a checkout: `python sp_fast/train.py`. Runs on mmengine's Runner.
+In a checkout, `python sp_fast/train.py` works too. Runs on mmengine's Runner.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ examples:
     sp-fast train knet_mobilenet_v2/pretrain \\
       --images photos --annotations masks.json --weights mobilenet_v2.pth \\
       --work-dir runs/pretrain
-  fine-tune what came out on a few labels, and evaluate:
+  fine-tune the result on a few labels, and evaluate:
     sp-fast train knet_mobilenet_v2/finetune \\
       --images train --annotations train.json \\
       --val-images val --val-annotations val.json \\
@@ -84,17 +84,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     run = parser.add_argument_group("run")
     add = run.add_mutually_exclusive_group().add_argument
     add("--epochs", type=int, metavar="N", help="Train for N epochs; the schedule is scaled to them")
-    add("--steps", type=int, metavar="N", help="Train for N steps; likewise")
+    add("--steps", type=int, metavar="N", help="Train for N steps; the schedule is scaled to them")
     add = run.add_argument
-    add("--batch-size", type=int, metavar="N", help="Images that a process takes at once")
-    total = (
-        "Images per step in all processes, whatever their number: gradients of several batches are added up"
-    )
+    add("--batch-size", type=int, metavar="N", help="Images per batch in each process")
+    total = "Images per step in all processes together; gradients of several batches are added up"
     add("--total-batch", type=int, metavar="N", help=total)
     cached = "Keep decoded, resized images and masks in memory; features: a frozen backbone's maps too"
     add("--cache", choices=("ram", "features"), help=cached)
     add("--seed", type=int, metavar="N", help="Random seed of weights, order and augmentation")
-    add("--amp", action="store_true", help="Mixed precision on a GPU: bfloat16 if it has it, else float16")
+    add("--amp", action="store_true", help="Mixed precision on a GPU: bfloat16 if supported, else float16")
     add("--ema", action="store_true", help="Evaluate and save a moving average of the weights")
     stop = "Stop after N validations in a row without a better mask AP"
     add("--early-stop", type=int, metavar="N", help=stop)
@@ -109,7 +107,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def load_config(args: argparse.Namespace) -> Any:
-    """The config with the command line's options in it; see `sp_fast.configuration.apply_options`."""
+    """The config with the command line's options applied; see `sp_fast.configuration.apply_options`."""
     from mmengine.config import Config
 
     from sp_fast.configs import find_config
@@ -155,7 +153,7 @@ def prepare(args: argparse.Namespace) -> Any:
 
 def build_runner(cfg: Any, args: argparse.Namespace) -> Any:
     """The runner of a config from `load_config`; see `prepare`."""
-    import sp_fast.models  # noqa: F401  (the mmcv bridge has to be there before mmdet)
+    import sp_fast.models  # noqa: F401  (the mmcv bridge has to be imported before mmdet)
     from sp_fast.mmdet_plugin.runner import Runner
     from sp_fast.run_options import check_start
 
@@ -177,7 +175,7 @@ def build_runner(cfg: Any, args: argparse.Namespace) -> Any:
 
 @contextlib.contextmanager
 def named_as_config_error() -> Iterator[None]:
-    """Turns what mmengine raises at misspelt values of a config into a ValueError of one line."""
+    """Turns mmengine's errors about misspelt config values into a ValueError of one line."""
     try:
         yield
     except (TypeError, KeyError, AttributeError, ImportError, AssertionError) as error:
@@ -245,7 +243,7 @@ def _train_or_evaluate(runner: Any, args: argparse.Namespace) -> int:
 
 
 def _failed(message: object, status: int) -> int:
-    if int(os.environ.get("LOCAL_RANK", 0)) == 0 or status == 1:  # the same for all processes, except for 1
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0 or status == 1:  # status 2 is the same in all processes
         print(f"sp-fast train: {message}", file=sys.stderr)
     return status
 

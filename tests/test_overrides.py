@@ -24,7 +24,7 @@ def cfg():
         ("optim_wrapper.clip_grad.maxnorm", "Did you mean optim_wrapper.clip_grad.max_norm? "),
         ("train_dataloader.batchsize", "Did you mean train_dataloader.batch_size? "),
         ("train_dataloader.dataset.pipeline.9.prob", "Did you mean train_dataloader.dataset.pipeline."),
-        ("optim_wrapper.optimizer.lr.x", "in optim_wrapper.optimizer.lr. A new entry"),
+        ("optim_wrapper.optimizer.lr.x", "in optim_wrapper.optimizer.lr. Mark a new entry"),
         ("default_hooks.checkpoints.seconds", "Did you mean default_hooks.checkpoint.seconds? "),
     ],
 )

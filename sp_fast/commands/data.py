@@ -8,7 +8,7 @@ import typer
 SPLIT_EXAMPLES = """
 \b
 Examples:
-  10 % of the labels, and the other images' for evaluation:
+  10 % of the images, and the others for evaluation:
     sp-fast data coco-split annotations/instances_train2017.json \\
       --share 10 --out annotations/train2017.10.json \\
       --rest annotations/train2017.90.json
@@ -40,7 +40,7 @@ Examples:
   FreeSOLO's masks of two folders:
     sp-fast data masks freesolo.json --images data/coco/train2017 \\
       --images data/coco/unlabeled2017 --out freesolo_masks.json
-  Those of one of the two:
+  Only those of one folder:
     sp-fast data masks freesolo.json --images data/coco/unlabeled2017 \\
       --leave-out-missing --out freesolo_unlabeled.json
   Results of a CutLER model, which name images by id:
@@ -81,28 +81,28 @@ def coco_split(
     annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="COCO-format file.")],
     out: Out,
     share: Annotated[float | None, typer.Option(help="Percentage of the images, such as 5 or 10.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed, or fold.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed, or number of the fold.")] = 1,
     recipe: Annotated[
         Literal["hash", "mmdet", "detreg"],
         typer.Option(
-            help="How images are drawn: by hash of their ids, as mmdet and STAC, or as DETReg (seed 42)."
+            help="How to draw images: by a hash of their ids, like mmdet and STAC, or like DETReg (seed 42)."
         ),
     ] = "hash",
     list_file: Annotated[
         Path | None,
         typer.Option(
             "--list",
-            help="Instead: COCO_supervision.txt, a COCO-format file, or ids or file names in JSON or lines.",
+            help="List to use instead: COCO_supervision.txt, a COCO-format file, or ids or file names.",
         ),
     ] = None,
     positions: Annotated[
         Literal["file", "detectron2"],
         typer.Option(
-            help="What COCO_supervision.txt counts: images in the file's order, as FreeSOLO; or those with "
-            "objects, by id, as Unbiased Teacher."
+            help="What COCO_supervision.txt counts: images in the file's order, like FreeSOLO; or those with "
+            "objects, by id, like Unbiased Teacher."
         ),
     ] = "file",
-    rest: Annotated[Path | None, typer.Option(help="Annotation file of all other images to write.")] = None,
+    rest: Annotated[Path | None, typer.Option(help="Annotation file to write for all other images.")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a part of a COCO-format file, and the ids of its images (OUT with the suffix .ids.txt)."""
@@ -141,11 +141,11 @@ def cityscapes(
     out: Annotated[Path, typer.Option(help="Folder for the annotation files.", show_default=False)],
     split: Annotated[
         list[str] | None,
-        typer.Option(help="train, val or test; repeatable [train and val]."),
+        typer.Option(help="Split: train, val or test; repeatable [train and val]."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert Cityscapes' instance labels (gtFine, 16-bit instanceIds), as mmdet's converter does.
+    """Convert Cityscapes' instance labels (gtFine, 16-bit instanceIds) like mmdet's converter.
 
     Writes instancesonly_filtered_gtFine_SPLIT.json; the images are those of ROOT/leftImg8bit/SPLIT.
     """
@@ -175,7 +175,7 @@ def ctw1500(
 ) -> None:
     """Convert CTW1500's labels of curved text: XML, TXT with texts, or the older TXT of 32 numbers.
 
-    The labels are in stored pixels, so the EXIF orientation of the images is ignored.
+    The labels refer to the pixels as stored, so the EXIF orientation of the images is ignored.
     """
     from sp_fast.data.ctw1500 import convert_ctw1500
     from sp_fast.data.prepared import check_outputs, summary, write_checked
@@ -200,17 +200,17 @@ def masks(
         typer.Option(help="Folder of the images, to check their sizes; repeatable.", show_default=False),
     ] = None,
     of: Annotated[
-        Path | None, typer.Option(help="For a list: annotation file whose images the results are of.")
+        Path | None, typer.Option(help="For a list of results: annotation file with their images.")
     ] = None,
-    min_score: Annotated[float | None, typer.Option(help="Smallest score.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Lowest score of a mask.")] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="Largest number of masks per image, the best scores first.")
+        int | None, typer.Option(min=1, help="Largest number of masks per image, best scores first.")
     ] = None,
     leave_out_missing: Annotated[
         bool, typer.Option("--leave-out-missing", help="Leave out images that are in none of --images.")
     ] = False,
     boxes: Annotated[
-        bool, typer.Option("--boxes", help="Box-shaped masks, of the masks or of 'bbox' (x, y, w, h).")
+        bool, typer.Option("--boxes", help="Make box-shaped masks, from the masks or 'bbox' (x, y, w, h).")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -250,9 +250,9 @@ def folders(
     out: Out,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write an annotation file whose images lie in several folders, for use with one --images.
+    """Adapt an annotation file to images in several folders, for use with one --images.
 
-    File names become relative to the folder that holds all of them.
+    File names become relative to the common parent folder.
     """
     from sp_fast.data.coco import load_coco
     from sp_fast.data.folders import place_in_folders
@@ -270,13 +270,13 @@ def store(
     annotations: Annotated[Path, typer.Argument(metavar="ANNOTATIONS", help="COCO-format file.")],
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder of its images: check them now instead of whenever training starts."),
+        typer.Option(help="Folder of the images: check their sizes now, not each time training starts."),
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a copy of a COCO-format file that training opens at once (Apache Arrow, ANNOTATIONS with .arrow).
+    """Write a copy of a COCO-format file as Apache Arrow, beside it, which training opens at once.
 
-    Training takes it from beside the file; all processes share its memory. sp-fast propose writes it too.
+    All processes share its memory. sp-fast propose writes it too.
     """
     from sp_fast.data.check import errors_before_training
     from sp_fast.data.coco import load_coco

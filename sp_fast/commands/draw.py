@@ -29,16 +29,16 @@ def draw(
     images: Annotated[Path, typer.Option(help="Folder of the images.", show_default=False)],
     out: Annotated[Path, typer.Option(help="PNG file to write.", show_default=False)],
     annotations: Annotated[
-        Path | None, typer.Option(help="COCO-format file of the images, for results (lists).")
+        Path | None, typer.Option(help="COCO-format file of the images, for lists of results.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, max=200, help="Number of images, evenly spread.")] = 12,
     names: Annotated[
         str | None, typer.Option(help="File names of the images to draw instead, comma-separated.")
     ] = None,
-    min_score: Annotated[float, typer.Option(help="Least score of a mask that has one, 0 to 1.")] = 0.3,
+    min_score: Annotated[float, typer.Option(help="Lowest score of a mask with a score, 0 to 1.")] = 0.3,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
 ) -> None:
-    """Draw masks over images; those of several files in rows below each other, for the same images."""
+    """Draw masks over images; several files give rows below each other, for the same images."""
     check_picture(out, overwrite)
     if not images.is_dir():
         raise FileNotFoundError(f"--images: expected the folder of the images, got {images}")

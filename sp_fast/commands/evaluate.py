@@ -45,14 +45,14 @@ def evaluate(
         Literal["merged", "no-categories"] | None,
         typer.Option(
             help="Ignore classes. merged: all labels become one, copies of a mask count once; "
-            "no-categories: as pycocotools with useCats off."
+            "no-categories: like pycocotools with useCats off."
         ),
     ] = None,
     boxes_from_masks: Annotated[
         bool,
         typer.Option(
             "--boxes-from-masks",
-            help="Boxes are the tight boxes of the masks, and not those of the results.",
+            help="Use the tight boxes of the masks instead of the boxes in the results.",
         ),
     ] = False,
     evaluator: Annotated[

@@ -62,7 +62,7 @@ def run(
         int | None, typer.Option(min=1, help="Number of runs at once [as many as GPUs or cores allow].")
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes of each training (torchrun), each with a GPU of its own.")
+        int, typer.Option(min=1, help="Number of processes per training (torchrun), each with its own GPU.")
     ] = 1,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data, for experiments that take one.")
@@ -149,7 +149,7 @@ def run_and_report(
 
 
 def _need_mmdet() -> None:
-    """Imports mmdet, before minutes are spent on what comes first."""
+    """Imports mmdet, so that its absence shows before minutes of other work."""
     try:
         import mmdet  # noqa: F401
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""`sp-fast kernels`: where the kernels of trained models look."""
+"""`sp-fast kernels`: mean masks of the kernels or queries of trained models."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ def kernels(
 ) -> None:
     """Draw the masks of each kernel or query after the last stage, averaged over the images of a folder.
 
-    Masks are resized to 200 x 200; all models share one colour scale. Interrupted runs start again.
+    Masks are resized to 200 x 200; all models share one colour scale. An interrupted run starts over.
     """
     check_picture(out, overwrite)
     from sp_fast.data.images import list_images, spread

@@ -30,7 +30,7 @@ Examples:
   As jobs of a batch queue, here the third of eight:
     sp-fast propose photos --weights mobilenet_v2.pth \\
       --out masks.json --shard 3/8
-  The same in a script for srun, where nothing is taken automatically:
+  The same under Slurm's srun, whose variables are not read automatically:
     ... --shard $((SLURM_PROCID+1))/$SLURM_NTASKS
 
 If interrupted, run the same command again to resume.
@@ -75,7 +75,7 @@ def _scales(text: str) -> Any:
 
 
 def _shard(text: str) -> Any:
-    number, total = _numbers(text, "/", int, "a shard and their number, such as 3/8", (2,))
+    number, total = _numbers(text, "/", int, "a shard and the number of shards, such as 3/8", (2,))
     if number > total:
         raise typer.BadParameter(f"expected a shard from 1/{total} to {total}/{total}, got {text!r}")
     return number, total
@@ -99,7 +99,7 @@ def propose(
     stage: Annotated[int, typer.Option(help="Stage whose features are used, 1 to 4 (strides 4 to 32).")] = 4,
     padding: Annotated[
         Literal["zeros", "replicate"],
-        typer.Option(help="What convolutions see beyond the border of the image."),
+        typer.Option(help="Padding of all convolutions; replicate repeats the values at the border."),
     ] = "zeros",
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Accept missing and unknown weights, and list them.")
@@ -132,7 +132,7 @@ def propose(
     similarity: Annotated[
         Literal["dot", "cosine"] | None, typer.Option(help="Similarity of a seed and a cell.")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Least saliency inside a mask, 0 to 1.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Lowest saliency inside a mask, 0 to 1.")] = None,
     nms: Annotated[Literal["mask", "matrix"] | None, typer.Option(help="Non-maximum suppression.")] = None,
     iou_threshold: Annotated[
         float | None, typer.Option(help="Largest IoU of two masks after mask NMS.")
@@ -140,7 +140,7 @@ def propose(
     sigma: Annotated[float | None, typer.Option(help="Sharpness of the decay of matrix NMS.")] = None,
     min_area: Annotated[int | None, typer.Option(help="Smallest area of a mask, in feature cells.")] = None,
     max_masks: Annotated[int | None, typer.Option(help="Largest number of masks per image.")] = None,
-    min_score: Annotated[float | None, typer.Option(help="Least score of a mask, after NMS.")] = None,
+    min_score: Annotated[float | None, typer.Option(help="Lowest score of a mask, after NMS.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per batch [8 on a GPU, 1 on a CPU].")
     ] = None,
@@ -157,7 +157,7 @@ def propose(
         typer.Option(
             parser=_shard,
             metavar="K/N",
-            help="Make part K of N of the images only; the last part to finish writes the output.",
+            help="Process only part K of N of the images; the last part to finish writes the output.",
         ),
     ] = None,
     resume: Annotated[
@@ -187,7 +187,9 @@ def propose(
     ranks = Ranks() if Ranks.started() else None
     if ranks is not None:
         if shard is not None:
-            raise typer.BadParameter("under torchrun, each process takes its own", param_hint="--shard")
+            raise typer.BadParameter(
+                "expected no shard under torchrun, which gives each process one", param_hint="--shard"
+            )
         shard = (ranks.rank + 1, ranks.world)
         device = _device(f"cuda:{ranks.local_rank}") if device == "cuda" else device
     console = Console(stderr=True, quiet=ranks is not None and ranks.rank > 0)

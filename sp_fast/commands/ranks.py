@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 
 class Ranks:
-    """The processes that torchrun has started for one command; they meet in its key-value store.
+    """The processes that torchrun has started for one command; they coordinate through its key-value store.
 
     Attributes:
-        rank, world: number of this process, from 0, and of all.
-        local_rank: number of this process on its machine, from 0.
+        rank, world: index of this process, from 0, and number of processes.
+        local_rank: index of this process on its machine, from 0.
 
     Raises:
-        ValueError: the environment has RANK and WORLD_SIZE, but no address to meet at.
+        ValueError: the environment has RANK and WORLD_SIZE, but no MASTER_ADDR or MASTER_PORT.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class Ranks:
         return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
 
     def add(self, name: str, number: int) -> int:
-        """Add to a number that all processes share; returns the sum, from 0."""
+        """Add to a number that all processes share and that starts at 0; return the sum."""
         return self._store.add(name, number)
 
     def meet(self, name: str, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Wait until all processes are here. There is no time limit: torchrun ends all if one fails."""
+        """Wait until all processes have called this. Without time limit: torchrun ends all if one fails."""
         here = self.add(name, 1)
         while here < self.world:
             time.sleep(0.2)
@@ -43,7 +43,7 @@ class Ranks:
 
 
 class RankProgress:
-    """Progress of all processes together, shown by the first of them; to call with (done, total).
+    """Progress of all processes together, shown by the first; called with (done, total).
 
     The first call waits for all processes, so that none merges before another has started.
     """
@@ -53,7 +53,7 @@ class RankProgress:
         self._done, self._total = 0, 0
 
     def __call__(self, done: int, total: int) -> None:
-        """Tells that `done` of this process's `total` are done."""
+        """Report that `done` of this process's `total` images are done."""
         self._ranks.add("done", done - self._done)
         self._done = done
         if not self._total:
@@ -63,10 +63,10 @@ class RankProgress:
         self._show_all()
 
     def finish(self, merged: bool) -> None:
-        """Waits until all processes are done.
+        """Wait until all processes are done.
 
         Raises:
-            OSError: none of them has `merged`.
+            OSError: no process has merged the shards (`merged`).
         """
         self._ranks.add("merged", int(merged))
         self._ranks.meet("finished", self._show_all)

@@ -1,4 +1,4 @@
-"""`sp-fast region-boxes`: boxes of selective search as pseudo masks, DETReg's regions."""
+"""`sp-fast region-boxes`: boxes of selective search as pseudo masks, like DETReg's regions."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +22,7 @@ def region_boxes(
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")] = False,
 ) -> None:
-    """Make boxes by selective search for a folder of images, as DETReg does, for pre-training.
+    """Make boxes by selective search for a folder of images, like DETReg, for pre-training.
 
     Needs the package opencv-contrib-python-headless in place of opencv-python.
     """

@@ -35,8 +35,8 @@ def score(
     strips = scores.strips
     if scores.masks_per_image:
         table = Table("strips along the border", "number", "share")
-        table.add_row("of all masks", str(strips.masks), f"{strips.masks_share:.1%}")
-        table.add_row("of the best of each image", str(strips.best), f"{strips.best_share:.1%}")
+        table.add_row("all masks", str(strips.masks), f"{strips.masks_share:.1%}")
+        table.add_row("best mask per image", str(strips.best), f"{strips.best_share:.1%}")
         Console().print(table)
     typer.echo(
         f"{scores.images} of {scores.images_annotated} annotated images, "

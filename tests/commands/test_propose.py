@@ -206,7 +206,11 @@ def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) ->
         (["{images}", *RANDOM, "--size", "big"], 2, "expected 640, 1333x800 or none, got 'big'"),
         (["{images}", *RANDOM, "--device", "abacus"], 2, "abacus cannot be used here"),
         (["{images}", *RANDOM, "--preset", "mine"], 2, "'mine'"),
-        (["{images}", *RANDOM, "--shard", "8"], 2, "expected a shard and their number, such as 3/8, got '8'"),
+        (
+            ["{images}", *RANDOM, "--shard", "8"],
+            2,
+            "expected a shard and the number of shards, such as 3/8, got '8'",
+        ),
         (["{images}", *RANDOM, "--shard", "9/8"], 2, "expected a shard from 1/8 to 8/8, got '9/8'"),
         (["{images}", *RANDOM, "--gird", "5x5"], 2, "--gird"),
     ],

@@ -9,7 +9,7 @@ train_pipeline = [
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInstances'),
 ]
-# With the paper's random rotation; as in UPLVP, by 9 degrees to either side, filled with grey (128).
+# With the paper's random rotation: as in UPLVP, by 9 degrees to either side, filled with grey (128).
 rotated_pipeline = [
     *train_pipeline[:-1],
     dict(type='RotateInstances', prob=0.5, level=3),

@@ -1,5 +1,5 @@
-# Cityscapes: 24 epochs, each of 8 rounds as in UPLVP: 24 rounds of 2,975 images are 744 steps of 96 images, fewer than the
-# warm-up. UPLVP has 4 images per GPU, a warm-up of 100 steps and no rotation.
+# Cityscapes: 24 epochs, with each image 8 times per epoch as in UPLVP. Without repetition, 24 epochs of 2,975 images are
+# 744 steps of 96 images, fewer than the warm-up. UPLVP has 4 images per GPU, a warm-up of 100 steps and no rotation.
 _base_ = ['finetune.py']
 
 annotations = 'data/cityscapes/annotations/instancesonly_filtered_gtFine_{}.json'

@@ -1,4 +1,4 @@
-# 5 % of COCO: 92 epochs as in UPLVP, the paper does not say. Warm-up of 1,000 steps as in the paper (UPLVP: 100).
+# 5 % of COCO: 92 epochs as in UPLVP, since the paper does not say. Warm-up of 1,000 steps as in the paper (UPLVP: 100).
 _base_ = ['finetune.py']
 
 train_dataloader = dict(

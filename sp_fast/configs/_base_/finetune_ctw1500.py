@@ -1,5 +1,5 @@
-# CTW1500: 96 epochs, the drops of UPLVP's 92 (72, 88) in proportion; 4 images per GPU and a warm-up of 100 steps as in
-# UPLVP, since 96 epochs of 1,000 images are 1,056 steps of 96. The labels are in the pixels as stored: EXIF is ignored.
+# CTW1500: 96 epochs, with drops in proportion to UPLVP's (72, 88 of 92); 4 images per GPU and a warm-up of 100 steps as in
+# UPLVP, since 96 epochs of 1,000 images are 1,056 steps of 96. Labels refer to the pixels as stored: EXIF is ignored.
 _base_ = ['finetune.py']
 
 train_dataloader = dict(

@@ -6,7 +6,7 @@ model = __import__('sp_fast.configs').configs.model_of_mmdet('mask_rcnn/mask-rcn
 model['backbone'].pop('init_cfg')  # weights are given by --weights
 
 # The paper's optimiser of CNN models, for the training configs. They have 2 images per GPU: the paper does not say, and
-# mmdet's learning rate of 0.02 is for 16.
+# mmdet's learning rate of 0.02 is for 16 images per step.
 optimiser = dict(
     type='OptimWrapper',
     optimizer=dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4),
