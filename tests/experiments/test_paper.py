@@ -77,7 +77,7 @@ def about(name: str, one: dict) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_number_of_the_paper_stands_in_its_row(name):
+def test_every_number_of_the_paper_is_in_its_row(name):
     tables = json.loads((files(numbers.__package__) / "tables.json").read_text())
     experiment = load(name)
     shown = {
@@ -109,7 +109,7 @@ def test_trainings_are_as_long_as_the_papers(name):
         assert config.train_cfg.max_epochs == one["epochs"], (label, data)
 
 
-def test_numbers_are_those_of_the_row_that_is_named():
+def test_numbers_are_those_of_the_named_row():
     found = numbers.published("table2", model="K-Net", pretrain="SP", data="cityscapes")
     assert found["coco/segm_mAP"] == 30.6
     assert found["coco/segm_mAP_75"] is None
@@ -207,7 +207,7 @@ def test_rows_of_other_models_say_so():
         ("table3", {"model": "knet_r50"}, "model=.*: the experiment table3 takes data_root, initial, "),
     ],
 )
-def test_wrong_arguments_are_told(name, arguments, told):
+def test_wrong_arguments_are_reported(name, arguments, told):
     with pytest.raises(ValueError, match=told):
         load(name, **arguments)
 
@@ -220,7 +220,7 @@ def lay_out(root: Path, experiment: Experiment, without: tuple[str, ...]) -> Non
             path.touch()
 
 
-def test_missing_files_are_told_before_anything_runs(tmp_path):
+def test_missing_files_are_reported_before_anything_runs(tmp_path):
     root, out = tmp_path / "data", tmp_path / "out"
     experiment = load("table1", data_root=str(root))
     lay_out(root, experiment, ("swav_r50.pth", "unlabeled2017"))

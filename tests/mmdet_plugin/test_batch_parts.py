@@ -85,7 +85,7 @@ def test_parts_give_the_gradients_and_losses_of_the_whole(most, count, capsys):
 @pytest.mark.parametrize(
     ("parts", "most", "sizes"), [(2, 5, [2, 3]), (3, 5, [1, 2, 2]), (2, 2, [1, 1, 1, 2])]
 )
-def test_given_parts_give_the_same_and_are_split_further_where_memory_runs_out(parts, most, sizes):
+def test_parts_give_the_gradients_of_the_whole_and_are_split_when_memory_runs_out(parts, most, sizes):
     whole, expected, _ = trained(most=5)
     model, logged, _ = trained(most=most, parts=parts)
     assert model.seen[-len(sizes) :] == sizes

@@ -147,7 +147,7 @@ def test_no_val(run, scenes, tmp_path):
     assert "--no-val" in said
 
 
-def test_a_warm_up_longer_than_the_run_is_said(run, scenes):
+def test_a_warm_up_longer_than_the_run_is_reported(run, scenes):
     status, said = run("pretrain", *pretrain_options(scenes), "--steps", 1, more=WARM_UP)
     assert status == 0
     assert "warm-up of 1000 steps in a run of 1" in said

@@ -109,7 +109,7 @@ def test_two_processes_pretrain_with_batches_without_objects(scenes, uneven, tmp
     assert load_checkpoint_file(tmp_path / "run" / "latest.pth")["meta"]["iter"] == 4
 
 
-def test_two_processes_fine_tune_and_validate_as_one_does(scenes, uneven, tmp_path):
+def test_two_processes_fine_tune_and_validate_like_one(scenes, uneven, tmp_path):
     """Of a step's four images at most one has objects: one process has none. Three images to validate on."""
     config = write_config(tmp_path / "config.py", "finetune")
     data = finetune_options(scenes)
