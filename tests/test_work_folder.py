@@ -1,4 +1,4 @@
-"""Work folders of trainings: one run at a time, none overwritten unasked."""
+"""Work folders of trainings: one run at a time, overwritten only on request."""
 
 import multiprocessing
 

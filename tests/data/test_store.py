@@ -118,7 +118,7 @@ def test_a_copy_with_another_time_stamp_is_the_same_file(tmp_path):
 @pytest.mark.parametrize("old", [False, True])
 def test_an_edited_file_is_read_instead_of_its_store(old, tmp_path):
     path, beside = written(mixed(), tmp_path)
-    if old:  # the time stamp counts: the store was made long after the file
+    if old:  # the time stamp decides: the store was made long after the file
         os.utime(path, ns=(5, 5))
         beside.unlink()
         loaded = load_coco(path)

@@ -1,4 +1,4 @@
-"""Masks of kernels, averaged over images."""
+"""Masks of kernels averaged over images."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Masks of files over their images."""
+"""Masks of files drawn over their images."""
 
 import json
 
@@ -34,7 +34,7 @@ def boxes(size, *places):
 
 
 def drawn(coco, folder, tmp_path):
-    """The first line of pictures that is drawn."""
+    """The first row of pictures that is drawn."""
     return mask_grid([read_masks(saved(coco, tmp_path))], folder, ["a.png"]).axes[0].images[0].get_array()
 
 
@@ -101,7 +101,7 @@ def test_images_that_all_files_have_are_chosen(scenes, truth, tmp_path):
 def test_masks_are_drawn_at_their_position(tmp_path):
     Image.new("RGB", (60, 30), (100, 100, 100)).save(tmp_path / "a.png")
     picture = drawn(boxes((30, 60), (10, 5, 20, 15)), tmp_path, tmp_path)
-    # The image is 300 pixels high, ten times as large, at the left of a line of 1500.
+    # The image is 300 pixels high, ten times as large, at the left of a row of 1500.
     assert picture.shape == (300, 1500, 3)
     assert picture[20, 50].tolist() == [100, 100, 100]
     assert picture[100, 200, 0] > picture[100, 200, 2] + 30  # tinted orange
@@ -126,7 +126,7 @@ def test_each_row_is_repeated_for_each_file(scenes, tmp_path):
         read_masks(path, label="first"),
         read_masks(path, label="a-name-of-more-than-thirty-letters.json"),
     ]
-    # Images of 96 x 96: five fill a line, the sixth is in the next.
+    # Images of 96 x 96: five fill a row, the sixth is in the next.
     figure = mask_grid(files, scenes / "validation", choose_images(files, 6))
     assert [len(axes.texts) for axes in figure.axes] == [5, 0, 1, 0]
     assert [axes.get_ylabel() for axes in figure.axes] == ["first", "…more-than-thirty-letters.json"] * 2

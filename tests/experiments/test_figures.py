@@ -163,7 +163,7 @@ def test_an_analysis_computes_kernel_maps_and_the_report_draws_them(tmp_path, mo
     write_json(result, run.folder / "result.json")
     figure = kernels.draw(plan, {})
     assert figure.axes[0].get_title() == "model a"
-    # The report takes runs that are no trainings.
+    # The report accepts runs that are not trainings.
     drawn(plan, Figure("maps", "Maps.", kernels.draw))
     write_report(plan, Source("demo"), Console(file=io.StringIO()))
     assert "kernels of a" in (plan.out / PAGE).read_text()

@@ -124,7 +124,7 @@ def test_unequal_shares_of_two_processes_give_the_gradients_of_the_whole(tmp_pat
     run_ranks(2, train_a_share, str(tmp_path))
     found = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
     assert [one["seen"] for one in found] == [[1, 1] * 3, [1, 2] * 3]
-    assert [one["exchanged"] for one in found] == [3, 3]  # once a step
+    assert [one["exchanged"] for one in found] == [3, 3]  # once per step
     assert torch.equal(found[0]["weight"], found[1]["weight"])
     assert torch.allclose(found[0]["weight"], whole.layer.weight, atol=1e-6)
 

@@ -322,7 +322,7 @@ def with_store(scenes):
 
 
 def infos(dataset):
-    """What a data set tells of each image, with the seeds as lists."""
+    """What a data set gives for each image, with the seeds as lists."""
     found = [dataset.get_data_info(k) for k in range(len(dataset))]
     return [{**one, "gt_seeds": one["gt_seeds"].tolist()} if "gt_seeds" in one else one for one in found]
 

@@ -31,7 +31,7 @@ def run(tmp_path, capfd, monkeypatch):
     def get(kind, *arguments, folder="run", more=""):
         config = write_config(tmp_path / f"{kind}.py", kind)
         config.write_text(config.read_text() + more)
-        # mmengine formats the config five times a run, which takes longer than the run.
+        # mmengine formats the config five times per run, which takes longer than the run.
         monkeypatch.setattr(Config, "pretty_text", property(lambda cfg: repr(cfg.to_dict())))
         status = main([str(config), "--work-dir", str(tmp_path / folder), *map(str, arguments)])
         forget_runs()
