@@ -110,7 +110,7 @@ def test_two_processes_pretrain_with_batches_without_objects(scenes, uneven, tmp
 
 
 def test_two_processes_fine_tune_and_validate_like_one(scenes, uneven, tmp_path):
-    """At most one of a step's four images has objects, so one process has none. Three images to validate on."""
+    """At most one of a step's four images has objects, so one process has none. Three for validation."""
     config = write_config(tmp_path / "config.py", "finetune")
     data = finetune_options(scenes)
     data[data.index("--annotations") + 1] = str(uneven / "uneven_labelled.json")
