@@ -5,6 +5,7 @@ PYTHON ?= $(shell for p in python3.12 python3.11 python3.10 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+MINUTES ?= 10
 # 2.15 and later are untested. The released wheels with CUDA also serve machines without a GPU.
 TORCH ?= torch>=2.11,<2.15
 CSRC := $(wildcard csrc/* csrc/cuda/*) setup.py
@@ -15,11 +16,12 @@ NUMERIC := tests/ops tests/proposals/test_proposer.py tests/pretraining/test_pro
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MAX_JOBS := $(JOBS)
 
-.PHONY: help setup demo test cpp-test cpp-test-with-compiler docs bench gpu-test gpu-bench gpu-sanitize ptxas lint format clean
+.PHONY: help setup demo test cpp-test cpp-test-with-compiler fuzz docs bench gpu-test gpu-bench gpu-sanitize ptxas lint format clean
 
 help:
 	@echo "make demo     pre-train, fine-tune and compare on a synthetic set (8 minutes on 2 cores)"
 	@echo "make test     every test, the C++ and CUDA sources compiled first"
+	@echo "make fuzz     damaged annotation files and images, for 10 minutes (make fuzz MINUTES=60)"
 	@echo "make bench    the ops and a training step against plain PyTorch"
 	@echo "make gpu-test, gpu-bench, gpu-sanitize   on a machine with a GPU: 9 minutes each, no network, no setup"
 	@echo "make ptxas    registers, spills and wide accesses of every kernel -> benchmarks/results/ptxas.md"
@@ -67,6 +69,11 @@ cpp-test-with-compiler:
 	@$(BIN)/cmake -S . -B build/cpp -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python >build-cpp.log 2>&1 \
 		&& $(BIN)/cmake --build build/cpp >>build-cpp.log 2>&1 || { cat build-cpp.log; exit 1; }
 	@rm -f build-cpp.log; $(BIN)/ctest --test-dir build/cpp --output-on-failure
+
+fuzz: setup
+	@end=$$((SECONDS + 60 * $(MINUTES))); while [ $$SECONDS -lt $$end ]; do \
+		FUZZ_EXAMPLES=1000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) tests/fuzz || exit 1; \
+	done
 
 docs: setup
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict && echo "==> build/site/index.html"

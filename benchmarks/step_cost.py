@@ -16,35 +16,14 @@ import sp_fast.models  # noqa: F401
 # isort: split
 import torch
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmengine.structures import InstanceData
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.samples import sample
 from sp_fast.configs import find_config
 
 OBJECTS = 20
-
-
-def sample(height: int, width: int, seed_channels: int) -> DetDataSample:
-    """The annotations of one image: random boxes as masks, with seeds."""
-    generator = torch.Generator().manual_seed(0)
-    masks = torch.zeros(OBJECTS, height, width, dtype=torch.uint8)
-    low = torch.rand(OBJECTS, 2, generator=generator) * torch.tensor([width, height]) * 0.6
-    boxes = torch.cat([low, low + torch.tensor([width, height]) * 0.3], 1)
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes.int().tolist(), strict=True):
-        mask[y0:y1, x0:x1] = 1
-    instances = InstanceData(
-        bboxes=boxes,
-        labels=torch.zeros(OBJECTS, dtype=torch.int64),
-        masks=BitmapMasks(masks.numpy(), height, width),
-        seeds=torch.randn(OBJECTS, seed_channels, generator=generator),
-    )
-    shape = (height, width)
-    meta = dict(img_shape=shape, ori_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0))
-    return DetDataSample(metainfo=meta, gt_instances=instances)
 
 
 def count(config: str, height: int, width: int) -> tuple[float, int]:
@@ -65,7 +44,8 @@ def count(config: str, height: int, width: int) -> tuple[float, int]:
         return tensor
 
     images = torch.randn(1, 3, height, width)
-    samples = [sample(height, width, (model_config.get("supervision") or {}).get("seed_channels", 1))]
+    channels = (model_config.get("supervision") or {}).get("seed_channels", 1)
+    samples = [sample(height, width, OBJECTS, channels)]
     with FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             loss = model.parse_losses(model.loss(images, samples))[0]

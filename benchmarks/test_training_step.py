@@ -14,32 +14,13 @@ import sp_fast.models  # noqa: F401
 
 # isort: split
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from mmengine.structures import InstanceData
+
+from benchmarks.samples import sample
 
 CONFIG = Path(__file__).parents[1] / "sp_fast" / "configs" / "pretrain" / "knet_mobilenet_v2.py"
 SIZE, IMAGES, PROPOSALS = 320, 4, 10
-
-
-def sample(seed_channels):
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.randint(0, SIZE // 2, (PROPOSALS, 2), generator=generator)
-    masks = torch.zeros(PROPOSALS, SIZE, SIZE, dtype=torch.uint8)
-    for mask, (y, x) in zip(masks, corners.tolist(), strict=True):
-        mask[y : y + SIZE // 3, x : x + SIZE // 3] = 1
-    sides = torch.cat([corners.flip(1), corners.flip(1) + SIZE // 3], 1).float()
-    instances = InstanceData(
-        bboxes=sides,
-        labels=torch.zeros(PROPOSALS, dtype=torch.int64),
-        masks=BitmapMasks(masks.numpy(), SIZE, SIZE),
-        seeds=torch.randn(PROPOSALS, seed_channels, generator=generator),
-    )
-    shape = (SIZE, SIZE)
-    meta = dict(img_shape=shape, ori_shape=shape, batch_input_shape=shape, scale_factor=(1.0, 1.0))
-    return DetDataSample(metainfo=meta, gt_instances=instances)
 
 
 @pytest.mark.parametrize("source", ["plain", "cached", "import", "shared"])
@@ -52,7 +33,7 @@ def test_training_step(benchmark, source):
     model.init_weights()
     model.train()
     images = torch.randn(IMAGES, 3, SIZE, SIZE)
-    samples = [sample(config.supervision.seed_channels) for _ in range(IMAGES)]
+    samples = [sample(SIZE, SIZE, PROPOSALS, config.supervision.seed_channels) for _ in range(IMAGES)]
 
     def step():
         model.zero_grad(set_to_none=True)

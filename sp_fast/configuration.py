@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from sp_fast.data.check import errors_before_training
 from sp_fast.data.coco import load_coco
+from sp_fast.data.images import set_max_megapixels
 from sp_fast.data.store import open_store
 from sp_fast.proposals.store import seeds_path
 
@@ -22,6 +23,8 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
         ValueError: this config has no use for an option, or the data do not fit together.
     """
     _check_paths(args)
+    if args.max_megapixels is not None:
+        set_max_megapixels(args.max_megapixels)
     if args.eval_only and not args.load_from:
         raise ValueError("--eval-only: expected the checkpoint to evaluate in --load-from, got none")
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(default_folder(args.config))

@@ -81,8 +81,14 @@ def write_json(value: Any, path: Path) -> None:
 
 def sha256(path: Path) -> str:
     """SHA-256 of a file in hexadecimal, as `sha256sum` prints it."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
+        return sha256_of_rest(file)
+
+
+def sha256_of_rest(file: BinaryIO, start: int = 0) -> str:
+    """SHA-256 of an open file from byte `start` on, in hexadecimal."""
+    digest = hashlib.sha256()
+    file.seek(start)
+    while part := file.read(1 << 20):
+        digest.update(part)
     return digest.hexdigest()

@@ -70,6 +70,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--val-annotations", metavar="FILE", help="Their annotations, in COCO format")
     add("--no-val", action="store_true", help="Train without validation")
     add("--class-agnostic", action="store_true", help="Train and evaluate with all categories as one")
+    add(
+        "--max-megapixels",
+        type=float,
+        metavar="N",
+        help="Largest image to read, in megapixels (default: 179)",
+    )
     add = parser.add_argument_group("where to start from").add_argument
     add("--weights", metavar="FILE", help="Published weights of the backbone")
     add("--allow-partial", action="store_true", help="Accept --weights that lack some of the backbone")

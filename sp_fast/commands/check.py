@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sp_fast.commands.max_megapixels import MaxMegapixels
 from sp_fast.data.check import CheckedFile, Source, check_coco
 from sp_fast.data.faults import ERROR, KINDS, NOTE, WARNING
 
@@ -43,6 +44,7 @@ def check(
     no_images: Annotated[
         bool, typer.Option("--no-images", help="Read headers of images only: fast, finds no duplicates.")
     ] = False,
+    max_megapixels: MaxMegapixels = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite --out and --convert.")] = False,
 ) -> None:
     """Check a data set before training: counts, faults, pictures."""

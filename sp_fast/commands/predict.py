@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from sp_fast.commands.max_megapixels import MaxMegapixels
+
 # A line with only \b keeps click from re-wrapping the paragraph below it.
 EXAMPLES = """
 \b
@@ -59,6 +61,7 @@ def predict(
         int | None, typer.Option(min=1, help="Images, or tiles, per batch [8 on a GPU, 1 on a CPU].")
     ] = None,
     device: Annotated[str, typer.Option(help="Device: cpu, cuda, cuda:1, ... or auto.")] = "auto",
+    max_megapixels: MaxMegapixels = None,
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Resume an interrupted run, or start over.")
     ] = True,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from sp_fast.commands.max_megapixels import MaxMegapixels
+
 if TYPE_CHECKING:
     from sp_fast.proposals.run import ProposeSummary
 
@@ -149,6 +151,7 @@ def propose(
     ignore_exif: Annotated[
         bool, typer.Option("--ignore-exif", help="Read stored pixels: ignore the EXIF orientation.")
     ] = False,
+    max_megapixels: MaxMegapixels = None,
     shard: Annotated[
         Any,
         typer.Option(

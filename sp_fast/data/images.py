@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
-# Images too, which are left out with a warning.
-_OTHER_SUFFIXES = (".avif", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl")
+_JPEG, _TIFF, _NETPBM = (".jpg", ".jpeg", ".jfif"), (".tif", ".tiff"), (".ppm", ".pgm")
+IMAGE_SUFFIXES = (*_JPEG, ".png", ".bmp", ".gif", *_TIFF, ".webp", *_NETPBM)
+# Read where Pillow has the library, or a plug-in is installed; otherwise left out with a warning.
+_FEATURES = {".avif": "avif", ".jp2": "jpg_2000"}
+_PLUGINS = {".heic": "pillow_heif", ".heif": "pillow_heif", ".jxl": "pillow_jxl"}
+_OPTIONAL = (*_FEATURES, *_PLUGINS)
+_OTHER_SUFFIXES = (*_OPTIONAL, ".dng", ".cr2", ".nef", ".arw")
+
+# Pillow warns from half of `max_megapixels` on.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 EXIF = ("apply", "ignore")
 BROKEN_LIMIT = 0.05  # largest tolerated share of broken images
@@ -29,6 +39,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
+_PIXELS_AT_ONCE = 2**22
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
@@ -99,40 +110,67 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """List the images in `folder` and its sub-folders, sorted by path, without hidden files and folders.
 
     Symbolic links to folders inside `folder` are not followed. A warning names them, and images in formats
-    that are not read.
+    that cannot be read here, with their numbers.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
         NotADirectoryError: `folder` is a file.
-        ValueError: no file in it has one of IMAGE_SUFFIXES.
+        ValueError: no file in it has one of IMAGE_SUFFIXES or `readable_suffixes`.
     """
     folder = Path(folder)
     if not folder.exists():
         raise FileNotFoundError(f"no such folder of images: {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"expected a folder of images, got a file: {folder}")
-    found, others = [], []
+    found: list[Path] = []
+    others: list[Path] = []
+    links: list[Path] = []
+    suffixes = (*IMAGE_SUFFIXES, *readable_suffixes())
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in _in_utf8(folders, parent) if not name.startswith(".")]
         files = _in_utf8(files, parent)
         # This also skips "._name.jpg", which macOS puts beside a file and which is not an image.
-        found += [
-            Path(parent, name)
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-        ]
-        others += [Path(parent, name) for name in files if name.lower().endswith(_OTHER_SUFFIXES)]
-        others += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
+        for name in sorted(name for name in files if not name.startswith(".")):
+            if name.lower().endswith(suffixes):
+                found.append(Path(parent, name))
+            elif name.lower().endswith(_OTHER_SUFFIXES):
+                others.append(Path(parent, name))
+        links += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
+    said = [f"{len(links)} linked folders: {_names(links, folder)}"] if links else []
     if others:
-        names = ", ".join(path.relative_to(folder).as_posix() for path in sorted(others)[:5])
-        warnings.warn(
-            f"{folder}: left out {len(others)} linked folders or images in other formats than "
-            f"{', '.join(IMAGE_SUFFIXES)}: {names}{', ...' if len(others) > 5 else ''}",
-            stacklevel=2,
-        )
+        said.append(f"{len(others)} images {_how_to_read(others)}: {_names(others, folder)}")
+    if said:
+        warnings.warn(f"{folder}: left out {'; and '.join(said)}", stacklevel=2)
     if not found:
-        raise ValueError(f"no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)})")
+        but = f"; left out {'; and '.join(said)}" if said else ""
+        raise ValueError(f"no images in {folder} (looked for {', '.join(suffixes)}{but})")
     return sorted(found, key=lambda path: path.as_posix())
+
+
+@functools.cache
+def readable_suffixes() -> tuple[str, ...]:
+    """The suffixes of further formats that can be read here; registers the plug-ins that read them."""
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    with contextlib.suppress(ImportError):
+        import pillow_jxl  # noqa: F401  (registers itself)
+    there = [suffix for suffix, feature in _FEATURES.items() if features.check(feature)]
+    return (*there, *(suffix for suffix, plugin in _PLUGINS.items() if sys.modules.get(plugin)))
+
+
+def _how_to_read(paths: Sequence[Path]) -> str:
+    kinds = sorted({path.suffix.lower() for path in paths})
+    packages = {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
+    missing = sorted({packages[_PLUGINS[kind]] for kind in kinds if kind in _PLUGINS})
+    install = f"pip install {' '.join(missing)}" if missing else "convert them to use them"
+    return f"in formats that are not read here ({', '.join(kinds)}; {install})"
+
+
+def _names(paths: Sequence[Path], folder: Path) -> str:
+    some = ", ".join(path.relative_to(folder).as_posix() for path in sorted(paths)[:5])
+    return some + (", ..." if len(paths) > 5 else "")
 
 
 def spread(values: Sequence[Item], count: int) -> list[Item]:
@@ -261,15 +299,41 @@ def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) 
         if not file.read(1):
             raise BrokenImageError(path, "the file is empty")
         file.seek(0)
+        if os.fspath(path).lower().endswith(_OPTIONAL):
+            readable_suffixes()
         try:
             with Image.open(file) as image:
                 return use(image)
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise almost any type on damaged data
-            unknown = isinstance(error, Image.UnidentifiedImageError)
-            reason = "not an image in a known format" if unknown else str(error) or type(error).__name__
-            raise BrokenImageError(path, reason) from error
+            raise BrokenImageError(path, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "not an image in a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {max_megapixels():.0f} megapixels; --max-megapixels raises the limit"
+    return str(error) or type(error).__name__
+
+
+def max_megapixels() -> float:
+    """The size of the largest image that is read, in millions of pixels."""
+    return 2 * (Image.MAX_IMAGE_PIXELS or float("inf")) / 1e6
+
+
+def set_max_megapixels(limit: float) -> None:
+    """Sets `max_megapixels` of this process, and of those that it forks.
+
+    It is Pillow's limit, which is against small files that unpack to a full memory.
+
+    Raises:
+        ValueError: `limit` is not above 0.
+    """
+    if not limit > 0:
+        raise ValueError(f"max_megapixels: expected a number above 0, got {limit}")
+    Image.MAX_IMAGE_PIXELS = int(limit * 1e6 / 2)
 
 
 def pil_to_rgb(image: Image.Image, *, exif: str = "apply") -> np.ndarray:
@@ -279,10 +343,16 @@ def pil_to_rgb(image: Image.Image, *, exif: str = "apply") -> np.ndarray:
         image = image.transpose(turn)
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not defined")
-    if image.mode.startswith("I"):
-        gray = np.asarray(image).astype(np.float64)
-        if gray.min() < 0 or gray.max() > 65535:
-            raise ValueError("32-bit pixels outside 0..65535, whose range is not defined")
-        gray = np.rint(gray * (255 / 65535)).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    rgb: np.ndarray = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    rows = max(1, _PIXELS_AT_ONCE // image.width)  # a large image would be in memory several times
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb[top : top + rows] = _gray(part)[..., None] if image.mode.startswith("I") else part.convert("RGB")
+    return rgb
+
+
+def _gray(image: Image.Image) -> np.ndarray:
+    gray = np.asarray(image).astype(np.float64)
+    if gray.min() < 0 or gray.max() > 65535:
+        raise ValueError("32-bit pixels outside 0..65535, whose range is not defined")
+    return np.rint(gray * (255 / 65535)).astype(np.uint8)

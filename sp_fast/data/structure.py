@@ -185,7 +185,7 @@ def _masks(coco: dict, good: dict[str, list[tuple[int, dict]]]) -> Iterator[Faul
         if unknown or one["image_id"] not in images:
             continue
         image = images[one["image_id"]]
-        found = _problem_of_mask(one["segmentation"], image["height"], image["width"])
+        found = problem_of_mask(one["segmentation"], image["height"], image["width"])
         if found:
             yield mask_fault(position, one, image, *found)
         elif isinstance(one["segmentation"], dict) and isinstance(one["segmentation"]["counts"], str):
@@ -202,7 +202,7 @@ def mask_fault(
     return Fault(kind, where, field, expected, got, "annotations", position, image["id"])
 
 
-def _problem_of_mask(value: Any, height: int, width: int) -> tuple[str, str, str] | None:
+def problem_of_mask(value: Any, height: int, width: int) -> tuple[str, str, str] | None:
     """Kind, what is expected and what came, of the first fault of a segmentation."""
     if isinstance(value, list):
         return _problem_of_polygons(value, height, width)

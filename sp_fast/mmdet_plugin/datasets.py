@@ -17,11 +17,13 @@ from safetensors import SafetensorError, safe_open
 from sp_fast.data.coco import check_files, load_coco
 from sp_fast.data.images import EXIF, BrokenImageError, BrokenImages, check_exif, image_size, list_images
 from sp_fast.data.store import MaskStore, open_store
+from sp_fast.files import sha256_of_rest
 from sp_fast.mmdet_plugin.cache import ImageCache, narrow_is_broken
 from sp_fast.mmdet_plugin.samplers import SeededIndex, seed_everything
 from sp_fast.proposals.store import SEEDS_HASH
 
 OBJECT = "object"
+CHECKED_BYTES = 2**30  # about a second of reading
 
 
 class ImageDataset:
@@ -131,6 +133,22 @@ class SeedStore:
                 f"{named}, got {self.hash}. Make both again with sp-fast propose"
             )
 
+    def check_whole(self) -> None:
+        """Raise ValueError unless the seeds have the SHA-256 that their file names, if it names one.
+
+        Seeds of more than CHECKED_BYTES are left unread: those of 2.4 million masks are 10 GB.
+        """
+        if self.hash is None or os.path.getsize(self.path) > CHECKED_BYTES:
+            return
+        with open(self.path, "rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+            got = sha256_of_rest(file, 8 + header)
+        if self.hash != got:
+            raise ValueError(
+                f"seeds: {self.path} is damaged: expected seeds of SHA-256 {self.hash}, got {got}. Copy the "
+                "file again, or make it again with sp-fast propose"
+            )
+
     def __call__(self, rows: list[int]) -> np.ndarray:
         """The given rows as float32 [len(rows), D]."""
         if not rows:
@@ -195,7 +213,9 @@ class InstanceDataset(ImageDataset, CocoDataset):
         of_image: dict[Any, list[dict]] = {image["id"]: [] for image in coco["images"]}
         for annotation in coco["annotations"]:
             of_image[annotation["image_id"]].append(annotation)
-        return [self._image_info(image, of_image[image["id"]]) for image in coco["images"]]
+        infos = [self._image_info(image, of_image[image["id"]]) for image in coco["images"]]
+        self._objects = np.array([len(info["instances"]) for info in infos])
+        return infos
 
     def _set_up(self, info: Any, categories: list[dict], count: int) -> None:
         self._set_exif(info)
@@ -290,6 +310,10 @@ class InstanceDataset(ImageDataset, CocoDataset):
             for info in self.data_list
             if (keep_empty or info["instances"]) and min(info["width"], info["height"]) >= min_size
         ]
+
+    def objects(self) -> np.ndarray:
+        """Number of objects of each image of the annotation file."""
+        return self._objects if self.store is None else self.store.objects(tight_boxes=self.tight_boxes)
 
     def sizes(self) -> Sequence[tuple[int, int]] | np.ndarray:
         """Height and width of each image."""

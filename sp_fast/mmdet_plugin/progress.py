@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ _SECONDS = 30.0  # between two lines in a log
 class ProgressHook(Hook):
     """Shows steps, speed, time left, the last loss and the last mask AP; at the end, all measured values.
 
-    On a terminal that is one line, in a log file a line every half minute and one after each validation.
+    On a terminal that is one line, in a log file a line every half minute and one after each validation. At
+    the end, also the next command.
     mmengine's own log stays in the work folder.
     """
 
@@ -56,7 +58,9 @@ class ProgressHook(Hook):
 
     def after_train_iter(self, runner: Any, outputs: dict | None = None, **_: Any) -> None:
         """Shows a step."""
-        note = _losses(outputs or {}, parts=not self._console.is_terminal)
+        note = f"loss {float(outputs['loss']):.3f}" if outputs and "loss" in outputs else ""
+        if not self._console.is_terminal:
+            note = ", ".join([*_epoch(runner), *([note] if note else []), f"rate {_rate(runner):.1e}"])
         self._show("steps", runner.iter + 1, runner.max_iters, note + self._judged)
 
     def before_val_epoch(self, runner: Any) -> None:
@@ -92,6 +96,7 @@ class ProgressHook(Hook):
             took = clock(time.monotonic() - self._started)
             print(f"step {runner.iter} of {runner.max_iters} after {took}; in {folder}: {', '.join(names)}")
             _print_table(self._metrics)
+            print(f"next: {next_command(folder, names)}")
 
     def before_test_epoch(self, runner: Any) -> None:
         """Starts counting."""
@@ -128,16 +133,22 @@ def quieten(logger: logging.Logger) -> None:
             )
 
 
-def _losses(outputs: Mapping[str, Any], *, parts: bool) -> str:
-    """The loss of a step; with `parts`, also its terms, each summed over the stages."""
-    terms: dict[str, float] = {}
-    for name, value in outputs.items():
-        _, found, kind = name.rpartition("loss_")
-        if found and parts:
-            terms[kind] = terms.get(kind, 0.0) + float(value)
-    listed = ", ".join(f"{kind} {value:.3f}" for kind, value in terms.items())
-    total = f"loss {float(outputs['loss']):.3f}" if "loss" in outputs else ""
-    return f"{total} ({listed})" if listed else total
+def _epoch(runner: Any) -> list[str]:
+    epochs = runner.cfg.train_cfg.get("max_epochs")
+    return [f"epoch {runner.iter * epochs // runner.max_iters + 1} of {epochs}"] if epochs else []
+
+
+def _rate(runner: Any) -> float:
+    rates = runner.optim_wrapper.get_lr()
+    return rates.get("base_lr", rates["lr"])[0]
+
+
+def next_command(folder: Path, names: Sequence[str]) -> str:
+    """What to do with the files of a finished run."""
+    if EXPORTED_NAME in names:
+        weights = shlex.quote(str(folder / EXPORTED_NAME))
+        return f"sp-fast train CONFIG --load-from {weights} (fine-tunes; sp-fast train --list)"
+    return f"sp-fast predict {shlex.quote(str(folder))} IMAGES --out FOLDER"
 
 
 def percent(value: float) -> str:

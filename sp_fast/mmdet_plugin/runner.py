@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from mmengine import runner as mmengine_runner
+from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OPTIMIZERS, LinearParamScheduler
@@ -21,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from sp_fast.mmdet_plugin.class_rows import match_rows, matching_classes, named_classes
+from sp_fast.mmdet_plugin.datasets import InstanceDataset
 from sp_fast.mmdet_plugin.hooks import (
     CHECKPOINT_NAME,
     EXPORTED_NAME,
@@ -136,9 +138,16 @@ class Runner(mmengine_runner.Runner):
         """Builds all that training needs, so that errors show before it starts.
 
         Raises:
-            ValueError: with `resume`, the checkpoint in the work folder does not belong to this run.
+            ValueError: the stored seeds are damaged; or with `resume`, the checkpoint in the work folder
+                does not belong to this run.
         """
-        _ = self.train_loop, self.val_loop
+        _ = self.val_loop
+        if is_main_process():
+            for dataset in dict.fromkeys(inner_datasets(self.train_loop.dataloader.dataset)):
+                if seeds := getattr(dataset, "seeds", None):
+                    seeds.check_whole()
+                if isinstance(dataset, InstanceDataset):
+                    self._warn_of_too_few_kernels(dataset)
         optimizer = self.cfg.optim_wrapper.optimizer.type
         if isinstance(optimizer, str) and optimizer not in OPTIMIZERS.module_dict:
             nearest = difflib.get_close_matches(optimizer, list(OPTIMIZERS.module_dict), cutoff=0.0)
@@ -158,6 +167,19 @@ class Runner(mmengine_runner.Runner):
                     f"warm-up of {schedule.end} steps in a run of {self.max_iters}: the learning rate does "
                     "not reach its full value. Train longer, or shorten it: "
                     "--cfg-options param_scheduler.0.end=STEPS"
+                )
+
+    def _warn_of_too_few_kernels(self, dataset: InstanceDataset) -> None:
+        model = unwrapped(self.model)
+        detector = getattr(model, "detector", model)
+        for head, name in (("rpn_head", "num_proposals"), ("panoptic_head", "num_queries")):
+            kernels = getattr(getattr(detector, head, None), name, None)
+            objects = dataset.objects()
+            if kernels is not None and (objects > kernels).any():
+                self.logger.warning(
+                    f"{dataset.ann_file}: {(objects > kernels).sum()} of {len(objects)} images have more "
+                    f"objects (up to {objects.max()}) than the model has kernels ({kernels}), each of which "
+                    f"finds one: more need --cfg-options with {head}.{name}, and weights that have as many"
                 )
 
     def train(self) -> nn.Module:
@@ -233,7 +255,10 @@ def _in_own_group(initialise: Callable[[int], None] | None, worker: int) -> None
 class _WithoutRepetition(logging.Filter):
     """Leaves out the lines per parameter, and mmengine's warnings about itself."""
 
-    parts = ("paramwise_options", "is skipped since", '"FileClient" will be', '"HardDiskBackend" is')
+    parts = (
+        *("paramwise_options", "is skipped since", '"FileClient" will be', '"HardDiskBackend" is'),
+        "is not defined in message_hub",
+    )
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()

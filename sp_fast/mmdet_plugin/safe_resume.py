@@ -80,6 +80,7 @@ def install_safe_resume() -> None:
     """
     CheckpointLoader.register_scheme(prefixes="", loader=load_checkpoint_file, force=True)
     mmengine.runner.checkpoint.load_from_local = load_checkpoint_file
+    mmengine.runner.runner._load_checkpoint = load_checkpoint_file  # mmengine's also prints
     for module in (mmengine.runner, mmengine.runner.checkpoint, mmengine.runner.runner):
         module.save_checkpoint = _save_checkpoint
     CheckpointHook._save_checkpoint_with_step = _save_checkpoint_with_step

@@ -41,7 +41,8 @@ class ReadImage(BaseTransform):
         image, note = read_labelled(results["img_path"], expected, exif)
         if note and note not in self._said:
             self._said.add(note)
-            print_log(f"{results['img_path']}: {note} (said once)", logger="current", level=30)
+            text = f"{results['img_path']}: {note} (each reading process says so once)"
+            print_log(text, logger="current", level=30)
         if image.shape[:2] != expected:
             raise ValueError(
                 f"{results['img_path']} is {image.shape[0]} x {image.shape[1]} (height x width), its "

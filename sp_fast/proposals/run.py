@@ -92,8 +92,8 @@ def propose_folder(
     `out` is COCO-format JSON with one category, `object`: masks are compressed RLE at image size, boxes are
     tight, xywh in pixels, and `seed_row` is the row of the mask's seed in the tensor `seeds`, float16
     [masks, D], of `<out without suffix>.seeds.safetensors`. Image ids are positions in the sorted list of
-    files, from 1. An interrupted or killed run is resumed and ends with the same files. Unreadable images are
-    skipped and listed under `info.skipped`.
+    files, from 1. An interrupted or killed run is resumed and ends with the same files. Images that are
+    unreadable, or too thin for the backbone, are skipped and listed under `info.skipped`.
 
     Args:
         images: folder of images; sub-folders too.
@@ -115,7 +115,7 @@ def propose_folder(
 
     Raises:
         FileNotFoundError, NotADirectoryError, ValueError: bad `images`, see `list_images`.
-        TooManyBrokenError: more than 5 % of the images cannot be read; nothing is left on disk.
+        TooManyBrokenError: more than 5 % of the images are skipped; nothing is left on disk.
         ValueError: options or images differ from those of the interrupted run or of other shards; no such
             shard.
         BlockingIOError: another process is writing this file or shard.
@@ -155,6 +155,20 @@ def propose_folder(
         if progress is not None:
             progress(len(store.done) + len(broken), len(store.part))
 
+    def proposed(batch: list[_Loaded]) -> list[Future[ImageRecord]]:
+        try:
+            return _propose(pool, proposer, batch, device)
+        except RuntimeError as error:
+            if _is_of_the_machine(error):
+                raise
+            if len(batch) > 1:
+                return [record for image in batch for record in proposed([image])]
+            height, width = batch[0].pixels.shape[-2:]
+            why = f"the backbone fails on {height} x {width} pixels ({str(error).splitlines()[0]})"
+            broken.add(paths[batch[0].index], why)
+            broken.check(len(paths))
+            return []
+
     pool = ThreadPoolExecutor(workers)
     try:
         commit([])
@@ -162,7 +176,7 @@ def propose_folder(
         for batch in _batches(
             pool, paths, store.todo(), sides, exif, batch_size, store.block, 2 * workers, broken
         ):
-            following = _propose(pool, proposer, batch, device)
+            following = proposed(batch)
             commit(encoding)  # while the device may still be busy with the batch
             encoding = following
         commit(encoding)
@@ -273,6 +287,12 @@ def _rest(collected: dict[bool, list[_Loaded]]) -> Iterator[list[_Loaded]]:
         if batch:
             yield batch
             collected[tall] = []
+
+
+def _is_of_the_machine(error: RuntimeError) -> bool:
+    """Whether other images would fail too: a full memory, or a GPU in a bad state."""
+    full = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    return full or isinstance(error, torch.AcceleratorError)
 
 
 def _propose(

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sp_fast import cli
 from sp_fast.data.faults import KINDS, NOTE
@@ -43,6 +44,23 @@ def test_good_data_exit_with_0_and_a_page(check, tmp_path):
     assert code == 2
     assert "--overwrite" in err
     assert check(path, "--images", tmp_path / "images", "--out", page, "--overwrite")[0] == 0
+
+
+def test_the_largest_image_is_an_option(check, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restored afterwards
+    coco = good_set(tmp_path)
+    place, first = tmp_path / "images", coco["images"][0]
+    first["height"], first["width"] = 1100, 1000
+    Image.new("RGB", (1000, 1100)).save(place / first["file_name"])
+    path = write(coco, tmp_path)
+    code, out, _ = check(path, "--images", place, "--max-megapixels", "1")
+    assert code == 1
+    assert "more than 1 megapixels; --max-megapixels raises the limit" in " ".join(out.split())
+    _, out, _ = check(path, "--images", place, "--max-megapixels", "2")
+    assert "megapixels" not in out
+    code, _, err = check(path, "--images", place, "--max-megapixels", "0")
+    assert code == 2
+    assert "max_megapixels: expected a number above 0, got 0" in err
 
 
 def test_errors_exit_with_1_and_still_write_the_page(check, tmp_path):

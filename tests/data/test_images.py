@@ -5,11 +5,13 @@ import pickle
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
+from sp_fast.data import images
 from sp_fast.data.images import (
     BrokenImageError,
     BrokenImages,
@@ -150,15 +152,74 @@ def test_list_images_is_sorted_and_recursive_and_skips_other_files(tmp_path):
     ]
 
 
-def test_images_that_are_left_out_are_named(tmp_path):
+def test_images_that_are_left_out_are_named(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     (tmp_path / "more").mkdir()
     folder.mkdir()
-    for name in ("a.jfif", "b.HEIC", "notes.txt"):
+    for name in ("a.jfif", "b.HEIC", "c.gif", "d.DNG", "e.jxl", ".f.heic", "notes.txt"):
         (folder / name).write_bytes(b"x")
     (folder / "more").symlink_to(tmp_path / "more")
-    with pytest.warns(UserWarning, match=r"left out 2 .*: b\.HEIC, more$"):
-        assert [path.name for path in list_images(folder)] == ["a.jfif"]
+    plugins(monkeypatch, pillow_heif=None, pillow_jxl=None)
+    said = (
+        r"left out 1 linked folders: more; and 3 images in formats that are not read here "
+        r"\(\.dng, \.heic, \.jxl; pip install pillow-heif pillow-jxl-plugin\): b\.HEIC, d\.DNG, e\.jxl$"
+    )
+    with pytest.warns(UserWarning, match=said):
+        assert [path.name for path in list_images(folder)] == ["a.jfif", "c.gif"]
+
+
+def plugins(monkeypatch, **modules):
+    """Has Pillow's plug-ins be these modules, or missing where None."""
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(images, "readable_suffixes", images.readable_suffixes.__wrapped__)
+
+
+def test_formats_of_an_installed_plug_in_are_read(pixels, tmp_path, monkeypatch):
+    registered = []
+    heif = SimpleNamespace(register_heif_opener=lambda: registered.append(True))
+    plugins(monkeypatch, pillow_heif=heif, pillow_jxl=None)
+    save(pixels, tmp_path / "a.png").rename(tmp_path / "a.heic")  # recognised by its content
+    assert [path.name for path in list_images(tmp_path)] == ["a.heic"]
+    np.testing.assert_array_equal(read_image(tmp_path / "a.heic"), pixels)
+    assert len(registered) == 2  # reading alone, as in training, registers it too
+
+
+@pytest.mark.parametrize(("suffix", "feature"), [("gif", None), ("avif", "avif"), ("jp2", "jpg_2000")])
+def test_formats_that_pillow_may_have(suffix, feature, tmp_path):
+    if feature and not features.check(feature):
+        pytest.skip(f"this Pillow has no {feature}")
+    colour = Image.new("RGB", (40, 24), (255, 0, 0))
+    colour.save(tmp_path / f"a.{suffix}")
+    assert [path.suffix for path in list_images(tmp_path)] == [f".{suffix}"]
+    assert np.abs(read_image(tmp_path / f"a.{suffix}").astype(int) - [255, 0, 0]).max() < 8
+
+
+def test_images_over_the_limit_say_how_to_raise_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restored afterwards
+    path = tmp_path / "large.png"
+    Image.new("L", (2000, 1500)).save(path)
+    images.set_max_megapixels(2)
+    with pytest.raises(BrokenImageError, match=r"more than 2 megapixels; --max-megapixels raises the limit"):
+        image_size(path)
+    images.set_max_megapixels(6)
+    assert read_image(path).shape == (1500, 2000, 3)
+    with pytest.raises(ValueError, match="max_megapixels: expected a number above 0, got 0"):
+        images.set_max_megapixels(0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "P", "CMYK", "I;16"])
+def test_large_images_are_converted_in_parts(mode, tmp_path, monkeypatch):
+    values = np.random.default_rng(0).integers(0, 256, (50, 30, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(values[..., 0].astype(np.uint16) * 200)
+    else:
+        image = Image.fromarray(values).convert("RGB").convert(mode)
+    image.save(tmp_path / "a.tif", compression=None)
+    whole = read_image(tmp_path / "a.tif")
+    assert len(np.unique(whole)) > 4
+    monkeypatch.setattr(images, "_PIXELS_AT_ONCE", 7 * 30)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), whole)
 
 
 def test_list_images_errors(tmp_path):

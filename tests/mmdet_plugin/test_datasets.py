@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -11,12 +12,15 @@ from PIL import Image
 pytest.importorskip("mmdet")
 
 from mmdet.registry import DATASETS, TRANSFORMS
+from safetensors.torch import load_file, save_file
 
 import sp_fast.mmdet_plugin.datasets
 import sp_fast.mmdet_plugin.transforms  # registers ReadImage
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import BrokenImageError
 from sp_fast.data.store import in_order, store_path, write_store
+from sp_fast.mmdet_plugin import datasets
+from sp_fast.mmdet_plugin.datasets import SeedStore
 from sp_fast.proposals.store import SEEDS_HASH
 
 LOAD = [{"type": "ReadImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
@@ -231,6 +235,20 @@ def test_bad_seeds_are_told(scenes, damage, message):
     damage(scenes)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         with_seeds(scenes)
+
+
+def test_a_flipped_bit_in_the_seeds_is_found(scenes, monkeypatch):
+    whole = sha256(load_file(scenes / "masks.seeds.safetensors")["seeds"].numpy().tobytes()).hexdigest()
+    path = scenes / "named.safetensors"
+    save_file(load_file(scenes / "masks.seeds.safetensors"), path, metadata={"seeds_sha256": whole})
+    SeedStore(path).check_whole()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"named.safetensors is damaged: expected seeds of SHA-256 {whole}"):
+        SeedStore(path).check_whole()
+    monkeypatch.setattr(datasets, "CHECKED_BYTES", 10)
+    SeedStore(path).check_whole()
 
 
 def break_image(scenes, name="0.png"):

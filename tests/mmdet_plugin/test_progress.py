@@ -1,6 +1,8 @@
 """What a run shows on the terminal."""
 
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +11,7 @@ pytest.importorskip("mmdet")
 import sp_fast.models  # noqa: F401
 
 # isort: split
-from sp_fast.mmdet_plugin.progress import _print_table, label
+from sp_fast.mmdet_plugin.progress import ProgressHook, _print_table, label, next_command
 from sp_fast.mmdet_plugin.runner import _WithoutRepetition
 
 
@@ -44,3 +46,28 @@ def test_lines_per_parameter_are_left_out():
     assert not shown("backbone.layers.0.weight is skipped since its requires_grad=False")
     assert not shown("paramwise_options -- neck.weight:lr=0.1")
     assert shown("broken image left out: a.png")
+
+
+@pytest.mark.parametrize(("epochs", "shown"), [(12, "epoch 3 of 12, "), (None, "")])
+def test_a_log_has_epoch_loss_and_rate(epochs, shown, capsys):
+    runner = SimpleNamespace(
+        iter=24,
+        max_iters=120,
+        cfg=SimpleNamespace(train_cfg={"max_epochs": epochs}),
+        optim_wrapper=SimpleNamespace(get_lr=lambda: {"lr": [5e-6, 2e-5], "base_lr": [1e-4, 1e-4]}),
+    )
+    hook = ProgressHook()
+    hook.after_train_iter(runner, outputs={"loss": 1.25, "loss_cls": 1.0})
+    hook.close()
+    assert capsys.readouterr().err == f"25/120 steps, {shown}loss 1.250, rate 1.0e-04\n"
+
+
+def test_the_next_command_fits_what_was_trained():
+    folder = Path("runs/my run")
+    assert (
+        next_command(folder, ["best.pth", "latest.pth"])
+        == "sp-fast predict 'runs/my run' IMAGES --out FOLDER"
+    )
+    assert next_command(folder, ["pretrained.pth"]).startswith(
+        "sp-fast train CONFIG --load-from 'runs/my run/pretrained.pth' "
+    )

@@ -331,6 +331,35 @@ def test_broken_images_are_skipped_and_reported(folder: Path, tmp_path: Path) ->
     assert not {"truncated.jpg", "empty.jpg"} & {i["file_name"] for i in load(out).dataset["images"]}
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_images_too_thin_for_the_backbone_are_skipped_and_named(
+    batch_size: int, folder: Path, tmp_path: Path
+) -> None:
+    for k in range(30):
+        Image.new("RGB", (24, 16)).save(folder / f"small_{k}.png")
+    Image.new("RGB", (500, 1)).save(folder / "thin.png")
+    summary = run(folder, tmp_path / "masks.json", batch_size=batch_size)
+    (name,) = summary.broken.reasons
+    assert name == folder / "thin.png"
+    assert "fails on 1 x 500 pixels" in summary.broken.reasons[name]
+    written = load_coco(tmp_path / "masks.json")
+    assert [one["file_name"] for one in written["info"]["skipped"]] == ["thin.png"]
+    assert summary.images == len(written["images"]) == len(list(folder.rglob("*.*"))) - 1
+
+
+def test_a_full_memory_is_not_taken_for_images_that_do_not_fit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    own = proposer()
+    monkeypatch.setattr(own.backbone, "features", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(folder, tmp_path / "masks.json", proposer=own)
+    assert (tmp_path / "masks.json.partial").is_dir()
+
+
 def test_too_many_broken_images_leave_nothing(folder: Path, tmp_path: Path) -> None:
     (folder / "empty.jpg").touch()
     out = tmp_path / "out" / "masks.json"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ import sp_fast.models  # noqa: F401
 
 from sp_fast.data.coco import load_coco
 from sp_fast.data.store import in_order, store_path, write_store
-from sp_fast.train import load_config, main, parse_arguments
+from sp_fast.train import load_config, main, parse_arguments, prepare
 
 
 @pytest.fixture
@@ -164,6 +165,18 @@ def test_epochs_scale_the_schedule_but_not_what_is_asked_for_by_name(scenes, tmp
     assert (cfg.param_scheduler[0].milestones, cfg.param_scheduler[0].end) == ([6], 8)
     cfg = load_config(parse_arguments([*arguments, "--cfg-options", "train_cfg.val_interval=2"]))
     assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval) == (8, 2)
+
+
+def test_more_objects_than_kernels_are_said(scenes, tmp_path, capfd):
+    config = str(write_config(tmp_path / "config.py", "finetune"))
+    few = ["--cfg-options", "model.rpn_head.num_proposals=1"]
+    arguments = [config, *finetune_options(scenes), "--work-dir", str(tmp_path / "run"), *few]
+    prepare(parse_arguments(arguments))
+    coco = load_coco(scenes / "labelled.json")
+    counts = Counter(one["image_id"] for one in coco["annotations"]).values()
+    more = f"{sum(count > 1 for count in counts)} of {len(coco['images'])} images have more objects"
+    said = capfd.readouterr().out
+    assert f"{more} (up to {max(counts)}) than the model has kernels (1)" in said
 
 
 def test_options_a_config_has_no_use_for(run, scenes):

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sp_fast.data.images import list_images
+from sp_fast.data.faults import short
+from sp_fast.data.images import list_images, max_megapixels
 from sp_fast.data.rle import run_lengths
 
 
@@ -39,14 +40,37 @@ class Builder:
         return {"images": self._images, "annotations": self._annotations, "categories": categories}
 
 
-def read_map(path: Path) -> np.ndarray:
-    """A label image as integers [H, W]: palette indices or grey values; of colours, 65536 R + 256 G + B."""
+def check_size(path: Path, height: Any, width: Any) -> None:
+    """Raise ValueError unless a label file's size is that of an image that can be read."""
+    whole = type(height) is int and type(width) is int and min(height, width) > 0
+    if not whole or height * width > max_megapixels() * 1e6:
+        raise ValueError(
+            f"{path}: expected the image's height and width in pixels, at most {max_megapixels():.0f} "
+            f"megapixels, got {short(height)} and {short(width)}"
+        )
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file; ValueError if it is not in UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8, got another file ({error})") from None
+
+
+def read_map(path: Path, *, coloured: bool = False) -> np.ndarray:
+    """A label image as integers [H, W]: palette indices or grey values; of colours, 65536 R + 256 G + B.
+
+    With `coloured`, palette indices and grey values are taken as the colours that they stand for.
+    """
     try:
         with Image.open(path) as image:
-            if image.mode in ("P", "L", "I", "I;16"):
+            if image.mode in ("P", "L", "I", "I;16") and not coloured:
                 return np.asarray(image).astype(np.int64)
             pixels: np.ndarray = np.asarray(image.convert("RGB")).astype(np.int64)
-    except (OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as in `read_image`: Pillow's decoders raise almost any type
         raise ValueError(
             f"{path}: expected a label image, got a file that cannot be read ({error})"
         ) from None

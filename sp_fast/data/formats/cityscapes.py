@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from sp_fast.data.cityscapes import CLASSES
 from sp_fast.data.coco import read_json
-from sp_fast.data.formats.builder import Builder, images_by_stem, masks_of, read_map
+from sp_fast.data.formats.builder import Builder, check_size, images_by_stem, masks_of, read_map
 
 INSTANCES, POLYGONS = "*_instanceIds.png", "*_polygons.json"
 _IDS = {name: number for number, name in CLASSES.items()}
@@ -43,9 +43,10 @@ def _drawn(file: Path) -> np.ndarray:
     """The image of instance numbers that Cityscapes' own script draws of the polygons."""
     value = read_json(file)
     try:
-        size = value["imgWidth"], value["imgHeight"]
+        width, height = value["imgWidth"], value["imgHeight"]
         shapes = [(one["label"], [(x, y) for x, y in one["polygon"]]) for one in value["objects"]]
-        image = Image.new("I", size, 0)
+        check_size(file, height, width)
+        image = Image.new("I", (width, height), 0)
         pen = ImageDraw.Draw(image)
         numbers = dict.fromkeys(CLASSES, 0)
         for label, points in shapes:
@@ -56,6 +57,6 @@ def _drawn(file: Path) -> np.ndarray:
                 numbers[class_id] += 1
             if len(points) > 1:
                 pen.polygon(points, fill=number)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{file}: expected Cityscapes' polygons, got {error!r}") from None
-    return np.asarray(image).astype(np.int64)
+    return np.asarray(image)

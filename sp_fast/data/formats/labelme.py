@@ -16,8 +16,9 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sp_fast.data.coco import read_json
-from sp_fast.data.formats.builder import Builder
+from sp_fast.data.formats.builder import Builder, check_size
 from sp_fast.data.rle import run_lengths, to_rle
+from sp_fast.data.structure import problem_of_mask
 
 _CORNERS = 64  # of the polygon that stands for a circle
 
@@ -69,7 +70,7 @@ def _objects(file: Path, shapes: list[dict[str, Any]], left_out: Counter[str]) -
         try:
             points = np.asarray(shape["points"], dtype=float).reshape(-1, 2)
             part = _part(kind, points, shape)
-        except (KeyError, TypeError, ValueError, IndexError, OSError, binascii.Error) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OSError, SyntaxError, binascii.Error) as error:
             raise ValueError(
                 f"{file}: shapes[{number}]: expected the points of a {kind}, got {error}"
             ) from None
@@ -104,10 +105,7 @@ def _joined(file: Path, parts: list[Any], height: Any, width: Any) -> Any:
     """One segmentation: the polygons, or run lengths if a part is a mask."""
     if not any(isinstance(part, tuple) for part in parts):
         return parts
-    if type(height) is not int or type(width) is not int or min(height, width) <= 0:
-        raise ValueError(
-            f"{file}: expected imageHeight and imageWidth in pixels, got {height!r} and {width!r}"
-        )
+    check_size(file, height, width)
     whole: np.ndarray = np.zeros((height, width), dtype=bool)
     for part in parts:
         if isinstance(part, tuple):
@@ -115,5 +113,7 @@ def _joined(file: Path, parts: list[Any], height: Any, width: Any) -> Any:
             place = whole[top : top + len(mask), left : left + mask.shape[1]]
             place |= mask[: place.shape[0], : place.shape[1]]
         else:
+            if problem := problem_of_mask([part], height, width):
+                raise ValueError(f"{file}: points: expected {problem[1]}, got {problem[2]}")
             whole |= coco_mask.decode(to_rle([part], height, width)).astype(bool)
     return run_lengths(whole[None])[0]

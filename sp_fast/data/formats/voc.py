@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from sp_fast.data.formats.builder import Builder, images_by_stem, masks_of, read_map
+from sp_fast.data.formats.builder import Builder, images_by_stem, lines_of, masks_of, read_map
 
 OBJECTS, CLASSES = "SegmentationObject", "SegmentationClass"
 # fmt: off
@@ -44,11 +43,7 @@ def read(path: Path, images: Path) -> dict[str, Any]:
 def _classes(file: Path, coloured: bool) -> np.ndarray:
     if not file.is_file():
         raise FileNotFoundError(f"{file}: expected the classes of the objects, got no such file")
-    if not coloured:
-        return read_map(file)
-    with Image.open(file) as image:
-        pixels: np.ndarray = np.asarray(image.convert("RGB")).astype(np.int64)
-    return pixels @ np.array([65536, 256, 1])
+    return read_map(file, coloured=coloured)
 
 
 def _name(value: int) -> str:
@@ -60,7 +55,7 @@ def _labelmap(file: Path) -> dict[int, str]:
     if not file.is_file():
         return {}
     names = {}
-    for line in file.read_text().splitlines():
+    for line in lines_of(file):
         if not line.strip() or line.startswith("#"):
             continue
         try:

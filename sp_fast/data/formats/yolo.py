@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sp_fast.data.formats.builder import Builder, images_by_stem
+from sp_fast.data.formats.builder import Builder, images_by_stem, lines_of
 from sp_fast.data.images import image_size
 
 _CONFIGS = ("data.yaml", "data.yml", "dataset.yaml", "../data.yaml", "../../data.yaml")
@@ -64,12 +64,12 @@ def _names(config: Path) -> dict[int, str]:
 
 def _listed_names(folder: Path) -> dict[int, str]:
     file = folder / "classes.txt"
-    return dict(enumerate(file.read_text().splitlines())) if file.is_file() else {}
+    return dict(enumerate(lines_of(file))) if file.is_file() else {}
 
 
 def _lines(file: Path, height: int, width: int) -> list[tuple[int, list[float]]]:
     objects = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines_of(file), start=1):
         values = line.split()
         if not values:
             continue
