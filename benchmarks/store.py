@@ -28,7 +28,7 @@ RANKS, TAKEN = 2, 2000
 
 
 def masks_of(images: int) -> Iterator[dict[str, Any]]:
-    """Ellipses, as ready for `write_masks`: a few hundred different ones, again and again."""
+    """Ellipses in the form that `write_masks` takes: a few hundred, repeated."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     made = []
@@ -81,7 +81,7 @@ def make(folder: Path, images: int, *, store: bool) -> Path:
 
 
 def memory() -> dict[str, float]:
-    """Memory of this process in MB: all, its part of shared pages counted by share, its own alone, peak."""
+    """Memory of this process in MB: resident (RSS), proportional share (PSS), private and peak."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     lines += [one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM")]
     found = {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines}
@@ -137,14 +137,14 @@ def measure(annotations: Path) -> list[dict[str, float]]:
 
 
 def report(what: str, found: list[dict[str, float]]) -> None:
-    """Print what was measured."""
+    """Print the measurements of one case."""
     print(f"{what}:")
     for number, one in enumerate(found):
         print(
             f"  rank {number}: imports {one['import']:.1f} s and {one['imports MB']:.0f} MB; "
             f"then start {one['start']:.1f} s ({one['CPU']:.1f} of CPU), {one['RSS MB']:.0f} MB more "
-            f"(shared pages by share {one['PSS MB']:.0f}, private {one['private MB']:.0f}; "
-            f"peak {one['peak MB']:.0f}); {one['image']:.2f} ms of CPU an image",
+            f"(proportional share {one['PSS MB']:.0f}, private {one['private MB']:.0f}; "
+            f"peak {one['peak MB']:.0f}); {one['image']:.2f} ms of CPU per image",
             flush=True,
         )
 

@@ -28,7 +28,7 @@ def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path):
 
 
 @pytest.mark.parametrize("size", [10, 3_000_000])
-def test_a_full_disk_is_said_with_the_file(tmp_path, size, monkeypatch):
+def test_a_full_disk_error_names_the_file(tmp_path, size, monkeypatch):
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("no /dev/full")

@@ -37,7 +37,7 @@ def test_a_misspelt_key(cfg, key, nearest):
     assert cfg.pretty_text == before
 
 
-def test_keys_that_the_config_has_or_a_class_takes(cfg):
+def test_keys_of_the_config_or_of_a_class_are_accepted(cfg):
     options = {
         "optim_wrapper.optimizer.lr": 1.0,
         "optim_wrapper.optimizer.betas": (0.9, 0.95),

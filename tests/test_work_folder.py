@@ -1,4 +1,4 @@
-"""Work folders of trainings: one run at a time, none overwritten unasked."""
+"""Work folders of trainings: one run at a time, overwritten only on request."""
 
 import multiprocessing
 
@@ -48,7 +48,7 @@ def test_results_are_overwritten_only_if_asked(tmp_path, name):
     assert not (tmp_path / name).exists()
 
 
-def test_half_written_files_of_killed_runs_are_swept(tmp_path):
+def test_half_written_files_of_killed_runs_are_removed(tmp_path):
     for name in (".latest.pth.123.partial", ".mine.pth.123.partial"):
         (tmp_path / name).touch()
     with claimed(tmp_path, resume=False, overwrite=False):

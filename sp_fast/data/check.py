@@ -115,18 +115,18 @@ def errors_before_training(
 ) -> None:
     """Raise if a data set has errors that can be found without decoding its images: headers are read.
 
-    As many broken images as training skips are no error; see `BrokenImages`. Of a store whose images
-    are checked already, only their presence is.
+    Broken images are no error while training would skip them; see `BrokenImages`. For a store whose
+    images were checked before, only their presence is checked.
 
     Args:
         annotations: COCO-format file, or its store; see `open_store`. Or a name and a COCO-format dict.
         images: folder of its images.
         boxes: False if training takes boxes from the masks, so that `bbox` may be anything.
-        shown: number of errors in the message.
+        shown: largest number of errors in the message.
 
     Raises:
         FileNotFoundError, NotADirectoryError: no such file or folder.
-        ValueError: names the first `shown` errors, one a line.
+        ValueError: names the first `shown` errors, one per line.
     """
     if not isinstance(annotations, tuple):
         store = open_store(annotations)

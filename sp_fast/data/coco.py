@@ -171,7 +171,7 @@ def check_files(path: Path, names: Sequence[str], folder: Path) -> None:
             f"{path}: {sum(map(len, outside))} of {len(names)} file names lead out of {folder}: "
             f"{', '.join(outside[0][:5])}; give a folder that holds all images"
         )
-    # One listing instead of a look at each file, which takes long on a network file system.
+    # List each folder once: looking up every file takes long on a network file system.
     missing = [name for parent, those in of_parent.items() for name in _missing(those, folder / parent)]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
@@ -182,7 +182,7 @@ def check_files(path: Path, names: Sequence[str], folder: Path) -> None:
 
 
 def _missing(names: Iterable[str], parent: Path) -> list[str]:
-    """The names whose last part is no file in the folder `parent`."""
+    """The names whose last part is not a file in the folder `parent`."""
     try:
         with os.scandir(parent) as entries:
             found = {entry.name for entry in entries if entry.is_file()}

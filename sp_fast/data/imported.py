@@ -28,7 +28,7 @@ class Imported:
     Attributes:
         coco: COCO-format dict of one class, `object`.
         root: folder that the file names are relative to; None if no folder was given.
-        notes: what was changed or left out, a sentence each.
+        notes: what was changed or left out, one sentence each.
     """
 
     coco: dict[str, Any]
@@ -59,18 +59,17 @@ def import_masks(
         path: JSON file.
         images: folders of the images, to check their sizes, with the EXIF orientation applied or ignored.
             With several folders, file names become relative to the folder that holds all of them.
-        of: for a list: JSON file whose `images` the results are of, by id or file name. Without it,
+        of: for a list of results: JSON file with their `images`, by id or file name. Without it,
             `file_name` or `image_id` must be a file name.
         min_score: smallest score.
-        top: largest number of masks per image: those of the best scores, or the first without scores.
-        boxes: give box-shaped masks: of the masks' tight boxes, or of `bbox` (xywh, pixels) where there is no
-            mask.
+        top: largest number of masks per image: those with the best scores, or the first if without scores.
+        boxes: make masks of boxes: the masks' tight boxes, or `bbox` (xywh, pixels) where there is no mask.
         leave_out_missing: leave out images that are in none of the folders, and their masks.
         progress: called with (images checked, all images), if `images` is given.
 
     Raises:
         FileNotFoundError: no such file, or images that are in none of the folders.
-        ValueError: not such a file, a damaged mask, an image of another size, scores that are wanted but
+        ValueError: not such a file, a damaged mask, an image of another size, scores that are needed but
             missing, or no mask left; the message names the entry and the field.
     """
     path = Path(path)
@@ -165,7 +164,7 @@ def _images_of(path: Path, entries: list, of: Path | None) -> list[dict[str, Any
 
 
 def _annotation(path: Path, position: int, one: Any, boxes: bool) -> dict[str, Any]:
-    """One entry with what is used of it, in the form that `structural_faults` checks."""
+    """The fields of an entry that are used, in the form that `structural_faults` checks."""
     if not isinstance(one, dict) or not isinstance(one.get("image_id"), (int, str)):
         raise ValueError(f"{path}: entry {position}: expected a dict with 'image_id', got {short(one)}")
     entry = {"id": position, "category_id": 1, "segmentation": one.get("segmentation") or []}
@@ -240,7 +239,7 @@ def _check(path: Path, records: list[dict], annotations: list[dict], *, with_sco
 def _find(
     records: list[dict], folders: Sequence[Any], progress: Callable[[int, int], None] | None
 ) -> tuple[Path | None, str | None]:
-    """The folder of the file names, and which treatment of EXIF orientation the sizes prove, if any."""
+    """The folder of the file names, and the treatment of EXIF orientation that the sizes prove, if any."""
     if not folders:
         return None, None
     root = Path(folders[0])

@@ -22,7 +22,7 @@ def check_outputs(paths: Iterable[str | os.PathLike[str]], *, overwrite: bool) -
     seen = set()
     for path in map(Path, paths):
         if os.path.abspath(path) in seen:
-            raise ValueError(f"out: expected a file of its own for each output, got {path} twice")
+            raise ValueError(f"out: expected a separate file for each output, got {path} twice")
         seen.add(os.path.abspath(path))
         if path.is_dir():
             raise IsADirectoryError(f"out: expected a file to write, got the folder {path}")

@@ -25,7 +25,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
 
 
 def box_masks(boxes: Any, height: int, width: int) -> list[dict[str, Any]]:
-    """Compressed run lengths of the boxes `[n, 4]` (xywh, pixels), cut off at the border of the image.
+    """Compressed run lengths of the boxes `[n, 4]` (xywh, pixels), clipped to the image.
 
     Boxes without a positive width and height give empty masks.
     """

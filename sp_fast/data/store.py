@@ -1,4 +1,4 @@
-"""Masks as a memory-mapped Arrow file beside the COCO-format file: opened at once, its pages shared.
+"""Masks as a memory-mapped Arrow file beside the COCO-format file: opens instantly, shared by processes.
 
 One row is an image (id, file_name, height, width) with the list of its masks, as `load_coco` gives them.
 """
@@ -24,7 +24,7 @@ from sp_fast.data.coco import numbered, object_categories, write_masks
 from sp_fast.data.rle import rle_areas, to_rle
 from sp_fast.files import replacing, sha256
 
-_ROWS = 256  # images of a record batch; only the last has fewer
+_ROWS = 256  # images per record batch; only the last has fewer
 _KEY = b"sp_fast.store"
 _CRC = b"crc32"  # of a record batch, in its metadata
 # A file can change twice within one tick of its time stamp.
@@ -44,11 +44,11 @@ def can_store() -> bool:
 def open_store(annotations: str | os.PathLike[str]) -> MaskStore | None:
     """The store to read instead of an annotation file: the file itself (.arrow), or the one beside it.
 
-    None if there is none beside it; with a warning also if that one cannot be used: made from other content,
+    None if there is none beside it or, with a warning, if that one cannot be used: made from other content,
     damaged, or without pyarrow.
 
     Raises:
-        FileNotFoundError, ValueError, ModuleNotFoundError: as `MaskStore`, for an .arrow file.
+        FileNotFoundError, ValueError, ModuleNotFoundError: see `MaskStore`; for an .arrow file only.
     """
     path, beside = Path(annotations), store_path(annotations)
     if path == beside:
@@ -69,7 +69,7 @@ def open_store(annotations: str | os.PathLike[str]) -> MaskStore | None:
 class MaskStore:
     """The images and masks of a store, as `load_coco` gives them.
 
-    Travels to other processes by its path; all of them share the pages of the file.
+    Pickled as its path, so that processes share the pages of the file.
 
     Attributes:
         categories, info: those of the annotation file.
@@ -77,7 +77,7 @@ class MaskStore:
 
     Args:
         path: the Arrow file.
-        source: what it must be made from (its `source`), where it is opened again.
+        source: the `source` that it must have when another process opens it again.
 
     Raises:
         FileNotFoundError: no such file.
@@ -160,7 +160,7 @@ class MaskStore:
     def objects(self, *, tight_boxes: bool = False) -> np.ndarray:
         """Number of masks of each image that have an area and a box inside it, int64 [images].
 
-        All of them have if boxes are taken from the masks.
+        If boxes are taken from the masks, all masks count.
         """
         found: list[np.ndarray] = [np.empty(0, np.int64)]
         for batch in self._batches():
@@ -185,7 +185,7 @@ class MaskStore:
         return True
 
     def coco(self, most: int) -> dict[str, Any]:
-        """A COCO-format dict of all images, with the annotations of evenly spread ones, about `most`."""
+        """A COCO-format dict of all images, with about `most` annotations, of evenly spread images."""
         total = sum(len(batch["masks"].values) for batch in self._batches())
         every = -(-total // most) or 1
         names, sizes = self.file_names(), self.sizes().tolist()
@@ -301,7 +301,7 @@ def write_stored_masks(
 
 
 def in_order(coco: dict[str, Any]) -> list[dict[str, Any]]:
-    """The annotations in the order of their images, those of one image as they come."""
+    """The annotations in the order of their images, and in file order within an image."""
     places = {image["id"]: place for place, image in enumerate(coco["images"])}
     return sorted(coco["annotations"], key=lambda one: places[one["image_id"]])
 
@@ -346,7 +346,7 @@ def _first_id(entries: Iterable[dict[str, Any]]) -> tuple[Any, Iterable[dict[str
 
 
 def _schema(image_id: Any, mask_id: Any) -> Any:
-    """Columns of a store with such ids: numbers or texts, all of one kind."""
+    """Columns of a store with ids of this kind: numbers or strings."""
     import pyarrow as pa
 
     kinds = [pa.string() if isinstance(one, str) else pa.int64() for one in (image_id, mask_id)]

@@ -1,4 +1,4 @@
-"""Where the kernels of a model look: their masks, averaged over images."""
+"""Shows where the kernels of a model look: averages their masks over images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sp_fast.data.images import read_image
 from sp_fast.files import replacing
 from sp_fast.plots import WIDTH, shortened
 
-SIDE = 200  # of the maps, as in the paper's Figure 6
+SIDE = 200  # side of the maps in pixels, as in the paper's Figure 6
 SAVE_SECONDS = 60.0
-LONGEST = 52  # characters of a title, which fit above the maps of a model
+LONGEST = 52  # characters of a title that fit above the maps of a model
 
 
 def mean_kernel_maps(
@@ -28,28 +28,28 @@ def mean_kernel_maps(
     partial: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Averages the masks of each kernel after the last stage over images: mean of sigmoid(mask).
+    """Averages each kernel's mask after the last stage, sigmoid(logits), over images.
 
     Masks are cropped to their image, without padding, and resized to 200 x 200 (bilinear).
 
     Args:
         model: K-Net or Mask2Former from `sp_fast.load`.
-        images: the image files, whose EXIF orientation is applied.
-        partial: file to keep the sum in, once a minute; a call with the same file, model and images continues
-            from it.
+        images: image files; their EXIF orientation is applied.
+        partial: file for the running sum, written once a minute; a call with the same file, model and images
+            continues from it.
         progress: called with (images done, all images), at the start and after each image.
 
     Returns:
         Mean probabilities, float32 [N, 200, 200], in the order of the kernels.
 
     Raises:
-        ValueError: no images, a model of another family or an exported one.
+        ValueError: no images, a model of another family or an exported model.
         OSError, BrokenImageError: an image that cannot be read.
     """
     if not hasattr(model, "kernel_masks"):
         raise ValueError(
-            f"model: expected a checkpoint, got an exported model ({type(model).__name__}), which gives no "
-            "masks of kernels"
+            f"model: expected a checkpoint, got an exported model ({type(model).__name__}), which does not "
+            "give the kernels' masks"
         )
     if not images:
         raise ValueError("images: expected at least one, got none")
@@ -78,9 +78,9 @@ def _restored(partial: Path | None) -> tuple[np.ndarray | None, int]:
 
 
 def kernel_figure(maps: Mapping[str, np.ndarray]) -> Figure:
-    """Draws the maps of models by label: a square of small maps for each, all in one colour scale from 0.
+    """Draws each model's maps under its label, in a square of small maps; all share one colour scale from 0.
 
-    Maps are ordered by kernel, from left to right, then down.
+    Kernels run from left to right, then down.
     """
     pictures = {label: _mosaic(one) for label, one in maps.items()}
     ratio = max(one.shape[0] / one.shape[1] for one in pictures.values())

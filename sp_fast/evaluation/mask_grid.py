@@ -1,4 +1,4 @@
-"""Masks of files drawn over their images: a grid for each of several files, of the same images."""
+"""Draws the masks of one or several files over their images, in a grid."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from sp_fast.drawing import PALETTE, overlay
 from sp_fast.evaluation.sources import annotated_image, read_detections
 from sp_fast.plots import WIDTH, shortened
 
-LINE = 5.0  # least width of a line of images, in its height
-HEIGHT, GAP = 300, 8  # of the images in a line and between them, in pixels
-LONGEST = 30  # letters of a name
+LINE = 5.0  # least width of a row of images, in multiples of its height
+HEIGHT, GAP = 300, 8  # pixels: height of a row, and space between its images
+LONGEST = 30  # characters of a name
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class ImageMasks:
     """The masks of a file.
 
     Attributes:
-        label: what they are, for the figure.
+        label: what the masks are, as written in the figure.
         images: file name of each image -> its entry in a COCO-format file.
         masks: file name of each image -> its masks, in COCO format.
-        left_out: number of masks with a score that is too low.
-        exif: whether they are masks of images with their EXIF orientation applied; see `read_labelled`.
+        left_out: number of masks left out for their low scores.
+        exif: whether the masks fit images with their EXIF orientation applied; see `read_labelled`.
     """
 
     label: str
@@ -52,9 +52,9 @@ def read_masks(
 
     Args:
         path: JSON file.
-        annotations: the images of results, which have image ids only.
+        annotations: COCO-format file of the images; needed for results, which have image ids only.
         label: see `ImageMasks`; the file's name by default.
-        min_score: masks with a lower score are left out. Crowds are too.
+        min_score: lowest score of a mask to keep. Crowds are left out.
 
     Raises:
         OSError, ValueError: see `load_coco` and `read_detections`; or results without `annotations` or masks.
@@ -78,7 +78,7 @@ def read_masks(
 
 
 def masks_of(coco: dict[str, Any], label: str, min_score: float = 0.0) -> ImageMasks:
-    """The same for a COCO-format dict, whose annotations may also be results."""
+    """Like `read_masks`, for a COCO-format dict, whose annotations may also be results."""
     names = {info["id"]: info["file_name"] for info in coco["images"]}
     masks = defaultdict(list)
     left_out = 0
@@ -101,7 +101,7 @@ def _is_list(path: Path) -> bool:
 
 
 def choose_images(files: Sequence[ImageMasks], count: int, names: Sequence[str] | None = None) -> list[str]:
-    """The images to draw: `names`, or at most `count` that all files have, evenly spread.
+    """Chooses the images to draw: `names`, or at most `count` that all files have, evenly spread.
 
     Raises:
         ValueError: no image is in all files, or one of `names` is not.
@@ -119,7 +119,7 @@ def choose_images(files: Sequence[ImageMasks], count: int, names: Sequence[str] 
 
 
 def mask_grid(files: Sequence[ImageMasks], folder: Path, names: Sequence[str]) -> Figure:
-    """Draws masks over images, in lines of one height; of several files, a line of each below the other.
+    """Draws masks over images in rows of equal height; with several files, a row is repeated for each file.
 
     Args:
         files: the masks.
@@ -149,7 +149,7 @@ def mask_grid(files: Sequence[ImageMasks], folder: Path, names: Sequence[str]) -
 
 
 def _parts(names: Sequence[str], images: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """The images of each line: as many as fill it."""
+    """Splits the images into rows, each with as many as fill it."""
     parts: list[list[str]] = [[]]
     filled = 0.0
     for name in names:

@@ -80,7 +80,7 @@ def evaluate(
         truth: annotations from `load_coco`.
         detections: see `read_detections` and `predict_detections`.
         class_agnostic: see `evaluate_coco`.
-        boxes_from_masks: give every detection that has a mask the mask's tight box.
+        boxes_from_masks: replace the box of every detection that has a mask by the mask's tight box.
         evaluator: see `evaluate_coco`.
 
     Raises:
@@ -133,7 +133,7 @@ def evaluate_results(
     boxes_from_masks: bool = False,
     class_agnostic: Merging = False,
 ) -> dict[str, float]:
-    """AP, AR and best IoU of a file of results, by masks or by boxes.
+    """Computes AP, AR and best IoU of a file of results, by masks or by boxes.
 
     The paper's Table 6 is `what="bbox", boxes_from_masks=True, class_agnostic="no_categories"`.
 
@@ -154,7 +154,7 @@ def evaluate_results(
     truth = load_coco(annotations)
     found = read_detections(predictions, truth, ignore_classes=bool(class_agnostic))
     if what == "segm" and not found.has_masks:
-        raise ValueError(f"what: {predictions} has boxes only, which 'bbox' compares, got 'segm'")
+        raise ValueError(f"what: expected 'bbox', since {predictions} has boxes only; got 'segm'")
     class_agnostic = class_agnostic or ("merged" if found.any_object else False)
     entries = _complete(found, truth, boxes_from_masks)
     return evaluate_coco(truth, entries, what, class_agnostic=class_agnostic)

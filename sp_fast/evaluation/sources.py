@@ -107,7 +107,7 @@ def predict_detections(
 
 
 def annotated_image(info: dict[str, Any], folder: Path, exif: str = "auto") -> np.ndarray:
-    """The image as it was annotated: with its EXIF orientation ignored, if only so its size is right.
+    """Reads an image as it was annotated: its EXIF orientation is ignored if only then its size is right.
 
     Args:
         info: entry of the image in a COCO-format file.

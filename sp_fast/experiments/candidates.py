@@ -57,7 +57,7 @@ def choose_proposals(
     Args:
         data: the data.
         backbone: arguments of `build_backbone`, without `stage` and `padding`.
-        masks: most masks per image.
+        masks: largest number of masks per image.
         progress: called with the numbers of candidates done and in total.
 
     Returns:

@@ -55,7 +55,7 @@ def panels(results: dict[str, Any]) -> list[Panel]:
 def curves_of(results: dict[str, Any], training: str, part: str, value: str) -> list[Curve]:
     """The curves of all rows that have values of a training at two steps or more.
 
-    `part` is where the values are, `curves` or `losses`; `value` is the name of one.
+    `part` is the key of the values, `curves` or `losses`; `value` is the name of one value.
     """
     found = []
     for name, row in results["rows"].items():

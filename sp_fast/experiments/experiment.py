@@ -50,8 +50,8 @@ class Training:
         annotations: COCO annotations; None in pre-training to use the row's proposals.
         val_images: folder of the validation images; None for no evaluation.
         val_annotations: COCO annotations of the validation images.
-        steps: number of steps, to which the config's schedule is scaled; None for the config's own.
-        epochs: the same in epochs; at most one of the two.
+        steps: number of steps, to which the config's schedule is scaled; None for the config's length.
+        epochs: length in epochs instead of steps.
         options: entries of the config to override, like `--cfg-options`.
         arguments: further arguments of `sp-fast train`, such as `--class-agnostic`.
     """
@@ -69,7 +69,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What a function measures or computes in a run of its own, from a trained model or from files.
+    """A run that calls a function to measure or compute something, from a trained model or from files.
 
     The function is called as `function(folder, trained, **options)` with the run's folder, in which it may
     write files, and the folder of the training `after` (None without one). It returns the run's result, a
@@ -96,9 +96,9 @@ class Row:
         proposals: pseudo labels of the pre-training; None if its config makes them or it has annotations.
         pretrain: pre-training, or None.
         finetune: fine-tunings by a short name of their data, such as `10 %`.
-        analyses: what else is computed, by a short name.
+        analyses: further measurements and computations by a short name.
         expected: published values in percent by training or analysis: a dict by metric, with None where there
-            is no value, or a number, the first metric's.
+            is no value, or a number for the first metric.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Experiment:
             and comparisons show the first.
         seeds: default random seeds.
         comparisons: pairs of rows to compare.
-        prepare: fills a folder, which paths call `{data}`, with data for a seed.
+        prepare: function that fills a folder, `{data}` in paths, with data for a seed.
         data_per_seed: whether `prepare` makes different data for each seed.
         notes: remarks about the numbers, for the page.
         samples: number of images whose predictions the page shows.
@@ -155,7 +155,7 @@ class Experiment:
         command: the command that runs it, if not `sp-fast experiment run`.
         figures: figures that the report draws.
         inputs: files and folders of `--data-root` that runs may need -> how to get each. Those
-            that are needed are looked for before the first run.
+            that are needed are checked before the first run.
     """
 
     name: str

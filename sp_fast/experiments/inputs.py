@@ -10,7 +10,7 @@ from sp_fast.experiments.plan import Plan, Run
 
 
 def check_inputs(plan: Plan, rows: Sequence[str], seeds: Sequence[int]) -> None:
-    """Checks that the files are there that unfinished runs of some rows need, of the experiment's `inputs`.
+    """Checks that those of the experiment's `inputs` exist that unfinished runs of these rows need.
 
     Raises:
         FileNotFoundError: the message names each missing file, how to get it, and the rows that could run.
@@ -35,7 +35,7 @@ def missing_inputs(plan: Plan, runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All strings in plain values."""
+    """All strings in a nested dict or list."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -132,7 +132,7 @@ def page(
 
 
 def _steps(plan: Plan) -> list[Step]:
-    """All steps: proposals, pre-trainings, fine-tunings, analyses; those with equal settings are one."""
+    """All steps: proposals, pre-trainings, fine-tunings, analyses; those with equal settings are merged."""
     found: dict[str, Step] = {}
     for (row, part, _), key in plan.parts.items():
         run = plan.runs[key]

@@ -68,9 +68,9 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
 
 
 def sampled(masks: Path, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Some images of a file of pseudo labels and their masks, in COCO format; from its store, if it has one.
+    """Picks images and their masks from a file of pseudo labels, or from its store, in COCO format.
 
-    The images are those with these names, or `count` that are evenly spread.
+    Takes the images `names`, or `count` evenly spread ones.
     """
     store = open_store(masks)
     if store is not None:

@@ -29,7 +29,7 @@ class Run:
     folder: Path  # holds `result.json` once the run is finished
     spec: Mapping[str, Any]  # what it does; paths may hold `{data}` and `{seed}`
     seed: int
-    needs: dict[str, str]  # `data`, `proposals`, `pretrain` or `trained` -> key of the run to finish before
+    needs: dict[str, str]  # `data`, `proposals`, `pretrain` or `trained` -> key of the run to finish first
 
     @property
     def steps(self) -> int | None:

@@ -58,7 +58,7 @@ def command_line(plan: Plan, source: Source) -> str:
 
 
 def print_status(plan: Plan, console: Console) -> None:
-    """Prints how many runs are done, running and missing, the time left, and which rows, runs and files."""
+    """Prints the number of runs by state, the time left, the state of each run and row, and missing files."""
     states = {
         key: "done" if run.finished else "running" if is_running(run) else "missing"
         for key, run in plan.runs.items()
@@ -89,7 +89,7 @@ def print_status(plan: Plan, console: Console) -> None:
 
 
 def _row_states(plan: Plan, states: dict[str, str]) -> Iterator[str]:
-    """A line for each state that rows are in: running if a run is, missing if one is and none runs."""
+    """A line per state: a row is running if one of its runs is, else missing if one of its runs is."""
     found: dict[str, list[str]] = {"done": [], "running": [], "missing": []}
     for row in plan.experiment.rows:
         own = {states[run.key] for run in plan.needed([row.name], plan.seeds)}

@@ -73,7 +73,7 @@ def _of_row(plan: Plan, results: dict[str, Any], row: str, part: str) -> dict[st
 
 
 def _of_part(experiment: Experiment, row: Row, name: str, finished: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a row's training or analysis, whose finished runs have these results by seed."""
+    """The numbers of a row's training or analysis, from its finished runs' results by seed."""
     expected = row.expected.get(name, {})
     if not isinstance(expected, Mapping):
         expected = {next(iter(experiment.metrics)): expected}

@@ -104,7 +104,7 @@ def start(task: Task, source: Source, lock: int, processes: int = 1) -> None:
 
 
 def worker_environment(slot: int = 0, processes: int = 1) -> dict[str, str]:
-    """The environment variables of a run with this place among the runs at once, and a GPU per process."""
+    """Environment variables of the run in a slot of the concurrent runs, with one GPU per process."""
     # One thread, so that sums do not depend on how many runs share the machine.
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     environment = {**threads, **os.environ}
@@ -141,7 +141,7 @@ def _cards() -> list[str]:
 
 
 def default_jobs(processes: int = 1) -> int:
-    """As many runs of some processes as there are GPUs for, or cores where there is no GPU.
+    """Number of concurrent runs for which there are GPUs or, without a GPU, cores.
 
     Raises:
         ValueError: a run has more processes than there are GPUs.
@@ -167,7 +167,7 @@ def run_all(
     Args:
         runs: the runs, each after those that it needs.
         source: where the experiment is defined.
-        jobs: number of runs at once.
+        jobs: number of concurrent runs.
         seconds: time limit, or None.
         show: called about three times a second with the tasks and the seconds left (None while unknown).
         processes: number of processes of each training.
@@ -242,7 +242,7 @@ def stop(running: Sequence[Task]) -> None:
         try:
             process.wait(timeout=max(deadline - time.monotonic(), 0.1))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # it leads a session
+            os.killpg(process.pid, signal.SIGKILL)  # the process leads a session
             process.wait()
 
 

@@ -69,7 +69,7 @@ def training_heading(training: str) -> str:
 
 
 def title(results: dict[str, Any]) -> str:
-    """The experiment's title, which says so while runs are missing."""
+    """The experiment's title, with the number of finished runs while some are missing."""
     done, runs = results["finished"], results["runs"]
     return results["title"] if done == runs else f"{results['title']} ({done} of {runs} runs)"
 

@@ -1,7 +1,7 @@
-"""One run of an experiment, in a process of its own: `python -m sp_fast.experiments.worker FOLDER`.
+"""One run of an experiment, in a separate process: `python -m sp_fast.experiments.worker FOLDER`.
 
 FOLDER/run.json says what to do. `result.json` is written last and is the same for each run of one spec;
-`times.json` holds what differs. To train in several processes, it starts itself with `--train`.
+`times.json` holds what varies. To train in several processes, it starts itself with `--train`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def launch(folder: Path, processes: int) -> int:
 
 
 def train_only(folder: Path) -> int:
-    """Trains as the run in a folder says, as one of several processes or alone; returns the exit status."""
+    """Trains the run in a folder, alone or as one of several processes; returns the exit status."""
     run = json.loads((folder / "run.json").read_text())
     near, places = _near(folder, run)
     training = filled(run["spec"], places)

@@ -1,4 +1,4 @@
-"""Training steps in parts: of batches that are taken one after another, or do not fit in a GPU's memory."""
+"""Training steps in parts: several batches in turn, or a batch that does not fit in a GPU's memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class BatchParts:
     """Takes a training step in the given number of parts, or in as many more as the memory of the GPU needs.
 
     The parts' gradients are added up, weighted by their images, for one step of the optimiser; processes
-    exchange them once, in the last part. Learning rate, order of the images and number of steps stay. The
+    exchange them once, in the last part. Learning rate, image order and number of steps stay the same. The
     result differs slightly from that of the whole batch where a loss is normalised by the number of matched
     objects, where batch norm learns its statistics, where images are padded to the largest of their part,
     and in what is drawn at random.
 
     Attributes:
-        count: how often each of the given parts is split, for want of memory.
+        count: number of pieces that each given part is split into, for lack of memory.
 
     Args:
         parts: number of parts, the same in each process.
@@ -104,7 +104,7 @@ class _Gradients:
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Of the optimiser: mixed precision; processes exchange gradients in the last part only."""
+        """Mixed precision as in the optimiser; processes exchange gradients in the last part only."""
         local = not self._last and hasattr(model, "no_sync")
         apart: Any = model.no_sync() if local else contextlib.nullcontext()  # type: ignore[operator]
         with apart, self._optim_wrapper.optim_context(model):

@@ -170,7 +170,7 @@ class InstanceDataset(ImageDataset, CocoDataset):
 
     Args:
         ann_file: the annotation file, checked by `load_coco`; or its memory-mapped store (`sp-fast data
-            store`), which is also taken from beside the file: masks.arrow for masks.json.
+            store`). A store beside the file is used in its place: masks.arrow for masks.json.
         images: the folder that its file names are relative to.
         class_agnostic: make every category the one class "object".
         tight_boxes: take boxes and areas from the masks, whatever the file says. Pseudo labels of other tools
@@ -178,10 +178,10 @@ class InstanceDataset(ImageDataset, CocoDataset):
         seeds: the safetensors file that `sp-fast propose` writes beside its masks. Every instance then gets
             its row of it: results["gt_seeds"] float32 [n, D], in line with the masks.
         cache, exif: see `ImageDataset`.
-        metainfo, pipeline, test_mode, indices, filter_cfg, ...: as mmdet's CocoDataset.
+        metainfo, pipeline, test_mode, indices, filter_cfg, ...: see mmdet's CocoDataset.
 
     Raises:
-        FileNotFoundError, ValueError: as `load_coco`; an annotation's `seed_row` is missing or beyond the
+        FileNotFoundError, ValueError: see `load_coco`; or an annotation's `seed_row` is missing or beyond the
             store; or the file names other seeds.
     """
 
@@ -229,10 +229,10 @@ class InstanceDataset(ImageDataset, CocoDataset):
     def _rows_of(self, store: MaskStore) -> range:
         check_files(store.path, store.file_names(), Path(self.data_prefix["img"]))
         self._set_up(store.info, store.categories, len(store))
-        self.serialize_data = False  # rows only
+        self.serialize_data = False  # the list has row numbers only
         rows = range(len(store))
         if self.seeds is not None and not store.seed_rows_within(self.seeds.rows):
-            for row in rows:  # names the first
+            for row in rows:  # the error names the first bad mask
                 self._image_info(*store.entry(row, tight_boxes=self.tight_boxes))
         return rows
 

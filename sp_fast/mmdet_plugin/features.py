@@ -127,7 +127,7 @@ def _dataset(runner: Any) -> Any:
     """The training set; the one that is repeated, if one is."""
     dataset, *others = dict.fromkeys(inner_datasets(runner.train_dataloader.dataset))
     if others:
-        # Ids of images may come twice.
+        # Image ids may repeat across data sets.
         raise CacheError(
             f"--cache features: expected one training set, got {1 + len(others)}; use --cache ram"
         )

@@ -21,21 +21,21 @@ _TOTAL = "images_per_step"
 
 
 class ResumeError(ValueError):
-    """A checkpoint that these options cannot continue."""
+    """A checkpoint cannot be continued with these options."""
 
 
 @LOOPS.register_module()
 class StepTrainLoop(BaseLoop):
-    """Trains for a number of steps or epochs; a resumed run equals one that never stopped, to the bit.
+    """Trains for a number of steps or epochs; a resumed run is bit-identical to an uninterrupted one.
 
-    Every random number of a step follows from the seed, the step and the rank; the data are not replayed,
+    Every random number of a step follows from the seed, the step and the rank; the data are not replayed:
     `StepBatchSampler` begins at the step. Validates every `val_interval` and at the end, and resumes an
     unfinished validation from its start. A step may have several batches of the sampler; one that does not
     fit in a GPU's memory is taken in smaller parts, see `BatchParts`.
 
     Args:
-        runner: mmengine's.
-        dataloader: with `batch_sampler=dict(type='StepBatchSampler')`.
+        runner: mmengine's runner.
+        dataloader: data loader or its config, with `batch_sampler=dict(type='StepBatchSampler')`.
         max_iters: steps in all; or give `max_epochs`.
         max_epochs: epochs in all, of as many steps as there are batches in the data set. Schedules of the
             learning rate that count epochs need `convert_to_iter_based=True`.
@@ -96,7 +96,7 @@ class StepTrainLoop(BaseLoop):
         if total != self._sampler.total:
             raise ResumeError(
                 f"--resume: expected {total} images per step, as in the checkpoint, got "
-                f"{self._sampler.total}; add --total-batch {total}, which goes with any --batch-size and "
+                f"{self._sampler.total}; add --total-batch {total}, which works with any --batch-size and "
                 "number of processes"
             )
         hub.update_info(_TOTAL, total)

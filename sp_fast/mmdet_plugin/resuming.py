@@ -1,4 +1,4 @@
-"""Resuming: checks that a checkpoint is of this run, and follows schedules of another length."""
+"""Resuming: checks that a checkpoint belongs to this run, and follows schedules of another length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def check_same_run(runner: Any, checkpoint: Mapping[str, Any], path: str) -> Non
     Fused optimisers do not check the shapes of their state, and crash.
 
     Raises:
-        ValueError: classes, tensors, parameter groups or averaging differ; names what.
+        ValueError: classes, tensors, parameter groups or averaging differ; the message says which.
     """
     problem = (
         _other_classes(runner, checkpoint)
@@ -83,7 +83,7 @@ def _listed(names: Any) -> str:
 
 
 def schedules(runner: Any) -> list[dict[str, Any]]:
-    """What the schedules of the learning rate are, apart from how far they are."""
+    """The settings of the learning rate schedules, without their progress."""
     states = [scheduler.state_dict() for scheduler in runner.param_schedulers or []]
     return [{name: value for name, value in one.items() if name not in _COUNTERS} for one in states]
 
@@ -97,7 +97,7 @@ def replay_schedules(runner: Any) -> None:
         for name in [key for key in group if key.startswith("initial_")]:
             group[name.removeprefix("initial_")] = group[name]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*optimizer.step.*")  # its steps were in the run before
+        warnings.filterwarnings("ignore", ".*optimizer.step.*")  # its steps were taken before resuming
         runner.param_schedulers = runner.build_param_scheduler(runner.cfg.param_scheduler)
         for _ in range(runner.iter):
             for scheduler in runner.param_schedulers:

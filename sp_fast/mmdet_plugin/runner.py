@@ -61,7 +61,7 @@ class Runner(mmengine_runner.Runner):
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
-        """See mmengine; signals to a process and those that it started do not end its loaders' workers.
+        """Like mmengine's, but signals to the training's process group do not end the loaders' workers.
 
         torchrun asks whole process groups to stop, and a training whose workers are gone cannot save.
         """
@@ -135,11 +135,11 @@ class Runner(mmengine_runner.Runner):
         self.logger.info(f"weights from {path}: {report}")
 
     def check_before_training(self, *, resume: bool) -> None:
-        """Builds all that training needs, so that what is wrong with it shows before it starts.
+        """Builds all that training needs, so that errors show before it starts.
 
         Raises:
-            ValueError: the stored seeds are damaged; or with `resume`, the checkpoint in the work folder is
-                not of this run.
+            ValueError: the stored seeds are damaged; or with `resume`, the checkpoint in the work folder
+                does not belong to this run.
         """
         _ = self.val_loop
         if is_main_process():
@@ -229,7 +229,7 @@ class Runner(mmengine_runner.Runner):
                     getattr(dataset, "fill_cache", lambda: None)()
 
     def _newest_checkpoint(self) -> str | None:
-        """The checkpoint in the work folder to resume from, this package's or one of mmengine's hook."""
+        """The checkpoint in the work folder to resume from, written by this package or by mmengine's hook."""
         latest = Path(self.work_dir) / CHECKPOINT_NAME
         return str(latest) if latest.is_file() else find_latest_checkpoint(self.work_dir)
 

@@ -37,9 +37,9 @@ def _mixed(*numbers: int) -> int:
 
 
 class SeededIndex(int):
-    """An image's number, with the 32-bit random seed of its augmentation.
+    """An image's index, with the 32-bit random seed of its augmentation.
 
-    `%` and `-` keep the seed: mmengine's RepeatDataset and ConcatDataset turn it so into a number of theirs.
+    `%` and `-` keep the seed: mmengine's RepeatDataset and ConcatDataset compute their indices with them.
     """
 
     seed: int
@@ -61,7 +61,7 @@ class SeededIndex(int):
 
 
 def bounds(images: int, count: int) -> list[tuple[int, int]]:
-    """First image and end of each of `count` parts, of sizes that differ by 1 at most."""
+    """Half-open ranges [first, end) of `count` parts, whose sizes differ by at most 1."""
     return [(images * i // count, images * (i + 1) // count) for i in range(count)]
 
 
@@ -82,7 +82,7 @@ class StepBatchSampler(Sampler[list[SeededIndex]]):
 
     Args:
         sampler: mmengine's DefaultSampler or InfiniteSampler: its data set, seed, rank and world size.
-        batch_size: most images of a batch.
+        batch_size: largest number of images per batch.
         total: images per step in all processes; None for one batch in each process.
         one_orientation: put tall images into steps without others, for less padding.
 

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 
 from sp_fast.data.images import read_image, read_labelled
 
-_AT_ONCE = 4  # channels that OpenCV has a fast way for
+_AT_ONCE = 4  # channels for which OpenCV has a fast path
 
 
 @TRANSFORMS.register_module()
@@ -101,10 +101,10 @@ class RotateInstances(Rotate):
 
 @TRANSFORMS.register_module()
 class TightBoxes(BaseTransform):
-    """Takes the boxes from the masks again, and leaves out instances whose mask is empty.
+    """Recomputes the boxes from the masks, and leaves out instances whose mask is empty.
 
-    For after transforms that turn the boxes and so make them loose (RotateInstances), or that leave nothing
-    of a mask (RandomCrop). Labels, flags and seeds stay in line with `gt_masks`.
+    Use it after transforms that rotate boxes and so make them loose (RotateInstances), or that may leave
+    nothing of a mask (RandomCrop). Labels, flags and seeds stay in line with `gt_masks`.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:

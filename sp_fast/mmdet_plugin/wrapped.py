@@ -9,7 +9,7 @@ from mmengine.dataset import ConcatDataset, RepeatDataset
 
 
 def inner_datasets(dataset: Any) -> list[Any]:
-    """The data sets whose images `dataset` gives, in its order; one that it repeats comes as often."""
+    """The data sets inside `dataset`, in order; a repeated one is listed as often as it is repeated."""
     if isinstance(dataset, RepeatDataset):
         return inner_datasets(dataset.dataset) * dataset.times
     if isinstance(dataset, ConcatDataset):
@@ -21,7 +21,7 @@ def image_sizes(dataset: Any) -> np.ndarray:
     """Height and width of each image, [N, 2].
 
     Raises:
-        ValueError: a data set that does not tell them.
+        ValueError: a data set that does not give them.
     """
     inner = inner_datasets(dataset)
     for one in inner:

@@ -154,7 +154,7 @@ def build_backbone(
         style: "pytorch", or "caffe" (ResNets only).
         stage: stage whose output is used, 1 to 4 (strides 4, 8, 16 and 32).
         padding: what convolutions see beyond the border of the image, "zeros" or "replicate" (the values at
-            the border). Zeros, as in training, often make the cells along the border alike, and so a mask.
+            the border). Zeros, as in training, often make cells along the border alike, which gives a mask.
         weights: checkpoint in any layout that `load_backbone_weights` reads; None: random weights.
         allow_partial: accept a checkpoint with missing parameters, which stay random.
         seed: random seed of the initial weights; the global random state is not changed.

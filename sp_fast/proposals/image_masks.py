@@ -36,7 +36,7 @@ def image_masks(saliency: Tensor, size: tuple[int, int], threshold: float) -> Te
 
 
 def encoded_masks(saliency: Tensor, size: tuple[int, int], threshold: float) -> list[dict[str, Any]]:
-    """`encode` of `image_masks`; of a large image, with few masks at full size in memory at once."""
+    """Encodes `image_masks`; of a large image, few masks at full size are in memory at once."""
     at_once = max(1, _PIXELS_AT_ONCE // (size[0] * size[1]))
     parts = saliency.split(at_once) if len(saliency) else ()
     return [mask for part in parts for mask in encode(image_masks(part, size, threshold))]

@@ -42,7 +42,7 @@ def draw_patches(height: int, width: int, count: int, generator: np.random.Gener
     """Draw boxes by the rule of UP-DETR's random query patches.
 
     The rule is `get_random_patch_from_img` in dddzg/up-detr, datasets/selfdet.py: each side is uniform from 8
-    pixels to 8 less than the image's side, both included, then the corner is uniform from 0 to the remaining
+    pixels to the image's side minus 8, both included, then the corner is uniform from 0 to the remaining
     pixels, excluded. UP-DETR cannot draw patches of images below 16 pixels; here, the sides of such images'
     boxes are the smaller of 8 pixels and the image's side.
 
@@ -62,7 +62,7 @@ def draw_patches(height: int, width: int, count: int, generator: np.random.Gener
     return np.concatenate([corner, size], 1)
 
 
-# How boxes are drawn, and how many per image unless told otherwise.
+# How boxes are drawn, and the default number per image.
 KINDS = {"uniform": (draw_boxes, 20), "up-detr": (draw_patches, 10)}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-# A lock file of its own excludes other processes (see `shards`), so that the database needs neither shared
+# A separate lock file excludes other processes (see `shards`), so that the database needs neither shared
 # memory nor SQLite's locks, which network file systems may lack. Without waiting for the disk, a commit
 # survives a killed process, though not a power cut.
 _SETUP = """
@@ -36,7 +36,7 @@ class ImageRecord:
         index: position of the image in the run's sorted list.
         height, width: size of the image in pixels, as it was read.
         masks: one dict per mask with counts, area, bbox and score, best first.
-        seeds: float16 [len(masks), D]; of predictions: empty.
+        seeds: float16 [len(masks), D]; empty for predictions.
     """
 
     index: int
@@ -47,7 +47,7 @@ class ImageRecord:
 
 
 class RecordFile:
-    """The records that this process writes; a killed one leaves whole batches.
+    """The records that this process writes; if it is killed, whole batches remain.
 
     Raises:
         OSError: the database is damaged, or cannot be written.
@@ -92,7 +92,7 @@ class RecordFile:
 
 
 class FinishedRecords(contextlib.AbstractContextManager):
-    """Finished files, which nobody writes any more, as one; of an image in several, one record counts."""
+    """Reads finished files, which no process writes any more, as one; an image in several counts once."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._open = contextlib.ExitStack()

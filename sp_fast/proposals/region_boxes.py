@@ -42,7 +42,7 @@ def selective_search(image: np.ndarray, count: int = COUNT, seed: int = 0) -> np
     As in amirbar/DETReg, datasets/selfdet.py (strategy "topk"): the image is resized to 128 x 128 pixels, and
     OpenCV's selective search runs in its fast mode; the boxes are scaled back, here also rounded to whole
     pixels. OpenCV orders the boxes by a rank with a random factor from the C library's `rand()`. DETReg
-    leaves that to chance; here it is seeded, so with the same C library an image always gets the same boxes.
+    does not seed it; here it is seeded, so with the same C library an image always gets the same boxes.
 
     Args:
         image: uint8 `[H, W, 3]`, RGB.
@@ -50,7 +50,7 @@ def selective_search(image: np.ndarray, count: int = COUNT, seed: int = 0) -> np
         seed: random seed, 0 to 2**32 - 1.
 
     Returns:
-        int64 `[n, 4]`, xywh in pixels, n <= count; every box has a pixel and lies inside the image.
+        int64 `[n, 4]`, xywh in pixels, n <= count; boxes have at least one pixel and lie in the image.
     """
     cv2: Any = import_module("cv2")
     search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()

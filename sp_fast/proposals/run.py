@@ -40,12 +40,12 @@ _BATCHES_OF_BLOCK = 16
 
 @dataclass(frozen=True)
 class ProposeSummary:
-    """Summary of a run; of its own shard only, unless `merged`.
+    """Summary of a run; of this shard only, unless `merged`.
 
     Attributes:
         out, seeds: files written.
         images: number of images with a record in `out`.
-        resumed: how many images of its shard come from an interrupted run.
+        resumed: how many images of this shard come from an interrupted run.
         masks: total number of masks.
         broken: images that could not be read.
         seconds: duration of this run.
@@ -118,7 +118,7 @@ def propose_folder(
         TooManyBrokenError: more than 5 % of the images are skipped; nothing is left on disk.
         ValueError: options or images differ from those of the interrupted run or of other shards; no such
             shard.
-        BlockingIOError: another process is writing the same.
+        BlockingIOError: another process is writing this file or shard.
         FileExistsError: `out` exists and `overwrite` is not set.
     """
     start = time.monotonic()

@@ -1,6 +1,6 @@
-"""The parts of a run that several processes share, and the folder that they meet in.
+"""Shards of a run over several processes, and the folder that the processes share.
 
-A process writes the records of its shard to a file of its own in `<out>.partial/`, `3-of-8.sqlite`, which is
+A process writes the records of its shard to a separate file in `<out>.partial/`, `3-of-8.sqlite`, which is
 renamed to `3-of-8.done` once it is complete. Others read finished files only, so that nothing is damaged on a
 network file system whose locks do not work.
 """
@@ -43,7 +43,7 @@ def claim(partial: Path, shard: Shard, out: Path, *, restart: bool) -> int:
     """Lock a shard, and take over the records of interrupted runs in another number of shards.
 
     Args:
-        partial: the folder that the processes meet in.
+        partial: the folder that the processes share.
         shard: the shard to lock.
         out: final file, named in errors.
         restart: remove all records instead.
@@ -104,7 +104,7 @@ def missing(partial: Path, total: int) -> list[int]:
 
 
 def remove(partial: Path, shard: Shard) -> None:
-    """Remove the records of one shard that is not finished, or the folder if there is but one."""
+    """Remove the records of one shard that is not finished, or the folder if it is the only one."""
     if shard.total == 1:
         # On NFS, a file that a waiting process has open leaves an entry until that is closed.
         shutil.rmtree(partial, ignore_errors=True)
@@ -114,6 +114,6 @@ def remove(partial: Path, shard: Shard) -> None:
 
 
 def remove_unused(partial: Path) -> None:
-    """Remove the folder if waiting for its lock is all that has made it."""
+    """Remove the folder if it was only made to wait for its lock."""
     if [file.name for file in partial.glob("*")] == [LOCK]:
         shutil.rmtree(partial, ignore_errors=True)

@@ -35,15 +35,15 @@ def seeds_path(out: Path) -> Path:
 class RecordStore(ABC):
     """The results of a run so far, on disk.
 
-    Several processes, each with a shard of its own, write one file together: the one that finishes last
-    merges. A run may go on with another number of shards; images that are done stay done.
+    Several processes, one per shard, write one file together: the one that finishes last merges. A run may
+    continue with another number of shards; finished images are kept.
 
     Args:
         out: final JSON file.
         images: (name relative to the folder, size in bytes) of every image, sorted.
         options: everything the result depends on, as JSON values; "exif" is among them.
         shard: the part of the images that this process makes.
-        block: number of consecutive images that one shard takes together. An interrupted run keeps its own.
+        block: number of consecutive images that one shard takes together. An interrupted run keeps its size.
         restart: discard what an interrupted run left; not with several shards.
         overwrite: replace an existing `out` at the end.
 

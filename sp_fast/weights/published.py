@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """Weights on the web.
+    """Published weights and where to download them.
 
     `checksum` is the kind of hash and its first digits, as the publisher gives them; empty if it gives none.
     """

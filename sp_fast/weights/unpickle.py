@@ -248,7 +248,7 @@ def _refusal(path: Path) -> str | None:
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
-                damaged = archive.testzip()  # torch.load checks no sums
+                damaged = archive.testzip()  # torch.load does not verify checksums
         except zipfile.BadZipFile:
             return "a zip archive that is damaged"
         if damaged:

@@ -191,7 +191,7 @@ def test_boxes_become_masks(tmp_path, records, freesolo, folders):
     assert found.notes == ("Left out: 1 empty",)
     check(found, [(1, 2, 47, 9), (0, 2, 48, 30)], tmp_path / "out.json")
 
-    found = import_masks(freesolo, boxes=True)  # tight boxes of the masks, since its own are not xywh
+    found = import_masks(freesolo, boxes=True)  # tight boxes of the masks, since the file's are not xywh
     check(found, [*BOXES, BOXES[0]], tmp_path / "out.json")
     assert [one["area"] for one in found.coco["annotations"]] == [108, 160, 168, 108]
 

@@ -31,7 +31,7 @@ def test_existing_files_are_kept(scenes):
     check_outputs([scenes / "masks.json"], overwrite=True)
     with pytest.raises(FileExistsError, match=r"masks\.json already exists"):
         check_outputs([scenes / "new.json", scenes / "masks.json"], overwrite=False)
-    with pytest.raises(ValueError, match=r"file of its own for each output, got .*new\.json twice"):
+    with pytest.raises(ValueError, match=r"a separate file for each output, got .*new\.json twice"):
         check_outputs([scenes / "new.json", scenes / "images" / ".." / "new.json"], overwrite=True)
     with pytest.raises(IsADirectoryError, match="got the folder"):
         check_outputs([scenes / "images"], overwrite=True)

@@ -56,7 +56,7 @@ def written(coco, folder, **options):
 
 @pytest.mark.parametrize("tight_boxes", [False, True])
 @pytest.mark.parametrize("name", [int, str])
-def test_every_entry_is_what_load_coco_gives(tight_boxes, name, tmp_path):
+def test_entries_equal_those_of_load_coco(tight_boxes, name, tmp_path):
     path, _ = written(mixed(name=name), tmp_path)
     coco = load_coco(path, tight_boxes=tight_boxes)
     store = open_store(path)
@@ -118,7 +118,7 @@ def test_a_copy_with_another_time_stamp_is_the_same_file(tmp_path):
 @pytest.mark.parametrize("old", [False, True])
 def test_an_edited_file_is_read_instead_of_its_store(old, tmp_path):
     path, beside = written(mixed(), tmp_path)
-    if old:  # the time stamp counts: the store was made long after the file
+    if old:  # the time stamp decides: the store was made long after the file
         os.utime(path, ns=(5, 5))
         beside.unlink()
         loaded = load_coco(path)
@@ -159,7 +159,7 @@ def foreign(path):
         foreign,
     ],
 )
-def test_what_is_no_store_is_named_and_left(damage, tmp_path):
+def test_a_file_that_is_not_a_store_is_named(damage, tmp_path):
     path, beside = written(mixed(), tmp_path)
     damage(beside)
     with pytest.warns(UserWarning, match=r"masks\.arrow: not a store .*masks\.json is read instead"):
@@ -168,7 +168,7 @@ def test_what_is_no_store_is_named_and_left(damage, tmp_path):
         open_store(beside)
 
 
-def test_a_flipped_bit_is_found_where_it_is(tmp_path):
+def test_a_flipped_bit_is_found_in_its_batch(tmp_path):
     _, beside = written(mixed(300), tmp_path)
     counts = encode(box_mask(2 + 299 % 5, 3, 9, 8))["counts"].encode()
     content = bytearray(beside.read_bytes())

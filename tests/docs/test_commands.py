@@ -25,7 +25,7 @@ def commands() -> list[str]:
         found += re.findall(r"^\s*(?:\S+=\S+ )?(sp-fast [^#\n&]+)", text, re.MULTILINE)
         found += re.findall(r"`(sp-fast [^`]+)`", text)
         found += [one.replace("_", "-", 1) for one in re.findall(r"-m (sp_fast [^#\n&]+)", text)]
-    # What a missing input of the paper's experiments tells to run.
+    # Commands in the errors about missing inputs of the paper's experiments.
     for how in inputs("DATA", "r50").values():
         found += re.findall(r"(sp-fast [^,]+)", how)
     return sorted({" ".join(command.split()) for command in found})

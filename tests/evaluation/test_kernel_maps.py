@@ -1,4 +1,4 @@
-"""Masks of kernels, averaged over images."""
+"""Masks of kernels averaged over images."""
 
 import numpy as np
 import pytest
@@ -86,7 +86,7 @@ def test_an_interrupted_call_continues(images, tmp_path, monkeypatch):
     np.testing.assert_array_equal(maps, mean_kernel_maps(Bright(), images))
 
 
-def test_what_has_no_kernels_is_refused(load, images):
+def test_models_without_kernels_are_refused(load, images):
     with pytest.raises(ValueError, match=r"expected a K-Net or a Mask2Former.*got QueryInst"):
         mean_kernel_maps(load("queryinst"), images)
     with pytest.raises(ValueError, match=r"expected a checkpoint, got an exported model \(Components\)"):
@@ -95,7 +95,7 @@ def test_what_has_no_kernels_is_refused(load, images):
         mean_kernel_maps(Bright(), [])
 
 
-def test_maps_are_drawn_in_order_and_in_one_scale():
+def test_maps_are_drawn_in_order_with_one_colour_scale():
     maps = np.arange(5, dtype=np.float32)[:, None, None] / 10 * np.ones((1, 20, 20), np.float32)
     path = f"{'a' * 60}/latest.pth"
     figure = kernel_figure({path: maps, "one": np.full((1, 20, 20), 0.8, np.float32)})

@@ -1,4 +1,4 @@
-"""Masks of files over their images."""
+"""Masks of files drawn over their images."""
 
 import json
 
@@ -34,7 +34,7 @@ def boxes(size, *places):
 
 
 def drawn(coco, folder, tmp_path):
-    """The first line of pictures that is drawn."""
+    """The first row of pictures that is drawn."""
     return mask_grid([read_masks(saved(coco, tmp_path))], folder, ["a.png"]).axes[0].images[0].get_array()
 
 
@@ -64,7 +64,7 @@ def test_annotations_have_no_scores_and_crowds_are_left_out(scenes, truth, tmp_p
     assert (sum(map(len, found.masks.values())), found.left_out) == (count - 1, 0)
 
 
-def test_what_cannot_be_drawn_is_refused(truth, results, scenes, tmp_path):
+def test_files_that_cannot_be_drawn_are_refused(truth, results, scenes, tmp_path):
     with pytest.raises(ValueError, match="--annotations: expected the COCO-format file of the images"):
         read_masks(saved(results, tmp_path))
     only_boxes = [{key: one[key] for key in one if key != "segmentation"} for one in results]
@@ -98,10 +98,10 @@ def test_images_that_all_files_have_are_chosen(scenes, truth, tmp_path):
         choose_images([everything, other], 1)
 
 
-def test_masks_are_drawn_where_they_are(tmp_path):
+def test_masks_are_drawn_at_their_position(tmp_path):
     Image.new("RGB", (60, 30), (100, 100, 100)).save(tmp_path / "a.png")
     picture = drawn(boxes((30, 60), (10, 5, 20, 15)), tmp_path, tmp_path)
-    # The image is 300 pixels high, ten times as large, at the left of a line of 1500.
+    # The image is 300 pixels high, ten times as large, at the left of a row of 1500.
     assert picture.shape == (300, 1500, 3)
     assert picture[20, 50].tolist() == [100, 100, 100]
     assert picture[100, 200, 0] > picture[100, 200, 2] + 30  # tinted orange
@@ -109,7 +109,7 @@ def test_masks_are_drawn_where_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("exif", ["apply", "ignore"])
-def test_upside_down_images_are_read_as_their_masks_say(exif, tmp_path):
+def test_exif_orientation_follows_the_masks(exif, tmp_path):
     pixels = np.zeros((30, 60, 3), np.uint8)
     pixels[:15] = 200  # the upper half of the stored pixels
     orientation = Image.Exif()
@@ -120,13 +120,13 @@ def test_upside_down_images_are_read_as_their_masks_say(exif, tmp_path):
     assert (picture[20, 20, 0] > picture[280, 20, 0]) == (exif == "ignore")
 
 
-def test_each_file_has_a_line_below_the_other(scenes, tmp_path):
+def test_each_row_is_repeated_for_each_file(scenes, tmp_path):
     path = scenes / "validation.json"
     files = [
         read_masks(path, label="first"),
         read_masks(path, label="a-name-of-more-than-thirty-letters.json"),
     ]
-    # Images of 96 x 96: five fill a line, the sixth is in the next.
+    # Images of 96 x 96: five fill a row, the sixth is in the next.
     figure = mask_grid(files, scenes / "validation", choose_images(files, 6))
     assert [len(axes.texts) for axes in figure.axes] == [5, 0, 1, 0]
     assert [axes.get_ylabel() for axes in figure.axes] == ["first", "…more-than-thirty-letters.json"] * 2

@@ -26,7 +26,7 @@ def heights(axes) -> list[float]:
     return [round(bar.get_height(), 3) for bar in axes.patches]
 
 
-def test_bars_are_the_values_beside_the_papers(finished: Plan) -> None:
+def test_bars_show_values_beside_the_papers(finished: Plan) -> None:
     axes = bars.draw(finished, collect(finished)).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["10 %", "100 %"]
     # Row by row: on 10 %, on 100 % and the paper's on 100 %, which the second row does not have.
@@ -137,7 +137,7 @@ class Bright:
         return torch.full((1, *size), image.mean() / 255.0)
 
 
-def test_maps_of_kernels_are_an_analysis_that_is_drawn(tmp_path, monkeypatch) -> None:
+def test_an_analysis_computes_kernel_maps_and_the_report_draws_them(tmp_path, monkeypatch) -> None:
     loaded = []
     monkeypatch.setattr(kernels, "load", lambda path: loaded.append(path) or Bright())
     images = tmp_path / "images"
@@ -163,7 +163,7 @@ def test_maps_of_kernels_are_an_analysis_that_is_drawn(tmp_path, monkeypatch) ->
     write_json(result, run.folder / "result.json")
     figure = kernels.draw(plan, {})
     assert figure.axes[0].get_title() == "model a"
-    # The report takes runs that are no trainings.
+    # The report accepts runs that are not trainings.
     drawn(plan, Figure("maps", "Maps.", kernels.draw))
     write_report(plan, Source("demo"), Console(file=io.StringIO()))
     assert "kernels of a" in (plan.out / PAGE).read_text()

@@ -224,7 +224,7 @@ def test_a_prediction_has_the_colour_of_the_object_that_it_covers(finished: Plan
     assert miss[10:40, 270:272].mean() > 200  # white
 
 
-def test_images_are_read_as_their_masks_say(finished: Plan, tmp_path) -> None:
+def test_exif_orientation_follows_the_masks(finished: Plan, tmp_path) -> None:
     orientation = Image.Exif()
     orientation[0x0112] = 6  # applied, the image would be 60 pixels high and 40 wide
     for path in (tmp_path / "images").glob("*.png"):

@@ -38,7 +38,7 @@ def specs(experiment: Experiment, kind: str) -> list[dict]:
 
 
 def texts(value) -> list[str]:
-    """All strings in plain values."""
+    """All strings in a nested dict or list."""
     if isinstance(value, str):
         return [value]
     entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -60,7 +60,7 @@ def test_experiments_of_the_paper(name, tmp_path):
 
 
 def about(name: str, one: dict) -> tuple[str, str]:
-    """Label of the row and name of the training that a published row of a table is about."""
+    """Label of the row and name of the training that a published row of a table belongs to."""
     if name in ("table1", "table2", "table3"):
         model = [one["model"]] if "model" in one else []
         return ", ".join([*model, one["pretrain"]]), DATA[one["data"]].title
@@ -77,7 +77,7 @@ def about(name: str, one: dict) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_number_of_the_paper_stands_in_its_row(name):
+def test_every_number_of_the_paper_is_in_its_row(name):
     tables = json.loads((files(numbers.__package__) / "tables.json").read_text())
     experiment = load(name)
     shown = {
@@ -109,7 +109,7 @@ def test_trainings_are_as_long_as_the_papers(name):
         assert config.train_cfg.max_epochs == one["epochs"], (label, data)
 
 
-def test_numbers_are_those_of_the_row_that_is_named():
+def test_numbers_are_those_of_the_named_row():
     found = numbers.published("table2", model="K-Net", pretrain="SP", data="cityscapes")
     assert found["coco/segm_mAP"] == 30.6
     assert found["coco/segm_mAP_75"] is None
@@ -148,7 +148,7 @@ def test_batches_and_weights():
     assert by_config["knet_r50/pretrain", "/data/weights/densecl_r50.pth"][2:] == ["--total-batch", "96"]
     key = "solov2_r50/finetune_cityscapes", "/data/weights/imagenet_r50.pth"
     assert by_config[key][2:] == ["--total-batch", "16"]
-    # What is fine-tuned after SP takes its weights from the pre-training.
+    # Fine-tuning after SP takes its weights from the pre-training.
     assert by_config["knet_r50/finetune_cityscapes", "96"] == ["--total-batch", "96"]
 
 
@@ -197,7 +197,7 @@ def test_rows_of_other_models_say_so():
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "told"),
+    ("name", "arguments", "message"),
     [
         ("table1", {"initial": "sp"}, "initial: expected one of imagenet, densecl, swav, moco_v2, got 'sp'"),
         ("table1", {"finetune_steps": 2, "finetune_epochs": 2}, "finetune_steps: expected steps or epochs"),
@@ -207,20 +207,20 @@ def test_rows_of_other_models_say_so():
         ("table3", {"model": "knet_r50"}, "model=.*: the experiment table3 takes data_root, initial, "),
     ],
 )
-def test_wrong_arguments_are_told(name, arguments, told):
-    with pytest.raises(ValueError, match=told):
+def test_wrong_arguments_are_reported(name, arguments, message):
+    with pytest.raises(ValueError, match=message):
         load(name, **arguments)
 
 
 def lay_out(root: Path, experiment: Experiment, without: tuple[str, ...]) -> None:
-    """Makes the experiment's files, but for those whose path has one of these endings."""
+    """Makes the experiment's files, except those whose path has one of these endings."""
     for path in map(Path, experiment.inputs):
         if not str(path).endswith(without):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
 
 
-def test_missing_files_are_told_before_anything_runs(tmp_path):
+def test_missing_files_are_reported_before_anything_runs(tmp_path):
     root, out = tmp_path / "data", tmp_path / "out"
     experiment = load("table1", data_root=str(root))
     lay_out(root, experiment, ("swav_r50.pth", "unlabeled2017"))
@@ -242,7 +242,7 @@ def test_missing_files_are_told_before_anything_runs(tmp_path):
     plan = Plan(experiment, out, [0])
     check_inputs(plan, ["imagenet", "moco_v2"], [0])
     assert f"Missing files: {root}/weights/swav_r50.pth, {root}/unlabeled2017" in printed(print_status, plan)
-    # What is finished needs no files.
+    # Finished runs need no files.
     for run in plan.needed(["swav", "sp"], [0]):
         write_json({}, run.folder / "result.json")
     check_inputs(plan, ["swav", "sp"], [0])

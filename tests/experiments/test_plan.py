@@ -99,7 +99,7 @@ def test_lengths_in_epochs(tmp_path):
     assert "--steps" not in words
 
 
-def test_experiments_on_the_same_runs_share_what_is_equal(tmp_path):
+def test_experiments_share_equal_runs(tmp_path):
     rows = tiny().rows
     one = Plan(dataclasses.replace(tiny(), rows=[rows[1]], comparisons=[]), tmp_path, [0])
     (one.of("labels", "pretrain", 0).folder / "x").mkdir(parents=True)

@@ -61,7 +61,7 @@ def test_a_training_is_started_as_torchrun_does(tmp_path, monkeypatch, ending):
     assert run.finished == (ending == "done")
 
 
-def test_a_run_is_told_its_number_of_processes(tmp_path, monkeypatch):
+def test_a_run_gets_its_number_of_processes(tmp_path, monkeypatch):
     monkeypatch.setattr("sp_fast.experiments.scheduler.WORKER", (sys.executable, "-c", ""))
     run = Plan(tiny(), tmp_path, [0]).of("none", "few", 0)
     run.folder.mkdir(parents=True)

@@ -149,7 +149,7 @@ def run(scenes: Path, folder: Path, model: str, kind: str, *options: str, argume
     printed, status = io.StringIO(), None
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
-        # mmengine formats the config five times a run, which takes longer than the run.
+        # mmengine formats the config five times per run, which takes longer than the run.
         patch.setattr(Config, "pretty_text", property(lambda cfg: repr(cfg.to_dict())))
         out, err = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
         with out, err, contextlib.suppress(Interrupted):

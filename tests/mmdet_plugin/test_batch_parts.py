@@ -85,7 +85,7 @@ def test_parts_give_the_gradients_and_losses_of_the_whole(most, count, capsys):
 @pytest.mark.parametrize(
     ("parts", "most", "sizes"), [(2, 5, [2, 3]), (3, 5, [1, 2, 2]), (2, 2, [1, 1, 1, 2])]
 )
-def test_given_parts_give_the_same_and_are_split_further_where_memory_runs_out(parts, most, sizes):
+def test_parts_give_the_gradients_of_the_whole_and_are_split_when_memory_runs_out(parts, most, sizes):
     whole, expected, _ = trained(most=5)
     model, logged, _ = trained(most=most, parts=parts)
     assert model.seen[-len(sizes) :] == sizes
@@ -124,7 +124,7 @@ def test_unequal_shares_of_two_processes_give_the_gradients_of_the_whole(tmp_pat
     run_ranks(2, train_a_share, str(tmp_path))
     found = [torch.load(tmp_path / f"{rank}.pth") for rank in range(2)]
     assert [one["seen"] for one in found] == [[1, 1] * 3, [1, 2] * 3]
-    assert [one["exchanged"] for one in found] == [3, 3]  # once a step
+    assert [one["exchanged"] for one in found] == [3, 3]  # once per step
     assert torch.equal(found[0]["weight"], found[1]["weight"])
     assert torch.allclose(found[0]["weight"], whole.layer.weight, atol=1e-6)
 

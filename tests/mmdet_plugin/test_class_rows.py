@@ -56,7 +56,7 @@ def test_another_number_of_classes():
     assert state["head.bias"].tolist() == [2, 9]
 
 
-def test_what_is_said():
+def test_message_about_matched_classes():
     said = matching_classes("a.pth", THEIRS, OURS, complete=False)
     assert said == "class layers of a.pth, matched by name: bird, cat; new, and left random: fish"
     with pytest.raises(ValueError, match="got one of cat, dog, bird, which does not have fish"):

@@ -92,7 +92,7 @@ def extents(sample):
     return torch.tensor([[x[0], y[0], x[-1] + 1, y[-1] + 1] for x, y in spans])
 
 
-def test_boxes_are_tight_again_after_rotations(scenes):
+def test_boxes_are_tight_after_rotations(scenes):
     turn = {"type": "RotateInstances", "prob": 1.0, "level": 3}
     for tight in (False, True):
         dataset = with_seeds(scenes, turn, turn, *([{"type": "TightBoxes"}] if tight else []))
@@ -340,7 +340,7 @@ def with_store(scenes):
 
 
 def infos(dataset):
-    """What a data set tells of each image, with the seeds as lists."""
+    """What a data set gives for each image, with the seeds as lists."""
     found = [dataset.get_data_info(k) for k in range(len(dataset))]
     return [{**one, "gt_seeds": one["gt_seeds"].tolist()} if "gt_seeds" in one else one for one in found]
 
@@ -402,7 +402,7 @@ def test_a_store_serves_workers_subsets_and_copies(scenes):
     assert infos(dataset) == infos(expected)
 
 
-def test_a_store_with_bad_seeds_or_missing_images_is_told_as_its_json_file(scenes):
+def test_a_store_has_the_errors_of_its_json_file(scenes):
     change_seeds(lambda annotation: annotation.update(seed_row=5))(scenes)
     with_store(scenes)
     with pytest.raises(ValueError, match=r"annotation 5 has seed_row 5, expected a row of .* which has 5"):

@@ -24,7 +24,7 @@ WIDE, TALL = (32, 48), (48, 32)
 
 
 class Images:
-    """A data set of which only the sizes are asked for."""
+    """A data set with nothing but sizes."""
 
     metainfo: ClassVar = {}
 

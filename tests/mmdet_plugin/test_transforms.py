@@ -35,5 +35,5 @@ def test_any_number_of_masks(count):
     assert found.shape == masks.shape
     assert found.dtype == masks.dtype
     alone = [rotated(Rotate, masks[number : number + 1])[0] for number in range(count)]
-    # OpenCV rounds otherwise for another number of channels.
+    # OpenCV rounds differently for other numbers of channels.
     assert all((one != other).sum() <= 6 for one, other in zip(found, alone, strict=True))

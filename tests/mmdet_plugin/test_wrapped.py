@@ -77,7 +77,7 @@ model.update(frozen_stages=4, supervision=dict(seed_channels=16))
 
 
 def test_training_on_a_repeated_data_set_with_its_caches(tmp_path, monkeypatch):
-    """Six images twice, two a step. The backbone runs once for each of them and its mirror image."""
+    """Six images twice, two per step. The backbone runs once for each of them and its mirror image."""
     stored, plain = [], StoredFeatures.store
     monkeypatch.setattr(
         StoredFeatures, "store", lambda self, keys, images: stored.extend(keys) or plain(self, keys, images)

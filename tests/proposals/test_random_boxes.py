@@ -58,7 +58,7 @@ def test_written_masks_are_the_boxes(folder, tmp_path):
         assert mask[y : y + h, x : x + w].all()
 
 
-def test_training_opens_their_store_at_once(folder, tmp_path):
+def test_the_store_holds_what_the_json_file_does(folder, tmp_path):
     pytest.importorskip("pyarrow")
     out = tmp_path / "out.json"
     write_random_boxes(folder, out, count=5)

@@ -93,7 +93,9 @@ def test_the_last_shard_merges(folder: Path, whole: tuple[bytes, bytes], tmp_pat
     assert not out.with_name("masks.json.partial").exists()
 
 
-def test_another_number_of_shards_goes_on(folder: Path, whole: tuple[bytes, bytes], tmp_path: Path) -> None:
+def test_a_run_continues_with_another_number_of_shards(
+    folder: Path, whole: tuple[bytes, bytes], tmp_path: Path
+) -> None:
     out = tmp_path / "masks.json"
     interrupt(folder, out, 1, 3, after=2)
     done = run(folder, out, 2, 3)
@@ -133,7 +135,7 @@ def two_in_turn(out: Path) -> tuple[bytes, bytes]:
     return both_files(out)
 
 
-def test_two_that_finish_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_shards_that_finish_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = two_in_turn(tmp_path / "expected" / "masks.json")
     first, second = stores(tmp_path / "masks.json")
 
@@ -151,7 +153,7 @@ def test_two_that_finish_at_the_same_moment(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.filterwarnings("ignore:the file system of")
-def test_two_that_merge_at_once_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_shards_that_merge_at_once_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 

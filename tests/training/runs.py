@@ -121,7 +121,7 @@ class Finished(NamedTuple):
 
 
 def train(*arguments: object) -> Finished:
-    """Runs the training command in a process of its own and gives its exit status and output."""
+    """Runs the training command in a separate process; gives its exit status and output."""
     return _in_processes([{}], main, [*map(str, arguments)])[0]
 
 

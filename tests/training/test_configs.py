@@ -135,7 +135,7 @@ def run(config: str, work_dir: Path, *arguments: object, more: tuple[str, ...] =
     given += [*map(str, arguments), "--cfg-options", *options(config), *more]
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
-        # mmengine formats the config five times a run, which takes longer than the run.
+        # mmengine formats the config five times per run, which takes longer than the run.
         patch.setattr(Config, "pretty_text", property(lambda cfg: repr(cfg.to_dict())))
         runner = prepare(parse_arguments(given))
         before = {name: value.clone() for name, value in runner.model.state_dict().items()}
@@ -234,7 +234,7 @@ def test_a_teacher_beside_a_student_that_learns(scenes, tmp_path):
 
 @pytest.mark.parametrize("config", configs("finetune"))
 def test_finetuning_config(config, pretrained, scenes, tmp_path):
-    """Trains from what its model's pre-training gave, or the baselines from random weights, and evaluates."""
+    """Fine-tunes from the model's pre-training (baselines: random weights), and evaluates."""
     data = finetune_options(scenes)[: None if evaluates(config) else 4]
     start = {}
     if family_of(config) not in BASELINES:

@@ -112,13 +112,13 @@ def test_pretrained_weights_are_where_the_configs_say():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_learning_rate(name):
-    """Of a parameter without a factor: the warm-up's first and last step, and around each drop."""
+    """Learning rates without a factor: the warm-up's first and last step, and around each drop."""
     cfg = config(name)
     schedule = OTHERS.get(name, SCHEDULES[name.split("/")[1]])
     assert cfg.train_cfg.max_epochs == schedule.epochs
     peak = 0.02 if name.split("/")[0] in BASELINES else 1e-4
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr)
-    # A short epoch, that yet ends the warm-up before the first drop.
+    # A short epoch in which the warm-up still ends before the first drop.
     epoch = schedule.warmup // schedule.drops[0] + 2
     built = [
         PARAM_SCHEDULERS.build(dict(one), default_args=dict(optimizer=optimizer, epoch_length=epoch))

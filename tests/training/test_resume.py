@@ -31,7 +31,7 @@ def run(tmp_path, capfd, monkeypatch):
     def get(kind, *arguments, folder="run", more=""):
         config = write_config(tmp_path / f"{kind}.py", kind)
         config.write_text(config.read_text() + more)
-        # mmengine formats the config five times a run, which takes longer than the run.
+        # mmengine formats the config five times per run, which takes longer than the run.
         monkeypatch.setattr(Config, "pretty_text", property(lambda cfg: repr(cfg.to_dict())))
         status = main([str(config), "--work-dir", str(tmp_path / folder), *map(str, arguments)])
         forget_runs()
@@ -147,7 +147,7 @@ def test_no_val(run, scenes, tmp_path):
     assert "--no-val" in said
 
 
-def test_a_warm_up_longer_than_the_run_is_said(run, scenes):
+def test_a_warm_up_longer_than_the_run_is_reported(run, scenes):
     status, said = run("pretrain", *pretrain_options(scenes), "--steps", 1, more=WARM_UP)
     assert status == 0
     assert "warm-up of 1000 steps in a run of 1" in said

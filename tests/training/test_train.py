@@ -98,7 +98,7 @@ def scores_of(work_dir: Path) -> dict:
 
 
 def test_two_processes_pretrain_with_batches_without_objects(scenes, uneven, tmp_path):
-    """A step of four images is two of each process, one at a time; both end with the same weights."""
+    """Each process takes two of a step's four images in turn; both end with the same weights."""
     config = write_config(tmp_path / "config.py", "pretrain")
     data = ["--images", scenes / "labelled", "--annotations", uneven / "uneven_masks.json"]
     length = ["--epochs", 2, "--batch-size", 1, "--total-batch", 4]
@@ -109,8 +109,8 @@ def test_two_processes_pretrain_with_batches_without_objects(scenes, uneven, tmp
     assert load_checkpoint_file(tmp_path / "run" / "latest.pth")["meta"]["iter"] == 4
 
 
-def test_two_processes_fine_tune_and_validate_as_one_does(scenes, uneven, tmp_path):
-    """Of a step's four images at most one has objects: one process has none. Three images to validate on."""
+def test_two_processes_fine_tune_and_validate_like_one(scenes, uneven, tmp_path):
+    """At most one of a step's four images has objects, so one process has none. Three for validation."""
     config = write_config(tmp_path / "config.py", "finetune")
     data = finetune_options(scenes)
     data[data.index("--annotations") + 1] = str(uneven / "uneven_labelled.json")
@@ -142,7 +142,7 @@ def uneven(scenes):
 
 
 def same_weights(folder):
-    """The weights that two processes left, which are the same."""
+    """The weights that two processes saved, which are equal."""
     first, second = (torch.load(folder / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -26,7 +26,7 @@ train_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datase
 
 @pytest.fixture
 def load(tmp_path):
-    """The config of a kind with `text` appended, as the command's options change it."""
+    """A config with `text` appended, after the command's options have changed it."""
 
     def load(kind, text, *arguments):
         base = write_config(tmp_path / "base.py", kind)

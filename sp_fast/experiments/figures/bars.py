@@ -15,10 +15,10 @@ from sp_fast.plots import INK, WIDTH
 
 
 def draw(plan: Plan, results: dict[str, Any]) -> Figure | None:
-    """A group of bars for each fine-tuning, in it a bar for each row; None while no row has a value.
+    """Draws a group of bars for each fine-tuning, with a bar for each row; None while no row has a value.
 
-    Lines on bars are the standard deviation over the seeds. Hatched bars to the right of a row's are the
-    paper's values, where it has them. A missing run leaves its place empty.
+    Error bars are the standard deviation over the seeds. A hatched bar to the right of a row's bar is the
+    paper's value, if it has one. A missing run leaves a gap.
     """
     metric, heading = next(iter(results["metrics"].items()))
     groups = [name for name in trainings(results) if name != PRETRAIN]
@@ -29,7 +29,7 @@ def draw(plan: Plan, results: dict[str, Any]) -> Figure | None:
     has_paper = any(paper is not None for _, paper in values.values())
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    width = 0.8 / len(rows)  # of a row's place, for one bar or two
+    width = 0.8 / len(rows)  # room for a row's bar or two
     bar = width / 2 if has_paper else width
     for k, row in enumerate(rows):
         colour, _ = style(k)
@@ -54,7 +54,7 @@ def draw(plan: Plan, results: dict[str, Any]) -> Figure | None:
 
 
 def _values(row: dict[str, Any], group: str, metric: str) -> tuple[dict[str, Any] | None, float | None]:
-    """Mean and spread of a row after a training, and the paper's value of the same."""
+    """Mean and spread of a row after a training, and the paper's value."""
     training = row["trainings"].get(group, {"summary": {}, "expected": {}})
     return training["summary"].get(metric), training["expected"].get(metric)
 

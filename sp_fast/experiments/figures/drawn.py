@@ -16,7 +16,7 @@ from sp_fast.plots import save_png
 
 
 class DrawnFigure(NamedTuple):
-    """A figure that is written: its file in the experiment's folder, its caption, and a data URI of it."""
+    """A written figure: its file in the experiment's folder, its caption, and its data URI."""
 
     file: str
     caption: str
@@ -24,7 +24,7 @@ class DrawnFigure(NamedTuple):
 
 
 def write_figures(plan: Plan, results: dict[str, Any]) -> list[DrawnFigure]:
-    """Writes each figure that there is something for as PNG; it and its caption say if runs are missing."""
+    """Writes each figure that has data as PNG; figure and caption say if runs are missing."""
     finished, runs = results["finished"], results["runs"]
     note = "" if finished == runs else f" Not complete: {finished} of {runs} runs."
     found = []

@@ -13,7 +13,7 @@ from sp_fast.experiments.table import trainings
 
 
 def draw(plan: Plan, results: dict[str, Any]) -> Figure | None:
-    """A panel for each fine-tuning, in it a curve for each row; None while there is no curve.
+    """Draws a panel for each fine-tuning, with a curve for each row; None while there is no curve.
 
     Curves are means over the finished seeds, bands their range. Where the number of steps per epoch is not
     known, they are drawn by step.

@@ -1,4 +1,4 @@
-"""Where kernels look: their masks, averaged over images, of each row's model."""
+"""Shows where the kernels of each row's model look: their masks, averaged over images."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def kernel_maps(
 
 
 def draw(plan: Plan, results: dict[str, Any]) -> Figure | None:
-    """The maps of all rows, of the first seed that each has finished; None while there are none."""
+    """Draws the maps of all rows, for the first seed that each has finished; None while there are none."""
     maps = {}
     for row in plan.experiment.rows:
         runs = [plan.of(row.name, ANALYSIS, seed) for seed in plan.seeds]

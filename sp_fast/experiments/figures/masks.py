@@ -16,7 +16,7 @@ PROPOSAL_IMAGES, PREDICTION_IMAGES = 12, 8
 
 
 def proposals(plan: Plan, results: dict[str, Any]) -> Figure | None:
-    """The proposals of the first run that has made some; None while there are none, or without the images."""
+    """Draws the proposals of the first run that has some; None without such a run or without the images."""
     run = _first(plan, PROPOSALS, MASKS)
     if run is None:
         return None
@@ -25,7 +25,7 @@ def proposals(plan: Plan, results: dict[str, Any]) -> Figure | None:
 
 
 def predictions(plan: Plan, results: dict[str, Any]) -> Figure | None:
-    """Annotated objects, and what the first fine-tuned model found with scores of at least 0.3; else None."""
+    """Draws annotated objects, and the first fine-tuned model's predictions with scores >= 0.3; else None."""
     names = [name for row in plan.experiment.rows for name in row.finetune]
     run = _first(plan, names[0], PREDICTED) if names else None
     if run is None or not place(run, "val_annotations").is_file():

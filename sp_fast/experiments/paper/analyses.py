@@ -15,7 +15,7 @@ DETECTIONS = "detections.json"
 
 
 def boxes_of_model(folder: Path, trained: Path, *, images: str, annotations: str) -> dict[str, Any]:
-    """Box AP of a trained model's masks on annotated images, all categories as one.
+    """Measures box AP of a trained model's masks on annotated images, with all categories merged.
 
     Writes the detections, in COCO's results format, to `detections.json` in `folder`.
     """
@@ -32,7 +32,7 @@ def boxes_of_model(folder: Path, trained: Path, *, images: str, annotations: str
 
 
 def boxes_of_results(folder: Path, trained: None, *, predictions: str, annotations: str) -> dict[str, Any]:
-    """The same for a file of results that `sp-fast evaluate` reads; boxes alone are taken as they are."""
+    """Like `boxes_of_model`, for a file of results; results without masks keep their boxes."""
     values = evaluate_results(
         predictions, annotations, what="bbox", boxes_from_masks=True, class_agnostic="no_categories"
     )

@@ -20,10 +20,14 @@ _BY_EPOCH = "AP on the validation images by epoch of fine-tuning{}."
 
 @on_protocol()
 def figure1(protocol: Protocol) -> Experiment:
-    """K-Net and Mask R-CNN on much and on little data, and K-Net with saliency prompts."""
+    """K-Net and Mask R-CNN on large and on small data sets, and K-Net with saliency prompts."""
     rows = _three_models(protocol, ("coco", "coco-10", "cityscapes", "ctw1500"))
     return protocol.experiment(
-        "figure1", "Figure 1: much and little data", rows, AP, figures=[Figure("figure1", _BARS, bars.draw)]
+        "figure1",
+        "Figure 1: large and small data sets",
+        rows,
+        AP,
+        figures=[Figure("figure1", _BARS, bars.draw)],
     )
 
 

@@ -14,7 +14,7 @@ _SPLIT = (
 )
 _CITYSCAPES = "leftImg8bit_trainvaltest.zip of https://www.cityscapes-dataset.com (needs an account)"
 _CITYSCAPES_LABELS = (
-    "gtFine_trainvaltest.zip of the same place, then sp-fast data cityscapes cityscapes "
+    "gtFine_trainvaltest.zip from the same place, then sp-fast data cityscapes cityscapes "
     "--out cityscapes/annotations"
 )
 _CTW1500 = "images of https://github.com/Yuliang-Liu/Curve-Text-Detector"

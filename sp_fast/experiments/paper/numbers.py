@@ -14,7 +14,7 @@ BOX_METRICS = {f"boxes/mAP{_ENDINGS[name]}": name for name in ("AP", "AP50", "AP
 
 
 def published(table: str, metrics: Mapping[str, str] = METRICS, **row: Any) -> dict[str, float | None]:
-    """The paper's values of one row, in percent.
+    """Looks up the paper's values of one row, in percent.
 
     Args:
         table: `table1` to `table7`.
@@ -22,10 +22,10 @@ def published(table: str, metrics: Mapping[str, str] = METRICS, **row: Any) -> d
         row: what identifies the row, such as `data="coco-10"` and `pretrain="SP"`.
 
     Returns:
-        A value by metric, None where the paper has a dash; only metrics that the table has.
+        Values by metric, None where the paper has a dash; only metrics that the table has.
 
     Raises:
-        LookupError: not exactly one row of the table fits.
+        LookupError: no row of the table fits, or several do.
     """
     fitting = [one for one in _tables()[table] if all(one.get(key) == value for key, value in row.items())]
     if len(fitting) != 1:

@@ -38,7 +38,7 @@ def figure5(protocol: Protocol) -> Experiment:
 
 @on_protocol()
 def figure6(protocol: Protocol) -> Experiment:
-    """Where kernels look after two epochs on COCO, and in a fully trained model that the user has."""
+    """Where kernels look after two epochs on COCO, and in a fully trained model given by the user."""
     given = protocol.finetune_epochs or protocol.finetune_steps
     short = protocol if given else dataclasses.replace(protocol, finetune_epochs=SHORT)
     images = {"images": protocol.path("val2017")}

@@ -1,4 +1,4 @@
-"""The paper's protocol: which pre-training, on which data, from which weights, fine-tuned how.
+"""The paper's protocol: data, initial weights, pre-training and fine-tuning.
 
 A data root holds the data sets as `sp-fast data` prepares them, and weights:
 
@@ -86,7 +86,7 @@ MODELS = {
 }
 # Models whose fine-tuning on CTW1500 is shorter after SP.
 SHORTER_AFTER_SP = ("queryinst_r50", "mask2former_r50")
-# Models trained with SGD at a learning rate that belongs to 16 images per step.
+# Models trained with SGD at a learning rate meant for 16 images per step.
 CNNS = ("mask_rcnn_r50", "solov2_r50")
 BATCH, CTW1500_BATCH, CNN_BATCH = 96, 32, 16
 CURVE_POINTS = 10
@@ -106,7 +106,7 @@ class Protocol:
         pretrain_steps: see `pretrain_epochs`.
         finetune_steps: see `finetune_epochs`.
         size: longest side of images in pixels, for small data; by default the config's scales.
-        batch_size: images that a process takes at once, if not the config's.
+        batch_size: images per batch of one process, if not the config's.
         total_batch: images per step over all processes; by default the paper's 96, 32 on CTW1500, and 16 for
             Mask R-CNN and SOLOv2.
 
@@ -174,7 +174,7 @@ class Protocol:
         )
 
     def finetune(self, data: str, initial: str, *, every_epoch: bool = False) -> Training:
-        """Fine-tuning on a key of DATA from a key of INITIALISATIONS; from SP, of what was pre-trained.
+        """Fine-tuning on `data` of DATA from `initial` of INITIALISATIONS, where SP is the pre-training.
 
         `every_epoch`: validate after each epoch, for a curve; ten times where the length is in steps.
         """
@@ -250,7 +250,7 @@ def on_protocol(
 ) -> Callable[[Callable[[Protocol], Experiment]], Callable[..., Experiment]]:
     """Makes a function of a `Protocol` take the protocol's fields, and `quick` for a smoke run.
 
-    Without `model`, the experiment has models of its own.
+    Without `model`, the experiment itself chooses the models.
     """
     fields = list(inspect.signature(Protocol).parameters.values())
     fields = [one for one in fields if model or one.name != "model"]
@@ -264,7 +264,7 @@ def on_protocol(
         def from_arguments(*args: Any, **kwargs: Any) -> Experiment:
             given = signature.bind(*args, **kwargs).arguments
             if given.pop("quick", False):
-                # A length given in epochs takes the place of the one in steps.
+                # A length given in epochs replaces the one in steps.
                 short = {name: n for name, n in QUICK.items() if name.replace("steps", "epochs") not in given}
                 given = {**short, **given}
             return make(Protocol(**given))

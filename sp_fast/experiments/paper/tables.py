@@ -57,7 +57,7 @@ def table3(protocol: Protocol) -> Experiment:
 
 @on_protocol()
 def table4(protocol: Protocol) -> Experiment:
-    """Kernel supervision: with and without."""
+    """Pre-training with and without kernel supervision."""
     rows = [
         _ablation(protocol, "with", "kernel supervision", published("table4", kernel_loss=True), {}),
         _ablation(
