@@ -212,7 +212,7 @@ def test_what_a_run_prints(uninterrupted):
     printed = uninterrupted("knet_r50", "finetune").printed
     lines = printed.splitlines()
     steps = [
-        line for line in lines if re.match(r"\d/5 steps, .*loss \d+\.\d{3} \(.*, dice \d.*\), mask AP", line)
+        line for line in lines if re.match(r"\d/5 steps, .*loss \d+\.\d{3}, rate \d\.\de-\d\d, mask AP", line)
     ]
     assert (steps[0][:3], steps[-1][:3]) == ("1/5", "5/5")
     told = [line for line in lines if line.startswith("validation after step")]
