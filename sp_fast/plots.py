@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from sp_fast.files import replacing
 
 WIDTH = 10.4  # of a figure that fills a page, in inches
+LETTERS = 11  # of a title, per inch
 INK = "#010203"  # replaced by the colour of the page's text, light or dark
 # Okabe and Ito's colours for the colour-blind; grey for their yellow, which is too faint on white.
 COLOURS = ("#8a8f98", "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7")
@@ -49,6 +51,11 @@ def inline_svg(draw: Callable[[Any], None], name: str) -> str:
 def shortened(text: str, longest: int) -> str:
     """The text, or its end after an ellipsis if it has more than `longest` characters."""
     return text if len(text) <= longest else f"…{text[1 - longest :]}"
+
+
+def head(figure: Figure, text: str) -> None:
+    """Writes a title above all axes, in as many lines as it needs."""
+    figure.suptitle(textwrap.fill(text, int(LETTERS * figure.get_figwidth())))
 
 
 def save_png(draw: Callable[[], Figure | None], path: Path) -> bool:

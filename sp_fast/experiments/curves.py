@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sp_fast.experiments.experiment import PRETRAIN
 from sp_fast.experiments.table import title, training_heading, trainings
-from sp_fast.plots import COLOURS, INK, inline_svg, save_png
+from sp_fast.plots import COLOURS, INK, head, inline_svg, save_png
 
 DASHES = ("solid", "dashed", "dotted")  # names in both matplotlib and CSS
 
@@ -83,7 +83,7 @@ def write_png(results: dict[str, Any], path: Path) -> None:
     def draw() -> Figure:
         figure = grid(panels(results), results)
         if results["finished"] < results["runs"]:
-            figure.suptitle(title(results))
+            head(figure, title(results))
         return figure
 
     save_png(draw, path)

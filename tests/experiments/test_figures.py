@@ -2,6 +2,7 @@
 
 import io
 
+import matplotlib.figure
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,6 +20,7 @@ from sp_fast.experiments.results import collect
 from sp_fast.experiments.store import Source
 from sp_fast.experiments.worker import train_arguments
 from sp_fast.files import write_json
+from sp_fast.plots import head
 from tests.experiments import made_up
 
 
@@ -209,3 +211,11 @@ def test_figure6_compares_two_epochs_with_a_model_of_others(tmp_path) -> None:
 def test_each_figure_is_drawn(name) -> None:
     experiment = Source(name, {"data_root": "/data"}).load()
     assert {figure.name.rstrip("ab") for figure in experiment.figures} == {name}
+
+
+def test_a_long_title_fits_above_a_narrow_figure() -> None:
+    figure = matplotlib.figure.Figure(figsize=(5.2, 3))
+    head(figure, "Figure 3: AP by epoch on COCO 10 %, not with the paper's settings (4 of 7 runs), seed 0")
+    figure.draw_without_rendering()
+    place = figure.texts[0].get_window_extent()
+    assert 0 <= place.x0 < place.x1 <= figure.bbox.width

@@ -12,7 +12,7 @@ from sp_fast.drawing import data_uri
 from sp_fast.experiments.figures import Figure
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.table import title
-from sp_fast.plots import save_png
+from sp_fast.plots import head, save_png
 
 
 class DrawnFigure(NamedTuple):
@@ -40,5 +40,5 @@ def write_figures(plan: Plan, results: dict[str, Any]) -> list[DrawnFigure]:
 def _drawn(figure: Figure, plan: Plan, results: dict[str, Any]) -> Any:
     drawn = figure.draw(plan, results)
     if drawn is not None and results["finished"] < results["runs"]:
-        drawn.suptitle(title(results))
+        head(drawn, title(results))
     return drawn
