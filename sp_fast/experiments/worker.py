@@ -37,7 +37,7 @@ TIMES = "times.json"
 MASKS = "masks.json"
 PREDICTIONS = "predictions"
 PREDICTED = f"{PREDICTIONS}.segm.json"
-EPOCH = "epoch.json"
+LENGTH = "length.json"
 CURVE_POINTS = 40
 TRAIN_ONLY = "--train"
 
@@ -98,12 +98,6 @@ def train_only(folder: Path) -> int:
     training = filled(run["spec"], places)
     status = _train(train_arguments(training, folder, run["seed"], near), training["options"])
     if not status and int(os.environ.get("RANK", 0)) == 0:
-        from mmengine.logging import MessageHub
-
-        from sp_fast.mmdet_plugin.loops import STEPS_PER_EPOCH
-
-        hub = MessageHub.get_current_instance()
-        write_json({STEPS_PER_EPOCH: hub.get_info(STEPS_PER_EPOCH)}, folder / EPOCH)
         _add_times(folder, 0.0)  # with the memory of this process
     return status
 
@@ -145,13 +139,14 @@ def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dic
 
 def _train(arguments: list[str], options: dict[str, Any]) -> int:
     from sp_fast import train
+    from sp_fast.experiments.length import LengthHook
 
     parsed = train.parse_arguments(arguments)
     parsed.cfg_options = {**options, **parsed.cfg_options}
     if parsed.val_images:
         folder = Path(parsed.work_dir)
         parsed.cfg_options.setdefault("val_evaluator.0.outfile_prefix", str(folder / PREDICTIONS))
-    return train.run(parsed)
+    return train.run(parsed, hooks=[LengthHook(Path(parsed.work_dir) / LENGTH)])
 
 
 def _propose(folder: Path, spec: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -212,8 +207,8 @@ def _trained(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     if training["val_images"]:
         data["validation"] = fingerprint(training["val_images"], training["val_annotations"])
     found = {"evaluations": evaluations, "losses": losses, "data": data}
-    if (folder / EPOCH).is_file():
-        found |= json.loads((folder / EPOCH).read_text())
+    if (folder / LENGTH).is_file():
+        found["steps_per_epoch"] = json.loads((folder / LENGTH).read_text())["steps_per_epoch"]
     if (folder / PREDICTED).is_file():
         found["details"] = _details(folder, training, evaluations)
     return found
