@@ -175,7 +175,7 @@ def run_all(
         jobs: number of concurrent runs.
         seconds: time limit, or None.
         show: called about three times a second with the tasks and the seconds left (None while unknown).
-        processes: number of processes of each training.
+        processes: number of processes of each training and for proposals.
 
     Raises:
         OutOfTimeError: the time limit is reached; running processes have saved and ended.
