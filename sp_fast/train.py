@@ -13,7 +13,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +200,8 @@ def main(arguments: list[str] | None = None) -> int:
     return run(parse_arguments(arguments))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Trains or evaluates; returns the exit status.
+def run(args: argparse.Namespace, hooks: Sequence[Any] = ()) -> int:
+    """Trains or evaluates, with mmengine hooks of the caller; returns the exit status.
 
     2 for bad input, 1 for a loss that is not finite, too little memory or a full disk, 128 plus the signal's
     number when a signal stopped it.
@@ -212,6 +212,8 @@ def run(args: argparse.Namespace) -> int:
             if not args.eval_only:
                 held.enter_context(claimed(Path(cfg.work_dir), resume=args.resume, overwrite=args.overwrite))
             runner = build_runner(cfg, args)
+            for hook in hooks:
+                runner.register_hook(hook)
         except (OSError, ValueError) as error:
             if os.environ.get(DEBUG):
                 raise

@@ -62,7 +62,7 @@ def run(
         int | None, typer.Option(min=1, help="Number of runs at once [as many as GPUs or cores allow].")
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=1, help="Number of processes per training (torchrun), each with its own GPU.")
+        int, typer.Option(min=1, help="Processes per training and for proposals (torchrun), one GPU each.")
     ] = 1,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data, for experiments that take one.")

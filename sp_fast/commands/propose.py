@@ -175,12 +175,12 @@ def propose(
             param_hint="--weights",
         )
 
-    from sp_fast.commands.ranks import RankProgress, Ranks
     from sp_fast.data.images import list_images
     from sp_fast.progress import RunProgress
     from sp_fast.proposals.backbones import backbone_of, build_backbone
     from sp_fast.proposals.presets import OPTION_NAMES
     from sp_fast.proposals.proposer import SaliencyProposer
+    from sp_fast.proposals.ranks import RankProgress, Ranks
     from sp_fast.proposals.run import propose_folder
 
     list_images(images)  # bad folders fail before the slow reading of weights

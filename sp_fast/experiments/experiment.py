@@ -149,9 +149,9 @@ class Experiment:
         comparisons: pairs of rows to compare.
         prepare: function that fills a folder, `{data}` in paths, with data for a seed.
         data_per_seed: whether `prepare` makes different data for each seed.
-        notes: remarks about the numbers, for the page.
+        notes: remarks about the numbers, for the report.
         samples: number of images whose predictions the page shows.
-        settings: what was chosen, each with a `name`, a `value` and a `reason`, for the page.
+        settings: what was chosen, each with a `name`, a `value` and a `reason`, for the report.
         command: the command that runs it, if not `sp-fast experiment run`.
         figures: figures that the report draws.
         inputs: files and folders of `--data-root` that runs may need -> how to get each. Those

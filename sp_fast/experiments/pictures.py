@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from pycocotools import mask as coco_mask
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import spread
 from sp_fast.data.rle import to_rle
-from sp_fast.data.store import open_store
+from sp_fast.data.store import MaskStore, open_store
 from sp_fast.drawing import PALETTE, WHITE, data_uri, overlay, resized
 from sp_fast.evaluation.sources import annotated_image
 from sp_fast.experiments.experiment import Row
@@ -70,21 +71,30 @@ def proposal_samples(runs: dict[str, Run], count: int) -> list[Strip]:
 def sampled(masks: Path, count: int, names: Sequence[str] = ()) -> dict[str, Any]:
     """Picks images and their masks from a file of pseudo labels, or from its store, in COCO format.
 
-    Takes the images `names`, or `count` evenly spread ones.
+    Takes the images `names`, or `count` evenly spread ones. Warns of a damaged store, and reads the file.
     """
     store = open_store(masks)
     if store is not None:
-        rows = {name: row for row, name in enumerate(store.file_names())}
-        names = names or spread(list(rows), count)
-        entries = [store.entry(rows[name]) for name in names if name in rows]
-        info, categories = store.info, store.categories
-    else:
-        coco = json.loads(masks.read_text())
-        images = {image["file_name"]: image for image in coco["images"]}
-        by_image = _by_image(coco["annotations"])
-        names = names or spread(list(images), count)
-        entries = [(images[name], by_image[images[name]["id"]]) for name in names if name in images]
-        info, categories = coco.get("info"), coco["categories"]
+        try:
+            return _of_store(store, count, names)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}. {masks} is read instead.", stacklevel=2)
+    coco = json.loads(masks.read_text())
+    images = {image["file_name"]: image for image in coco["images"]}
+    by_image = _by_image(coco["annotations"])
+    names = names or spread(list(images), count)
+    entries = [(images[name], by_image[images[name]["id"]]) for name in names if name in images]
+    return _joined(coco.get("info"), coco["categories"], entries)
+
+
+def _of_store(store: MaskStore, count: int, names: Sequence[str]) -> dict[str, Any]:
+    rows = {name: row for row, name in enumerate(store.file_names())}
+    names = names or spread(list(rows), count)
+    entries = [store.entry(rows[name]) for name in names if name in rows]
+    return _joined(store.info, store.categories, entries)
+
+
+def _joined(info: Any, categories: list[dict[str, Any]], entries: Sequence[tuple]) -> dict[str, Any]:
     return {
         "info": info,
         "categories": categories,

@@ -36,7 +36,8 @@ def write_report(plan: Plan, source: Source, console: Console) -> None:
     write_png(found, plan.out / CURVES)
     figures = write_figures(plan, found)
     pictures = "".join(f"![{one.caption}]({one.file})\n\n{one.caption}\n\n" for one in figures)
-    text = f"{markdown(found)}\n{pictures}![Learning curves]({CURVES})\n\n```\n{command}\n```\n"
+    table = markdown(found, plan.experiment.notes, plan.experiment.settings)
+    text = f"{table}\n{pictures}![Learning curves]({CURVES})\n\n```\n{command}\n```\n"
     write_text(text, plan.out / TABLE)
     times = results.read_times(plan)
     write_text(page(plan, found, times, command, use(plan, found), figures), plan.out / PAGE)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sp_fast.experiments.plan import Run, by_cost
 from sp_fast.experiments.store import Source
-from sp_fast.experiments.worker import PROGRESS, read_scalars
+from sp_fast.experiments.worker import LENGTH, PROGRESS, read_scalars
 from sp_fast.files import write_json
 from sp_fast.locks import LOCK, try_lock
 
@@ -66,8 +66,8 @@ class Task:
 
     def look(self) -> None:
         """Reads how far the run is."""
-        self.steps = self.run.steps or 0
         if self.run.kind == "train":
+            self.steps = self.steps or self.run.steps or self._length()
             logged = read_scalars(self.run.folder).items()
             losses = {step: entry["loss"] for step, entry in logged if "loss" in entry}
             step = max(losses, default=0)
@@ -79,6 +79,11 @@ class Task:
         if step != self.step:
             self.step, self._moved = step, time.monotonic()
             self._first = self._first or (self._moved, step)
+
+    def _length(self) -> int:
+        """Steps of a training that is counted in epochs; 0 until it has begun."""
+        path = self.run.folder / LENGTH
+        return json.loads(path.read_text())["steps"] if path.is_file() else 0
 
 
 Show = Callable[[Sequence[Task], float | None], None]
@@ -170,7 +175,7 @@ def run_all(
         jobs: number of concurrent runs.
         seconds: time limit, or None.
         show: called about three times a second with the tasks and the seconds left (None while unknown).
-        processes: number of processes of each training.
+        processes: number of processes of each training and for proposals.
 
     Raises:
         OutOfTimeError: the time limit is reached; running processes have saved and ended.
@@ -252,8 +257,11 @@ def seconds_left(tasks: Sequence[Task], jobs: int) -> float | None:
     None while no training step was measured, or while the steps of an unfinished run are unknown.
     """
     unfinished = [task for task in tasks if not task.finished]
-    speeds = [task.seconds_per_step for task in tasks if task.run.kind == "train" and task.seconds_per_step]
-    if not speeds or not all(task.run.steps for task in unfinished):
+    trainings = [task for task in tasks if task.run.kind == "train"]
+    same = {json.dumps(task.run.spec): task.steps for task in trainings if task.steps}
+    steps = [task.run.steps or same.get(json.dumps(task.run.spec)) for task in unfinished]
+    speeds = [task.seconds_per_step for task in trainings if task.seconds_per_step]
+    if not speeds or not all(steps):
         return None
-    left = sum(max((task.run.steps or 0) - task.step, 0) for task in unfinished)
+    left = sum(max((total or 0) - task.step, 0) for task, total in zip(unfinished, steps, strict=True))
     return left * statistics.mean(speeds) / max(min(jobs, len(unfinished)), 1)

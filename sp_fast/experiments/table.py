@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rich import box
@@ -231,8 +232,8 @@ def _terminal_table(block: Block, width: int) -> Table:
     return table
 
 
-def markdown(results: dict[str, Any]) -> str:
-    """The table and the comparisons as markdown."""
+def markdown(results: dict[str, Any], notes: str = "", choices: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The table and the comparisons, with the experiment's notes and choices of settings, as markdown."""
     seeds = seeds_text(results["seeds"])
     many = len(results["seeds"]) > 1
     about = f"Mean ± standard deviation over {seeds}." if many else f"A single run of each row, {seeds}."
@@ -247,6 +248,12 @@ def markdown(results: dict[str, Any]) -> str:
             lines += [_markdown_row([PAPER, *line.paper])] if line.paper else []
         lines += ["", *(f"- {_escaped(finding)}" for finding in block.findings)] if block.findings else []
     lines += ["", TEST] if results["comparisons"] else []
+    lines += ["", _escaped(notes)] if notes else []
+    if choices:
+        lines += ["", _markdown_row(["setting", "value", "reason"]), _markdown_row(["---"] * 3)]
+        for one in choices:
+            value = one["value"] if isinstance(one["value"], str) else json.dumps(one["value"])
+            lines.append(_markdown_row([one["name"], value, one["reason"]]))
     return "\n".join(lines) + "\n"
 
 

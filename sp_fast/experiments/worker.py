@@ -1,7 +1,7 @@
 """One run of an experiment, in a separate process: `python -m sp_fast.experiments.worker FOLDER`.
 
 FOLDER/run.json says what to do. `result.json` is written last and is the same for each run of one spec;
-`times.json` holds what varies. To train in several processes, it starts itself with `--train`.
+`times.json` holds what varies. To train or propose in several processes, it starts itself with `--make-only`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ TIMES = "times.json"
 MASKS = "masks.json"
 PREDICTIONS = "predictions"
 PREDICTED = f"{PREDICTIONS}.segm.json"
-EPOCH = "epoch.json"
+LENGTH = "length.json"
 CURVE_POINTS = 40
-TRAIN_ONLY = "--train"
+MAKE_ONLY = "--make-only"
 
 
 def main(folder: Path) -> int:
@@ -53,25 +53,24 @@ def main(folder: Path) -> int:
         assert prepare is not None
         prepare(folder, seed)
         result: dict[str, Any] = {}
-    elif run["kind"] == "proposals":
-        result = _propose(folder, filled(spec, places), seed)
     elif run["kind"] == "analysis":
         module, _, name = spec["function"].partition(":")
         function = getattr(importlib.import_module(module), name)
         result = function(folder, near.get("trained"), **filled(spec["options"], places))
     else:
-        processes = run.get("processes", 1)
-        status = train_only(folder) if processes == 1 else launch(folder, processes)
+        processes = 1 if spec.get("kind") == "random_boxes" else run.get("processes", 1)
+        status = make(folder) if processes == 1 else launch(folder, processes)
         if status:
             return status
-        result = _trained(folder, filled(spec, places))
+        finished = _proposed if run["kind"] == "proposals" else _trained
+        result = finished(folder, filled(spec, places))
     _add_times(folder, time.time() - started)
     write_json(result, folder / RESULT)
     return 0
 
 
 def launch(folder: Path, processes: int) -> int:
-    """Trains the run in a folder with several processes, as torchrun does; returns the exit status.
+    """Makes the run in a folder with several processes, as torchrun does; returns the exit status.
 
     A signal to stop reaches all processes.
     """
@@ -81,7 +80,7 @@ def launch(folder: Path, processes: int) -> int:
 
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(os.getpid())}
     config = LaunchConfig(1, 1, processes, max_restarts=0, **place)
-    module = ["-W", "ignore", "-m", "sp_fast.experiments.worker", str(folder), TRAIN_ONLY]
+    module = ["-W", "ignore", "-m", "sp_fast.experiments.worker", str(folder), MAKE_ONLY]
     try:
         elastic_launch(config, sys.executable)(*module)
     except ChildFailedError as error:
@@ -91,19 +90,16 @@ def launch(folder: Path, processes: int) -> int:
     return 0
 
 
-def train_only(folder: Path) -> int:
-    """Trains the run in a folder, alone or as one of several processes; returns the exit status."""
+def make(folder: Path) -> int:
+    """Trains or proposes, alone or as one of several processes; returns the exit status."""
     run = json.loads((folder / "run.json").read_text())
     near, places = _near(folder, run)
-    training = filled(run["spec"], places)
-    status = _train(train_arguments(training, folder, run["seed"], near), training["options"])
+    spec, seed, status = filled(run["spec"], places), run["seed"], 0
+    if run["kind"] == "proposals":
+        _propose(folder / MASKS, spec, seed)
+    else:
+        status = _train(train_arguments(spec, folder, seed, near), spec["options"])
     if not status and int(os.environ.get("RANK", 0)) == 0:
-        from mmengine.logging import MessageHub
-
-        from sp_fast.mmdet_plugin.loops import STEPS_PER_EPOCH
-
-        hub = MessageHub.get_current_instance()
-        write_json({STEPS_PER_EPOCH: hub.get_info(STEPS_PER_EPOCH)}, folder / EPOCH)
         _add_times(folder, 0.0)  # with the memory of this process
     return status
 
@@ -145,28 +141,32 @@ def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dic
 
 def _train(arguments: list[str], options: dict[str, Any]) -> int:
     from sp_fast import train
+    from sp_fast.experiments.length import LengthHook
 
     parsed = train.parse_arguments(arguments)
     parsed.cfg_options = {**options, **parsed.cfg_options}
     if parsed.val_images:
         folder = Path(parsed.work_dir)
         parsed.cfg_options.setdefault("val_evaluator.0.outfile_prefix", str(folder / PREDICTIONS))
-    return train.run(parsed)
+    return train.run(parsed, hooks=[LengthHook(Path(parsed.work_dir) / LENGTH)])
 
 
-def _propose(folder: Path, spec: dict[str, Any], seed: int) -> dict[str, Any]:
-    out = folder / MASKS
+def _propose(out: Path, spec: dict[str, Any], seed: int) -> None:
     if spec["kind"] == "random_boxes":
         from sp_fast.proposals.random_boxes import write_random_boxes
 
         write_random_boxes(spec["images"], out, overwrite=True, **{"seed": seed, **spec["options"]})
     else:
         _propose_masks(spec, out, seed)
+
+
+def _proposed(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """Which images the proposals are of, and how well they cover the objects if these are annotated."""
     if spec["truth"] is None:
         return {"data": fingerprint(spec["images"])}
     from sp_fast.proposals.scores import score_proposals
 
-    scores = dataclasses.asdict(score_proposals(out, spec["truth"]))
+    scores = dataclasses.asdict(score_proposals(folder / MASKS, spec["truth"]))
     return {"data": fingerprint(spec["images"], spec["truth"]), "scores": _without_nan(scores)}
 
 
@@ -174,6 +174,7 @@ def _propose_masks(spec: dict[str, Any], out: Path, seed: int) -> None:
     import torch
 
     from sp_fast.proposals import SaliencyProposer, build_backbone
+    from sp_fast.proposals.ranks import RankProgress, Ranks
     from sp_fast.proposals.run import propose_folder
 
     size = spec["size"]
@@ -187,14 +188,20 @@ def _propose_masks(spec: dict[str, Any], out: Path, seed: int) -> None:
 
     if out.is_file():
         return
-    propose_folder(
+    ranks = Ranks() if Ranks.started() else None
+    card = f"cuda:{ranks.local_rank}" if ranks else "cuda"
+    progress = RankProgress(ranks, report) if ranks else report
+    summary = propose_folder(
         spec["images"],
         out,
         SaliencyProposer(build_backbone(**{"seed": seed, **spec["backbone"]}), **spec["options"]),
         size=tuple(size) if isinstance(size, list) else size,
-        device="cuda" if torch.cuda.is_available() else "cpu",
-        progress=report,
+        device=card if torch.cuda.is_available() else "cpu",
+        shard=(ranks.rank + 1, ranks.world) if ranks else (1, 1),
+        progress=progress,
     )
+    if isinstance(progress, RankProgress):
+        progress.finish(summary.merged)
 
 
 def _trained(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
@@ -212,8 +219,8 @@ def _trained(folder: Path, training: dict[str, Any]) -> dict[str, Any]:
     if training["val_images"]:
         data["validation"] = fingerprint(training["val_images"], training["val_annotations"])
     found = {"evaluations": evaluations, "losses": losses, "data": data}
-    if (folder / EPOCH).is_file():
-        found |= json.loads((folder / EPOCH).read_text())
+    if (folder / LENGTH).is_file():
+        found["steps_per_epoch"] = json.loads((folder / LENGTH).read_text())["steps_per_epoch"]
     if (folder / PREDICTED).is_file():
         found["details"] = _details(folder, training, evaluations)
     return found
@@ -323,4 +330,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit((train_only if TRAIN_ONLY in sys.argv else main)(Path(sys.argv[1])))
+    sys.exit((make if MAKE_ONLY in sys.argv else main)(Path(sys.argv[1])))

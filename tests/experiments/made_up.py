@@ -51,6 +51,7 @@ def experiment(images: Path) -> Experiment:
         seeds=(0, 1, 2),
         comparisons=[Comparison("prompts", "none", "pre-training helps")],
         notes="Made up & small.",
+        settings=[{"name": "grid_size", "value": 4, "reason": "given; the paper's: 10|20"}],
         samples=2,
     )
 

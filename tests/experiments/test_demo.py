@@ -52,6 +52,8 @@ def test_everything_is_written(demo):
         curve = row["trainings"]["8 scenes"]["curves"]["3"]
         assert [one["step"] for one in curve] == [2, 4]
         assert all(0 <= value <= 100 for one in curve for key, value in one.items() if key != "step")
+    length = json.loads((folders(out)["prompts-8-scenes-seed3"] / "length.json").read_text())
+    assert length["steps"] == 4
     scores = results["rows"]["prompts"]["proposals"]["3"]
     assert scores["by_size"]["all"]["objects"] > 16
     assert 0 < scores["by_size"]["all"]["mean_best_iou"] < 1

@@ -131,6 +131,19 @@ def test_pseudo_labels_are_sampled_from_their_store(tmp_path, monkeypatch) -> No
             assert [one[key] for one in stored["annotations"]] == [one[key] for one in found["annotations"]]
 
 
+def test_a_damaged_store_is_told_and_the_file_is_read(tmp_path) -> None:
+    pytest.importorskip("pyarrow")
+    made_up.write_images(tmp_path)
+    path = tmp_path / "truth.json"
+    coco, plain = load_coco(path), sampled(path, 3)
+    store = store_path(path)
+    write_store(store, path, coco, coco["images"], in_order(coco))
+    counts = coco["annotations"][0]["segmentation"]["counts"].encode()
+    store.write_bytes(store.read_bytes().replace(counts, counts[::-1]))
+    with pytest.warns(UserWarning, match=r"truth\.arrow: damaged \(checksum .*truth\.json is read instead"):
+        assert sampled(path, 3) == plain
+
+
 class Bright:
     """A model whose one kernel has the brightness of the image as its mask."""
 

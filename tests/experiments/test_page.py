@@ -262,6 +262,8 @@ def test_the_report_is_four_files_and_the_table(finished: Plan) -> None:
     text = (finished.out / "report.md").read_text()
     assert "| no pre-training | 13.0 ± 1.0 | 26.0 ± 2.0 | 3 |" in text
     assert command_line(finished, source) in text
+    assert "\n\nMade up & small.\n\n" in text
+    assert "| grid\\_size | 4 | given; the paper's: 10\\|20 |\n" in text
     assert "25.0 ± 1.0" in console.file.getvalue()
 
 

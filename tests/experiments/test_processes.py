@@ -1,20 +1,23 @@
-"""Trainings in several processes: the GPUs, the command, and signals to stop."""
+"""Trainings and proposals in several processes: the GPUs, the command, and signals to stop."""
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from sp_fast.experiments import worker
+from sp_fast.experiments import Proposals, worker
 from sp_fast.experiments.plan import Plan
-from sp_fast.experiments.scheduler import Task, default_jobs, start, stop, worker_environment
+from sp_fast.experiments.scheduler import WORKER, Task, default_jobs, start, stop, worker_environment
 from sp_fast.experiments.store import Source
 from sp_fast.locks import try_lock
+from tests.experiments import made_up
 from tests.experiments.tiny import tiny
 
 
@@ -56,9 +59,27 @@ def test_a_training_is_started_as_torchrun_does(tmp_path, monkeypatch, ending):
     assert worker.main(run.folder) == {"done": 0, "failed": 2, "stopped": 143}[ending]
     ((config, *command),) = started
     assert (config.nproc_per_node, config.max_restarts) == (2, 0)
-    module = ["-m", "sp_fast.experiments.worker", str(run.folder), "--train"]
+    module = ["-m", "sp_fast.experiments.worker", str(run.folder), "--make-only"]
     assert command == [sys.executable, "-W", "ignore", *module]
     assert run.finished == (ending == "done")
+
+
+def test_several_processes_make_the_same_proposals(tmp_path):
+    made_up.write_images(tmp_path / "images", count=5)
+    backbone = {"name": "random", "seed": 0}
+    options = {"center": True, "similarity": "cosine", "threshold": 0.7}
+    spec = asdict(Proposals(str(tmp_path / "images"), backbone=backbone, size=None, options=options))
+    what = {"kind": "proposals", "spec": spec, "seed": 0, "needs": {}}
+    folders = [tmp_path / str(processes) for processes in (1, 2)]
+    for processes, folder in enumerate(folders, start=1):
+        folder.mkdir()
+        (folder / "run.json").write_text(json.dumps({**what, "processes": processes}))
+        command = [*WORKER, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, env=worker_environment())
+        assert done.returncode == 0, done.stderr
+    for name in ("masks.json", "masks.seeds.safetensors", "result.json", "progress.json"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    assert len(json.loads((folders[0] / "masks.json").read_text())["annotations"]) > 5
 
 
 def test_a_run_gets_its_number_of_processes(tmp_path, monkeypatch):

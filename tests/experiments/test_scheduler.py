@@ -1,16 +1,19 @@
 """Runs as processes: order, sharing, stopping, killing, several calls at once, and the same results."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from sp_fast.experiments import results
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.scheduler import OutOfTimeError, RunFailedError, Task, seconds_left
+from sp_fast.experiments.worker import LENGTH
 from tests.experiments.tiny import run, tiny
 
 
@@ -112,3 +115,26 @@ def test_time_left_is_steps_left_at_the_measured_speed(tmp_path):
     assert seconds_left([*tasks, unknown], 2) is None
     unknown.state = "kept"
     assert seconds_left([*tasks, unknown], 2) is not None
+
+
+def test_a_training_in_epochs_tells_its_steps(tmp_path):
+    pytest.importorskip("mmdet")
+    from sp_fast.experiments.length import LengthHook
+
+    plan = Plan(tiny(epochs=5), tmp_path, [0, 1])
+    tasks = [Task(plan.of("none", "few", seed)) for seed in plan.seeds]
+    log = tasks[0].run.folder / "1" / "vis_data" / "scalars.json"
+    log.parent.mkdir(parents=True)
+    tasks[0].state = "running"
+    tasks[0].look()
+    assert tasks[0].steps == 0
+    runner = SimpleNamespace(message_hub=SimpleNamespace(get_info={"steps_per_epoch": 4}.get), max_iters=20)
+    LengthHook(tasks[0].run.folder / LENGTH).before_train(runner)
+    for step in (1, 6):
+        log.write_text(json.dumps({"step": step, "loss": 1.0}))
+        tasks[0].look()
+    assert (tasks[0].step, tasks[0].steps) == (6, 20)
+    tasks[0]._first, tasks[0]._moved = (100.0, 1), 105.0  # 1 second per step
+    # The other seed has as many steps; another training is of unknown length.
+    assert seconds_left(tasks, 1) == 14 + 20
+    assert seconds_left([*tasks, Task(plan.of("none", "many", 0))], 1) is None

@@ -11,9 +11,10 @@ from sp_fast.experiments.store import Source
 FAKE_WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 
 
-def tiny(steps=15, config="some/config"):
-    pretrain = Training(config, "photos", steps=steps)
-    finetune = {name: Training(config, "photos", f"{name}.json", steps=steps) for name in ("few", "many")}
+def tiny(config="some/config", **length):
+    length = length or {"steps": 15}
+    pretrain = Training(config, "photos", **length)
+    finetune = {name: Training(config, "photos", f"{name}.json", **length) for name in ("few", "many")}
     masks = Proposals("photos")
     return Experiment(
         "tiny",
