@@ -20,9 +20,10 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
 
     Raises:
         FileNotFoundError: a file or folder that is named does not exist.
-        ValueError: the config cannot use an option, or the data do not fit together.
+        ValueError: a number out of range, an option that the config cannot use, or data that do not fit.
     """
     _check_paths(args)
+    _check_numbers(args)
     if args.max_megapixels is not None:
         set_max_megapixels(args.max_megapixels)
     if args.eval_only and not args.load_from:
@@ -301,6 +302,15 @@ def _section(cfg: Any, name: str, option: str) -> Any:
     if not cfg.get(name):
         raise ValueError(f"{option}: this config has no {name}")
     return cfg[name]
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name in ("batch_size", "total_batch"):
+        given = getattr(args, name)
+        if given is not None and given < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {given}")
+    if args.seed is not None and not 0 <= args.seed < 2**32:  # NumPy's limits
+        raise ValueError(f"--seed: expected 0 to {2**32 - 1}, got {args.seed}")
 
 
 def _check_paths(args: argparse.Namespace) -> None:

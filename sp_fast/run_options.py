@@ -40,7 +40,7 @@ def check_start(cfg: Any, args: argparse.Namespace) -> None:
     """Sees to it that training starts from given weights, from a checkpoint, or from random ones if asked to.
 
     Raises:
-        ValueError: nothing says where to start, or two options contradict each other.
+        ValueError: nothing says where to start, two options contradict each other, or the checkpoint is lost.
     """
     if args.resume and args.overwrite:
         raise ValueError("--resume: expected without --overwrite, got both")
@@ -48,6 +48,8 @@ def check_start(cfg: Any, args: argparse.Namespace) -> None:
         raise ValueError("--from-scratch: expected without --weights and --load-from, got one of them")
     folder = Path(cfg.work_dir)
     resumes = args.resume and any((folder / name).is_file() for name in ("latest.pth", "last_checkpoint"))
+    if args.resume and not (resumes or args.eval_only):
+        _check_nothing_lost(folder)
     detector = cfg.model.get("detector", cfg.model)
     initial = (detector.get("backbone") or {}).get("init_cfg") or {}
     given = (args.weights, args.load_from, args.eval_only, resumes, cfg.get("load_from"))
@@ -58,6 +60,21 @@ def check_start(cfg: Any, args: argparse.Namespace) -> None:
             "model (pretrained.pth), got neither; --from-scratch starts from random ones. Published weights "
             f"that fit:\n{where_to_find()}"
         )
+
+
+def _check_nothing_lost(folder: Path) -> None:
+    """Raises if a folder without a checkpoint has weights of a trained step, which are written after one."""
+    from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
+
+    for name in ("best.pth", "pretrained.pth"):
+        path = folder / name
+        step = load_checkpoint_file(path).get("meta", {}).get("iter", 0) if path.is_file() else 0
+        if step:
+            raise ValueError(
+                f"--resume: expected latest.pth in {folder}, got only {name} of step {step}, which lacks the "
+                "optimiser's state. Put latest.pth back; or train on from it in another --work-dir with "
+                f"--load-from {path}; or start anew with --overwrite instead of --resume"
+            )
 
 
 def _mixed_precision(cfg: Any) -> None:

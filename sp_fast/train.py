@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -180,7 +182,26 @@ def named_as_config_error() -> Iterator[None]:
         yield
     except (TypeError, KeyError, AttributeError, ImportError, AssertionError) as error:
         text = str(error.args[0] if error.args else error).strip().replace("\n", " ")
-        raise ValueError(f"CONFIG: {text or type(error).__name__} ({DEBUG}=1 shows where)") from error
+        text = _unknown_type(text) or text or type(error).__name__
+        raise ValueError(f"CONFIG: {text} ({DEBUG}=1 shows where)") from error
+
+
+def _unknown_type(text: str) -> str:
+    """Mmengine's error about a name that is not registered, in short and with the nearest name."""
+    from mmengine import registry
+
+    found = re.match(r"(\S+) is not in the (?:\w+::)?(.+?) registry", text)
+    if not found:
+        return ""
+    name, kind = found.groups()
+    roots = [
+        one for one in vars(registry).values() if isinstance(one, registry.Registry) and one.name == kind
+    ]
+    known = [key for root in roots for one in (root, *root.children.values()) for key in one.module_dict]
+    nearest = "".join(
+        f"did you mean {one}? " for one in difflib.get_close_matches(name, known, 1, cutoff=0.0)
+    )
+    return f"unknown type of {kind} {name!r}; {nearest}A class of your own needs custom_imports"
 
 
 @contextlib.contextmanager

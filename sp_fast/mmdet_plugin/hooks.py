@@ -79,7 +79,7 @@ class ExportPretrainedHook(Hook):
     config in `meta`, `sp_fast.load` predicts with it. With an EMAHook, all are averaged weights.
     """
 
-    priority = "LOW"
+    priority = "VERY_LOW"  # after the last checkpoint, by order in the config
 
     def after_train(self, runner: Any) -> None:
         """Exports the weights."""

@@ -35,7 +35,7 @@ class ProgressHook(Hook):
     mmengine's own log stays in the work folder.
     """
 
-    priority = "VERY_LOW"
+    priority = "LOWEST"
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)

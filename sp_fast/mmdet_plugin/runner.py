@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from sp_fast.mmdet_plugin.class_rows import match_rows, matching_classes, named_classes
 from sp_fast.mmdet_plugin.datasets import InstanceDataset
+from sp_fast.mmdet_plugin.features import StoredFeaturesHook
 from sp_fast.mmdet_plugin.hooks import (
     CHECKPOINT_NAME,
     EXPORTED_NAME,
@@ -138,8 +139,8 @@ class Runner(mmengine_runner.Runner):
         """Builds all that training needs, so that errors show before it starts.
 
         Raises:
-            ValueError: the stored seeds are damaged; or with `resume`, the checkpoint in the work folder
-                does not belong to this run.
+            ValueError: the stored seeds are damaged; the backbone's maps cannot be kept; or with `resume`,
+                the checkpoint in the work folder does not belong to this run.
         """
         _ = self.val_loop
         if is_main_process():
@@ -158,6 +159,9 @@ class Runner(mmengine_runner.Runner):
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
         if self.param_schedulers is not None:
             self.param_schedulers = self.build_param_scheduler(self.param_schedulers)
+        for hook in self.hooks:
+            if isinstance(hook, StoredFeaturesHook):
+                hook.before_run(self)
         newest = self._newest_checkpoint() if resume else None
         if newest:
             check_same_run(self, load_checkpoint_file(newest), newest)

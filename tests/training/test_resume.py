@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+import torch
 
 from tests.conftest import forget_runs
 from tests.training.runs import finetune_options, pretrain_options, write_config
@@ -97,6 +98,28 @@ def test_a_folder_of_an_earlier_run(run, scenes, with_categories, tmp_path):
     assert latest.read_bytes() != written
 
 
+def test_resuming_without_the_checkpoint(run, scenes, tmp_path):
+    folder, command = tmp_path / "run", ("pretrain", *pretrain_options(scenes), "--steps", 1, "--resume")
+    assert run(*command)[0] == 0
+    (folder / "latest.pth").unlink()
+    weights = (folder / "pretrained.pth").read_bytes()
+    # A validation before the first step writes best.pth without a checkpoint: nothing is lost then.
+    torch.save({"state_dict": {}, "meta": {"iter": 0}}, folder / "best.pth")
+    status, said = run(*command)
+    assert status == 2
+    assert f"--resume: expected latest.pth in {folder}, got only pretrained.pth of step 1" in said
+    assert "--load-from" in said
+    assert "--overwrite" in said
+    assert (folder / "pretrained.pth").read_bytes() == weights
+    (folder / "pretrained.pth").unlink()
+    assert run(*command)[0] == 0
+    torch.save({"state_dict": {}, "meta": {"iter": 1}}, folder / "best.pth")
+    (folder / "latest.pth").unlink()
+    status, said = run(*command)
+    assert status == 2
+    assert "got only best.pth of step 1" in said
+
+
 def test_a_checkpoint_of_mmengines_hook_is_checked_too(run, scenes, with_categories):
     more = "default_hooks.update(checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False))"
     assert run("finetune", *finetune_options(scenes)[:4], "--no-val", "--steps", 1, more=more)[0] == 0
@@ -157,6 +180,10 @@ def test_a_warm_up_longer_than_the_run_is_reported(run, scenes):
     ("option", "words"),
     [
         ("optim_wrapper.optimizer.type=AdamWW", "expected an optimiser such as AdamW"),
+        ("default_hooks.best.type=EMAHok", "unknown type of hook 'EMAHok'; did you mean EMAHook?"),
+        ("train_cfg.type=StepTrainLop", "unknown type of loop 'StepTrainLop'; did you mean StepTrainLoop?"),
+        ("model.type=Pretrainer", "unknown type of model 'Pretrainer'; did you mean "),
+        ("train_dataloader.dataset.pipeline.2.type=Flip", "unknown type of transform 'Flip'; did you mean "),
         ("optim_wrapper.optimizer.rate=1", "unexpected keyword argument 'rate'"),
     ],
 )

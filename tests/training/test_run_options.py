@@ -69,6 +69,24 @@ def test_shipped_configs_ask_for_weights_and_the_demo_does_not():
     assert {name for name in config_names() if name not in asking} == {"demo/pretrain", "demo/finetune"}
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--seed", -1, "expected 0 to 4294967295, got -1"),
+        ("--seed", 2**32, "expected 0 to 4294967295, got 4294967296"),
+        ("--batch-size", 0, "expected at least 1, got 0"),
+        ("--total-batch", 0, "expected at least 1, got 0"),
+        ("--steps", 0, "expected at least 1, got 0"),
+    ],
+)
+def test_numbers_out_of_range(error, option, value, words):
+    assert error("finetune", option, value) == f"sp-fast train: {option}: {words}\n"
+
+
+def test_cached_features_of_a_trained_backbone(error):
+    assert "--cache features: expected a frozen backbone" in error("finetune", "--cache", "features")
+
+
 def test_no_mixed_precision_without_a_gpu(error, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "--amp: expected a GPU" in error("finetune", "--amp")
