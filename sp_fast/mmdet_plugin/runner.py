@@ -219,8 +219,8 @@ class Runner(mmengine_runner.Runner):
     def load_or_resume(self) -> None:
         """See mmengine; then fills the data sets' caches, unless no step is left."""
         newest = self._newest_checkpoint() if self._resume else None
-        if newest:
-            self._load_from = newest
+        self._load_from = newest or self._load_from
+        self._resume = self._resume and self._load_from is not None  # else mmengine looks again, and says so
         planned = schedules(self) if self._resume else []
         super().load_or_resume()
         if self._resume and self.iter and planned != schedules(self):
@@ -235,7 +235,10 @@ class Runner(mmengine_runner.Runner):
     def _newest_checkpoint(self) -> str | None:
         """The checkpoint in the work folder to resume from, written by this package or by mmengine's hook."""
         latest = Path(self.work_dir) / CHECKPOINT_NAME
-        return str(latest) if latest.is_file() else find_latest_checkpoint(self.work_dir)
+        if latest.is_file():
+            return str(latest)
+        named = (Path(self.work_dir) / "last_checkpoint").is_file()
+        return find_latest_checkpoint(self.work_dir) if named else None
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine, which names a GPU for every process and so fails where there is none."""
