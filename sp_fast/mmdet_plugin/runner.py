@@ -219,8 +219,10 @@ class Runner(mmengine_runner.Runner):
     def load_or_resume(self) -> None:
         """See mmengine; then fills the data sets' caches, unless no step is left."""
         newest = self._newest_checkpoint() if self._resume else None
-        self._load_from = newest or self._load_from
-        self._resume = self._resume and self._load_from is not None  # else mmengine looks again, and says so
+        if newest:
+            self._load_from = newest
+        elif self._load_from is None:
+            self._resume = False  # else mmengine looks for a checkpoint again, and says that there is none
         planned = schedules(self) if self._resume else []
         super().load_or_resume()
         if self._resume and self.iter and planned != schedules(self):
