@@ -53,6 +53,8 @@ class Runner(mmengine_runner.Runner):
     optim_wrapper: Any
     param_schedulers: Any
     _initialised = False
+    _resume: bool
+    _load_from: str | None
 
     @classmethod
     def from_cfg(cls, cfg: Any) -> Runner:
