@@ -13,6 +13,7 @@ import numpy as np
 from sp_fast.data.coco import load_coco, read_json
 from sp_fast.data.faults import Fault, short
 from sp_fast.data.images import read_labelled
+from sp_fast.data.prepared import listed
 from sp_fast.data.rle import run_lengths
 from sp_fast.data.structure import is_number, structural_faults
 
@@ -157,14 +158,9 @@ def _match(
     if tuple(names) == ANY_OBJECT:
         return None
     raise ValueError(
-        f"expected {source} to have the classes of the annotations ({_listed(wanted)}), got "
-        f"{_listed(names)}; --class-agnostic merged compares without classes"
+        f"expected {source} to have the classes of the annotations ({listed(wanted, 8)}), got "
+        f"{listed(names, 8)}; --class-agnostic merged compares without classes"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return ", ".join(list(names)[:8]) + more
 
 
 def _merged_note(source: str, ids: dict[str, Any] | None, ignore_classes: bool) -> tuple[str, ...]:
@@ -246,8 +242,9 @@ def _problem(results: list[Any], truth: dict[str, Any], ignore_classes: bool) ->
     if unknown:
         categories = [str(one["id"]) for one in truth["categories"]]
         return (
-            f"expected categories of the annotations ({_listed(categories)}), got {len(unknown)} results of "
-            f"others, such as category_id {unknown[0].got}; --class-agnostic merged compares without classes"
+            f"expected categories of the annotations ({listed(categories, 8)}), got {len(unknown)} results "
+            f"of others, such as category_id {unknown[0].got}; --class-agnostic merged compares without "
+            "classes"
         )
     for fault in faults:
         return f"result {fault.position} has a bad {fault.field}: expected {fault.expected}, got {fault.got}"

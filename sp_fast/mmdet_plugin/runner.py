@@ -37,7 +37,7 @@ from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoin
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
-from sp_fast.weights import load_backbone_weights, load_state, read_state
+from sp_fast.weights import load_backbone_weights, load_state, read_with_state
 
 _COMPLETE = (
     "choose a fine-tuned checkpoint of this config: an evaluation needs every tensor. A pre-trained model is "
@@ -117,7 +117,7 @@ class Runner(mmengine_runner.Runner):
 
     def _load_model(self, path: str, complete: bool) -> None:
         model = unwrapped(self.model)
-        state = read_state(path)
+        checkpoint, state = read_with_state(path)
         if isinstance(model, SaliencyPromptPretrainer):
             report = load_state(model, state, path)
         else:
@@ -129,7 +129,7 @@ class Runner(mmengine_runner.Runner):
             heads = class_heads(model)
             loop = self.test_loop if complete else self.train_loop
             own = tuple(loop.dataloader.dataset.metainfo["classes"])
-            theirs = named_classes(load_checkpoint_file(path)) or own
+            theirs = named_classes(checkpoint) or own
             if theirs != own:
                 self.logger.info(matching_classes(path, theirs, own, complete=complete))
                 match_rows(state, model.state_dict(), heads, (theirs, own))
@@ -178,9 +178,9 @@ class Runner(mmengine_runner.Runner):
     def _warn_of_too_few_kernels(self, dataset: InstanceDataset) -> None:
         model = unwrapped(self.model)
         detector = getattr(model, "detector", model)
+        objects = dataset.objects()
         for head, name in (("rpn_head", "num_proposals"), ("panoptic_head", "num_queries")):
             kernels = getattr(getattr(detector, head, None), name, None)
-            objects = dataset.objects()
             if kernels is not None and (objects > kernels).any():
                 self.logger.warning(
                     f"{dataset.ann_file}: {(objects > kernels).sum()} of {len(objects)} images have more "

@@ -7,6 +7,7 @@ from sp_fast.weights.loading import (
     load_backbone_weights,
     load_state,
     read_state,
+    read_with_state,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "load_backbone_weights",
     "load_state",
     "read_state",
+    "read_with_state",
 ]

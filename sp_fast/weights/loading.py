@@ -65,17 +65,21 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         WeightsError: not a weights file, or one without named tensors.
         FileNotFoundError: no such file.
     """
+    return read_with_state(path)[1]
+
+
+def read_with_state(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """Read a weights file once: its whole content, and its tensors; see `read_state`."""
     path = Path(path).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"weights: no such file: {path}")
     try:
-        content: Any = load_foreign(path)
+        loaded: Any = load_foreign(path)
     except ValueError as error:
         raise WeightsError(f"weights: {error}") from error
-    found = content if isinstance(content, Mapping) else {}
-    found = next(
-        (found[key] for key in ("state_dict", "model") if isinstance(found.get(key), Mapping)), found
-    )
+    content: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {}
+    inside = (content.get(key) for key in ("state_dict", "model"))
+    found = next((one for one in inside if isinstance(one, Mapping)), content)
     state: OrderedDict[str, Tensor] = OrderedDict(
         (key.removeprefix("module."), value)
         for key, value in found.items()
@@ -85,13 +89,13 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         keys = f" with the keys {_abbreviate([str(key) for key in found])}" if found else ""
         raise WeightsError(
             f"weights: {path} has no named tensors, at the top level or under 'state_dict' or 'model' "
-            f"(it contains a {type(content).__name__}{keys})"
+            f"(it contains a {type(loaded).__name__}{keys})"
         )
     # Versions of the modules, by which load_state_dict converts older layouts.
     state._metadata = {  # type: ignore[attr-defined]
         re.sub(r"^module(\.|$)", "", key): value for key, value in getattr(found, "_metadata", {}).items()
     }
-    return state
+    return content, state
 
 
 def load_state(

@@ -15,46 +15,35 @@ AP = dict(list(METRICS.items())[:1])
 # Where the paper's tables have the values of Figure 1's bars.
 _TABLES = {"coco-10": "table1", "cityscapes": "table2", "ctw1500": "table2"}
 _BARS = "AP after fine-tuning; the paper's values where its tables have them."
-_BY_EPOCH = "AP on the validation images by epoch of fine-tuning{}."
 
 
 @on_protocol()
 def figure1(protocol: Protocol) -> Experiment:
     """K-Net and Mask R-CNN on large and on small data sets, and K-Net with saliency prompts."""
     rows = _three_models(protocol, ("coco", "coco-10", "cityscapes", "ctw1500"))
-    return protocol.experiment(
-        "figure1",
-        "Figure 1: large and small data sets",
-        rows,
-        AP,
-        figures=[Figure("figure1", _BARS, bars.draw)],
-    )
+    figures = [Figure("figure1", _BARS, bars.draw)]
+    return protocol.experiment("figure1", "Figure 1: large and small data sets", rows, AP, figures=figures)
 
 
 @on_protocol()
 def figure3(protocol: Protocol) -> Experiment:
     """AP by epoch of fine-tuning on 10 % of COCO, from five initialisations."""
     rows = initialisations(protocol, ("coco-10",), "table1", every_epoch=True)
-    return protocol.experiment(
-        "figure3",
-        "Figure 3: AP by epoch on COCO 10 %",
-        rows,
-        AP,
-        figures=[Figure("figure3", _BY_EPOCH.format(" on COCO 10 %"), epochs.draw)],
-    )
+    return _by_epoch(protocol, 3, "COCO 10 %", rows)
 
 
 @on_protocol()
 def figure4(protocol: Protocol) -> Experiment:
     """AP by epoch on Cityscapes and on CTW1500: Mask R-CNN, K-Net, K-Net with saliency prompts."""
     rows = _three_models(protocol, ("cityscapes", "ctw1500"), every_epoch=True)
-    return protocol.experiment(
-        "figure4",
-        "Figure 4: AP by epoch on Cityscapes and CTW1500",
-        rows,
-        AP,
-        figures=[Figure("figure4", _BY_EPOCH.format(" on Cityscapes and on CTW1500"), epochs.draw)],
-    )
+    return _by_epoch(protocol, 4, "Cityscapes and CTW1500", rows)
+
+
+def _by_epoch(protocol: Protocol, number: int, data: str, rows: Sequence[Row]) -> Experiment:
+    name = f"figure{number}"
+    caption = f"AP on the validation images by epoch of fine-tuning on {data}."
+    title = f"Figure {number}: AP by epoch on {data}"
+    return protocol.experiment(name, title, rows, AP, figures=[Figure(name, caption, epochs.draw)])
 
 
 def _three_models(protocol: Protocol, data: Sequence[str], *, every_epoch: bool = False) -> list[Row]:
