@@ -31,16 +31,17 @@ def data_dir() -> DataDir:
 
 @pytest.fixture(autouse=True)
 def _new_process() -> Iterator[None]:
-    """Mmengine keeps loggers and visualizers by name for the life of a process; a command has its own."""
+    """Mmengine keeps loggers, visualizers and scopes for the life of a process; a command has its own."""
     yield
     if "mmengine.runner" in sys.modules:
         forget_runs()
 
 
 def forget_runs() -> None:
-    """Makes the next training in this process log to its own folder."""
+    """Makes the next training in this process log to its own folder, with its own default registry."""
     from mmdet.visualization import DetLocalVisualizer
     from mmengine.logging import MessageHub, MMLogger
+    from mmengine.registry import DefaultScope
 
-    for cls in (DetLocalVisualizer, MMLogger, MessageHub):
+    for cls in (DetLocalVisualizer, MMLogger, MessageHub, DefaultScope):
         cls._instance_dict.clear()
