@@ -7,8 +7,8 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
-from scipy.ndimage import binary_erosion
+from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_erosion, distance_transform_edt
 
 # Okabe and Ito's colours, which differ from each other on any image.
 PALETTE = np.array(
@@ -60,3 +60,21 @@ def data_uri(picture: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "webp", quality=80)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def number(picture: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
+    """Writes 1, 2, ... onto the masks that `overlay` drew, each where most of its mask can be seen.
+
+    Takes the picture, uint8 [h, w, 3], and the masks of its image, bool [H, W].
+    """
+    written = Image.fromarray(picture)
+    draw, font = ImageDraw.Draw(written), ImageFont.load_default(14)
+    covered = np.zeros(picture.shape[:2], dtype=bool)
+    for k in sorted(range(len(masks)), key=lambda k: masks[k].sum()):
+        mask = np.asarray(Image.fromarray(masks[k]).resize(written.size, Image.Resampling.NEAREST))
+        seen = mask & ~covered if (mask & ~covered).any() else mask
+        covered |= mask
+        depth = distance_transform_edt(np.pad(seen, 1))
+        y, x = np.unravel_index(depth.argmax(), depth.shape)
+        draw.text((x, y), str(k + 1), "white", font, anchor="mm", stroke_width=2, stroke_fill="black")
+    return np.asarray(written)

@@ -70,9 +70,13 @@ def best_ious(objects: Sequence[Any], found: Sequence[Any]) -> np.ndarray:
 
     Both hold compressed run lengths of one image, or boxes [x, y, w, h].
     """
-    if not objects or not found:
-        return np.zeros(len(objects))
-    return coco_mask.iou(found, objects, [0] * len(objects)).max(axis=0)
+    return ious(objects, found).max(axis=0, initial=0)
+
+
+def ious(objects: Sequence[Any], found: Sequence[Any]) -> np.ndarray:
+    """IoU of each of `found` with each object, float64 [len(found), len(objects)]; see `best_ious`."""
+    matrix = coco_mask.iou(found, objects, [0] * len(objects))  # an empty list if either is empty
+    return np.asarray(matrix, dtype=np.float64).reshape(len(found), len(objects))
 
 
 def rle_areas(rles: Sequence[dict[str, Any]]) -> np.ndarray:

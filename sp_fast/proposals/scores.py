@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from sp_fast.data.coco import load_coco
-from sp_fast.data.rle import best_ious, rle_areas, to_rle
-from sp_fast.data.structure import is_number
+from sp_fast.data.rle import best_ious, rle_areas
+from sp_fast.proposals.ranked import common_names, read_ranked
 
 # COCO's limits of object sizes: area in pixels.
 SIZES = {
@@ -81,36 +80,27 @@ def score_proposals(proposals: str | os.PathLike[str], annotations: str | os.Pat
     Images are matched by `file_name`.
 
     Raises:
-        FileNotFoundError, ValueError: see `load_coco`; ValueError also if no image is in both files, or
-            one has two sizes.
+        FileNotFoundError, ValueError: see `load_coco` and `common_names`.
     """
-    found, wanted = load_coco(proposals), load_coco(annotations)
-    ids = {image["file_name"]: image["id"] for image in found["images"]}
-    names = {image["file_name"]: image["id"] for image in wanted["images"]}
-    common = {names[name]: ids[name] for name in names if name in ids}
-    if not common:
-        raise ValueError(
-            f"no image is in both {proposals} and {annotations}: they are matched by file_name, such as "
-            f"{next(iter(ids), '')!r} and {next(iter(names), '')!r}"
-        )
-    sizes = {image["file_name"]: (image["height"], image["width"]) for image in found["images"]}
-    for image in wanted["images"]:
-        size = image["height"], image["width"]
-        if sizes.get(image["file_name"], size) != size:
-            raise ValueError(
-                f"{image['file_name']}: expected one size in both files, got {sizes[image['file_name']]} in "
-                f"{proposals} and {size} in {annotations} (height, width)"
-            )
-    masks, objects = _masks(found), _masks(wanted)
-    iou = np.concatenate([best_ious(objects[image], masks[other]) for image, other in common.items()])
-    area = np.concatenate([rle_areas(objects[image]) for image in common])
+    found, wanted = read_ranked(proposals), read_ranked(annotations)
+    names = common_names({str(proposals): found, str(annotations): wanted})
+    masks = [found.masks[name] for name in names]
+    objects = [wanted.masks[name] for name in names]
     return ProposalScores(
-        images=len(common),
-        images_annotated=len(wanted["images"]),
-        masks_per_image=sum(len(masks[other]) for other in common.values()) / len(common),
-        by_size={name: _coverage(iou[(area >= low) & (area < high)]) for name, (low, high) in SIZES.items()},
-        strips=_strips([masks[other] for other in common.values()]),
+        images=len(names),
+        images_annotated=len(wanted.images),
+        masks_per_image=sum(map(len, masks)) / len(names),
+        by_size=coverage_by_size(
+            np.concatenate([best_ious(*pair) for pair in zip(objects, masks, strict=True)]),
+            np.concatenate([rle_areas(one) for one in objects]),
+        ),
+        strips=count_strips(masks),
     )
+
+
+def coverage_by_size(best: np.ndarray, areas: np.ndarray) -> dict[str, Coverage]:
+    """Coverage of all, small, medium and large objects from the best IoU and the area of each object."""
+    return {name: _coverage(best[(areas >= low) & (areas < high)]) for name, (low, high) in SIZES.items()}
 
 
 def border_strips(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -129,28 +119,13 @@ def border_strips(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
     return upright | level
 
 
-def _strips(images: Sequence[Sequence[dict[str, Any]]]) -> Strips:
+def count_strips(images: Iterable[Sequence[dict[str, Any]]]) -> Strips:
     """Count the strips among the masks of each image, best first."""
     found = [border_strips(coco_mask.toBbox(masks), *masks[0]["size"]) for masks in images if masks]
     masks = int(sum(one.sum() for one in found))
     best = int(sum(one[0] for one in found))
     total = sum(map(len, found))
     return Strips(masks, masks / total if total else nan, best, best / len(found) if found else nan)
-
-
-def _masks(coco: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-    """Run lengths of all objects that are not crowds, by image id; those with the highest score first."""
-    sizes = {image["id"]: (image["height"], image["width"]) for image in coco["images"]}
-    masks: dict[int, list[dict[str, Any]]] = {image: [] for image in sizes}
-    for one in sorted(coco["annotations"], key=_score, reverse=True):
-        if not one["iscrowd"]:
-            masks[one["image_id"]].append(to_rle(one["segmentation"], *sizes[one["image_id"]]))
-    return masks
-
-
-def _score(annotation: dict[str, Any]) -> float:
-    score = annotation.get("score", 0.0)
-    return score if is_number(score) else 0.0
 
 
 def _coverage(iou: np.ndarray) -> Coverage:
