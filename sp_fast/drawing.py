@@ -76,5 +76,7 @@ def number(picture: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:
         covered |= mask
         depth = distance_transform_edt(np.pad(seen, 1))
         y, x = np.unravel_index(depth.argmax(), depth.shape)
-        draw.text((x, y), str(k + 1), "white", font, anchor="mm", stroke_width=2, stroke_fill="black")
+        draw.text(
+            (float(x), float(y)), str(k + 1), "white", font, anchor="mm", stroke_width=2, stroke_fill="black"
+        )
     return np.asarray(written)

@@ -111,11 +111,12 @@ def _table(console: Console, headings: list[str], lines: list[list[str]]) -> Non
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(headings))
-    table.add_column(headings[0], no_wrap=True)
-    for heading in headings[1:]:
-        justify = "left" if heading == "file" else "right"
+    for k, heading in enumerate(headings):
         # Long names of files are folded, numbers never.
-        table.add_column(Text(heading, overflow="fold"), justify=justify, overflow="fold", min_width=6)
+        if k == 0 or heading == "file":
+            table.add_column(heading, no_wrap=k == 0, overflow="fold")
+        else:
+            table.add_column(Text(heading), justify="right", overflow="fold", min_width=6)
     last = None
     for line in lines:
         # The first cell of several lines that share it is written once.

@@ -23,7 +23,10 @@ from sp_fast.proposals.recall import RANKS
 
 SHOWN = 10  # masks on a picture, the count by which images are ranked
 DASHES = {"by_score": "solid", "perfect": "dashed", "chance": "dotted"}
-CURVES = {"above_half": "Share of objects with IoU above 0.5", "mean_best_iou": "Mean best IoU of the objects"}
+CURVES = {
+    "above_half": "Share of objects with IoU above 0.5",
+    "mean_best_iou": "Mean best IoU of the objects",
+}
 
 
 class Strip(NamedTuple):
@@ -47,7 +50,9 @@ def html(found: Comparison, images: Path | None, samples: int, command: str) -> 
         {},
         title=f"Masks of {', '.join(one.label for one in found.files)}",
         found=found,
-        objects=None if found.objects is None else sum(len(found.objects.masks[name]) for name in found.names),
+        objects=None
+        if found.objects is None
+        else sum(len(found.objects.masks[name]) for name in found.names),
         overview=tables.overview(found.files),
         coverage=tables.coverage(found.files),
         orders=tables.orders(found.files),
@@ -56,9 +61,7 @@ def html(found: Comparison, images: Path | None, samples: int, command: str) -> 
         colours=colours,
         curves=[Markup(_curves(found.files, value, colours)) for value in CURVES] if found.objects else [],
         shown=SHOWN,
-        strips={
-            heading: [_strip(found, name, images) for name in names] for heading, names in chosen.items()
-        }
+        strips={heading: [_strip(found, name, images) for name in names] for heading, names in chosen.items()}
         if images is not None
         else {},
         command=command,
@@ -99,7 +102,9 @@ def _strip(found: Comparison, name: str, folder: Path) -> Strip:
     return Strip(name, about, pictures)
 
 
-def _drawn(image: np.ndarray, masks: RankedMasks, name: str, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def _drawn(
+    image: np.ndarray, masks: RankedMasks, name: str, count: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
     pixels = [coco_mask.decode(rle).astype(bool) for rle in masks.masks[name][:count]]
     return overlay(image, pixels, [PALETTE[k % len(PALETTE)] for k in range(len(pixels))]), pixels
 

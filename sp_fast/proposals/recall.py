@@ -81,14 +81,13 @@ def measure_recall(found: RankedMasks, objects: RankedMasks, names: Iterable[str
     every = [_of_image(np.zeros((0, 0))), *parts.values()]  # never empty
     best = np.concatenate([part.best for part in every], axis=1)
     at = np.concatenate([part.found_at for part in every], axis=1)
-    above_half, iou = sum(part.above_half for part in every), sum(part.iou for part in every)
+    above_half: np.ndarray = np.sum([part.above_half for part in every], axis=0)
+    iou: np.ndarray = np.sum([part.iou for part in every], axis=0)
     area = np.concatenate([np.zeros(0), *areas])
     keys = {k: f"first {count}" for k, count in enumerate(COUNTS) if count < most} | {len(COUNTS): "all"}
     with np.errstate(invalid="ignore"):  # 0 of 0 objects are NaN
         return Recall(
-            average_recall={
-                count: float(np.divide((at < count).sum(), at.size)) for count in AR_COUNTS
-            },
+            average_recall={count: float(np.divide((at < count).sum(), at.size)) for count in AR_COUNTS},
             coverage={key: coverage_by_size(best[k], area) for k, key in keys.items()},
             above_half=Orders(*(above_half / len(area))),
             mean_best_iou=Orders(*(iou / len(area))),
@@ -157,7 +156,7 @@ def _chances(masks: int) -> np.ndarray:
 def _greedy(values: np.ndarray) -> np.ndarray:
     """Sums over objects with 0, 1, ... n masks, each the one that adds most, [n + 1]."""
     best, sums = np.zeros(values.shape[1]), np.zeros(len(values) + 1)
-    for k in range(1, min(len(values), RANKS[-1]) + 1):
+    for k in range(1, min(len(values), len(RANKS)) + 1):
         gains = np.maximum(values - best, 0).sum(axis=1)
         if not gains.any():
             break

@@ -1,4 +1,4 @@
-"""The commands `sp-fast propose` and `sp-fast score`: what they print, and how they fail."""
+"""The command `sp-fast propose`: what it prints, and how it fails."""
 
 import json
 import subprocess
@@ -230,19 +230,6 @@ def test_help_shows_examples_within_80_columns(command: Command) -> None:
     assert code == 0
     assert "--weights mobilenet_v2.pth --out masks.json" in text
     assert max(map(len, text.splitlines())) <= 80
-
-
-def test_score(command: Command, folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "masks.json"
-    command("propose", folder, "--out", out, *RANDOM)
-    code, printed, _ = command("score", out, "--annotations", out)
-    assert code == 0
-    assert "1.000" in printed, "every mask is its own best"
-    assert "20 of 20 annotated images" in printed
-    assert "strips along the border" in printed
-    code, _, error = command("score", tmp_path / "none.json", "--annotations", out)
-    assert code == 2
-    assert "no such annotation file" in error
 
 
 def test_proposals_need_neither_mmdet_nor_pycocotools() -> None:
