@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -44,6 +44,27 @@ _HUGGING_FACE = [
         (r"^layer_?norm\.", "norm."),
     )
 ]
+# EfficientNet-PyTorch's layers -> timm's: outside the blocks, and in blocks without and with an expansion.
+_EFFICIENTNET = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+_EFFICIENTNET_BLOCK = (
+    {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_SQUEEZE},
+    {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+        **_SQUEEZE,
+    },
+)
 _IS_HUGGING_FACE = re.compile(r"embeddings\.|stages\.\d+\.layers\.\d+\.depthwise_conv\.")
 
 
@@ -85,20 +106,21 @@ def _join_attention(state: State) -> State:
     return joined
 
 
-def efficientnet_names(state: Mapping[str, Tensor], names: Sequence[str]) -> State:
-    """Rename tensors of EfficientNet-PyTorch, whose layers have other names than timm's but the same order.
-
-    Args:
-        state: tensors by name, `_conv_stem.weight` first.
-        names: timm's names, in the order of the layers, without the classifier.
-    """
-    ours, theirs = (
-        [name for name in some if not name.endswith("num_batches_tracked") and not name.startswith("_fc.")]
-        for some in (names, state)
-    )
-    if len(ours) != len(theirs):
-        return dict(state)
-    return {name: state[key] for name, key in zip(ours, theirs, strict=True)}
+def efficientnet_names(state: Mapping[str, Tensor], names: Iterable[str]) -> State:
+    """Rename EfficientNet-PyTorch's tensors, its blocks counted through all stages, to timm's names."""
+    blocks = list(dict.fromkeys(re.findall(r"^blocks\.\d+\.\d+", "\n".join(names), re.MULTILINE)))
+    renamed: State = {}
+    for key, value in state.items():
+        if block := re.match(r"_blocks\.(\d+)\.(\w+)\.", key):
+            number = int(block[1])
+            wide = f"_blocks.{number}._expand_conv.weight" in state
+            place = blocks[number] if number < len(blocks) else f"blocks.{number}"
+            key = f"{place}.{_EFFICIENTNET_BLOCK[wide].get(block[2], block[2])}.{key[block.end() :]}"
+        else:
+            layer, _, rest = key.partition(".")
+            key = f"{_EFFICIENTNET.get(layer, layer)}.{rest}"
+        renamed[key] = value
+    return renamed
 
 
 def translate_timm(

@@ -15,6 +15,8 @@ from sp_fast.weights.timm_layouts import translate_timm
 pytest.importorskip("timm")
 from timm.layers import SwiGLUPacked
 from timm.models import convnext, eva, vision_transformer
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
 
 from sp_fast.proposals.timm_backbone import _converted
 
@@ -55,6 +57,29 @@ def model(kind: str) -> nn.Module:
         "dinov3_convnext": lambda: convnext.ConvNeXt(**blocks),
     }
     return build[kind]()
+
+
+def efficientnet() -> nn.Module:
+    """A narrow EfficientNet of timm: a block without expansion, then stages of two blocks and of one."""
+    blocks = ["ds_r1_k3_s1_e1_c8_se0.25", "ir_r2_k3_s2_e2_c8_se0.25", "ir_r1_k3_s2_e2_c16_se0.25"]
+    own = EfficientNet(
+        decode_arch_def([[one] for one in blocks]), num_features=32, stem_size=8, num_classes=0
+    )
+    return own.apply(lambda layer: layer.reset_parameters() if isinstance(layer, nn.Conv2d) else None)
+
+
+def efficientnet_pytorch(own: nn.Module) -> Tensors:
+    """EfficientNet-PyTorch's names of a model's tensors."""
+    first = ["depthwise_conv", "bn1", "se_reduce", "se_expand", "project_conv", "bn2"]
+    others = ["expand_conv", "bn0", "depthwise_conv", "bn1", "se_reduce", "se_expand", "project_conv", "bn2"]
+    stems = ["_conv_stem", "_bn0"]
+    theirs = [f"_blocks.{number}._{layer}" for number in range(4) for layer in (others if number else first)]
+    layers = list(dict.fromkeys(key.rpartition(".")[0] for key in own.state_dict()))
+    table = dict(zip(layers, [*stems, *theirs, "_conv_head", "_bn1"], strict=True))
+    named = ((key.rpartition("."), value) for key, value in own.state_dict().items())
+    return {f"{table[layer]}.{rest}": value for (layer, _, rest), value in named} | {
+        "_fc.bias": torch.rand(5)
+    }
 
 
 def translated(tensors: Tensors, own: nn.Module) -> Translated:
@@ -178,3 +203,14 @@ def test_a_file_of_another_network_gives_its_unknown_keys() -> None:
         found = translated(tensors, model(kind))
         assert not found.state
         assert (found.unknown, found.dropped) == (["layer1.0.conv1.weight"], ["fc"])
+
+
+def test_efficientnet_pytorch() -> None:
+    own = efficientnet()
+    tensors = efficientnet_pytorch(own)
+    assert "_blocks.2._se_expand.bias" in tensors
+    for some in (tensors, {key: tensors[key] for key in sorted(tensors)}):  # safetensors sorts them
+        found = translate_timm(some, list(own.state_dict()), dict)
+        assert (found.layout, found.unknown, found.dropped) == ("EfficientNet-PyTorch", [], ["classifier"])
+        assert found.state.keys() == own.state_dict().keys()
+        assert all(torch.equal(value, own.state_dict()[key]) for key, value in found.state.items())
