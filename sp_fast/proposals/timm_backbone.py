@@ -110,8 +110,8 @@ def timm_backbone(model: str, stage: int = 4, padding: str = "zeros") -> TimmBac
     try:
         with torch.no_grad():
             trial = feature_map(body.eval(), torch.zeros(1, 3, 2 * stride, 3 * stride), index, single)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(f"backbone: {name} does not take images of any size ({reason})") from error
     if trial.shape[2:] != (2, 3):
         raise ValueError(
