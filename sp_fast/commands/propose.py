@@ -89,8 +89,12 @@ def propose(
         Path | None, typer.Option(help="Backbone checkpoint of torchvision, DenseCL, MoCo-v2, SwAV or mm*.")
     ] = None,
     backbone: Annotated[
-        Literal["auto", "resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "random"],
-        typer.Option(help="Backbone; auto: recognised from the weights."),
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="resnet18, resnet34, resnet50, resnet101, mobilenet_v2, random, or timm:NAME for a model of "
+            "timm; auto: recognised from the weights.",
+        ),
     ] = "auto",
     style: Annotated[
         Literal["pytorch", "caffe"],

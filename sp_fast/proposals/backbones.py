@@ -4,84 +4,53 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sp_fast.ops.checks import check_choice
-from sp_fast.proposals.extents import MaskedPadding, Size, pad_batch, sizes_tensor
+from sp_fast.proposals.extents import MaskedPadding, pad_batch, sizes_tensor
+from sp_fast.proposals.frozen import Backbone, Features, checked
 from sp_fast.proposals.networks import NETWORKS, RESNETS, layers, parameter_shapes
-from sp_fast.weights import WeightsReport, closest_network, load_backbone_weights
+from sp_fast.proposals.timm_backbone import timm_backbone
+from sp_fast.weights import closest_network, load_backbone_weights
 
 BACKBONES = (*NETWORKS, "random")
 STYLES = ("pytorch", "caffe")
 STAGES = (1, 2, 3, 4)
 PADDINGS = ("zeros", "replicate")
 
-_IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
-_IMAGENET_STD = (58.395, 57.12, 57.375)
+_TIMM = "timm:"
 
 
-class Features(NamedTuple):
-    """Features of a batch and the valid (unpadded) size of each map."""
-
-    maps: Tensor  # [B, D, h, w]
-    valid: Tensor  # int64 [B, 2], height and width in cells, on the device of maps
-    sizes: list[Size]  # the same on the host
-
-
-class Backbone(nn.Module):
-    """A frozen network, always in eval mode, that maps normalised images to the features of one stage.
-
-    Attributes:
-        name, style, stage, padding: as given to `build_backbone`.
-        stride: pixels per cell of the features.
-        channels: number of channels of the features, D.
-        body: network with torchvision's parameter names; layers after `stage` are left out.
-        complete_keys: parameter names of the whole network, including the layers left out.
-        weights_report: report of loading the weights; None with random weights.
-    """
+class ConvBackbone(Backbone):
+    """One of torchvision's networks, or any body of convolutions and pooling with strides 4, 8, 16 and 32."""
 
     def __init__(
         self, body: nn.Module, name: str, style: str = "pytorch", stage: int = 4, padding: str = "zeros"
     ) -> None:
-        super().__init__()
-        self.body, self.name, self.style, self.stage, self.padding = body, name, style, stage, padding
-        self.stride = 2 ** (stage + 1)
-        self.channels = [layer for layer in body.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels
-        self.complete_keys = frozenset(parameter_shapes(name) if name in NETWORKS else ())
-        self.weights_report: WeightsReport | None = None
-        for layer in body.modules():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
-                layer.padding_mode = padding
+        super().__init__(
+            body,
+            name,
+            stride=2 ** (stage + 1),
+            channels=[layer for layer in body.modules() if isinstance(layer, nn.Conv2d)][-1].out_channels,
+            complete_keys=frozenset(parameter_shapes(name) if name in NETWORKS else body.state_dict()),
+            style=style,
+            stage=stage,
+            padding=padding,
+        )
         self._masking = MaskedPadding(self, padding)
-        self.requires_grad_(False)
-        self.train(False)
-
-    def train(self, mode: bool = True) -> Backbone:
-        """Stay in eval mode: the features must not depend on the batch."""
-        return super().train(False)
+        if style == "caffe":
+            self.std = (1.0, 1.0, 1.0)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Normalise RGB images [..., 3, H, W], uint8 or floating point in 0..255; returns floating point."""
-        x = _checked(images)
-        mean = x.new_tensor(_IMAGENET_MEAN).reshape(3, 1, 1)
-        if self.style == "caffe":
-            return (x - mean).flip(-3)
-        return (x - mean) / x.new_tensor(_IMAGENET_STD).reshape(3, 1, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images [B, 3, H, W] -> features [B, D, h, w]."""
-        return self.body(images)
+        """See `Backbone.normalize`; the channels of the Caffe style are BGR."""
+        x = super().normalize(images)
+        return x.flip(-3) if self.style == "caffe" else x
 
     @torch.no_grad()
     def features(self, images: Sequence[Tensor]) -> Features:
-        """Compute features of images of any sizes; they do not depend on the rest of the batch.
-
-        Args:
-            images: [3, H, W] each, RGB, uint8 or floating point in 0..255, on the backbone's device.
-        """
+        """See `Backbone.features`: all images go through the network at once, padded to one size."""
         batch, sizes = pad_batch([self.normalize(image) for image in images])
         self._masking.begin(sizes, (batch.shape[-2], batch.shape[-1]))
         try:
@@ -92,7 +61,7 @@ class Backbone(nn.Module):
         return Features(maps, sizes_tensor(own, maps.device), own)
 
 
-class RandomBackbone(Backbone):
+class RandomBackbone(ConvBackbone):
     """Two random 5 x 5 convolutions of 64 orthogonal filters, each with a ReLU, then 4 x 4 average pooling.
 
     It needs no downloaded weights and is good enough for saliency masks of simple textured scenes. The
@@ -111,20 +80,12 @@ class RandomBackbone(Backbone):
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise images [..., 3, H, W] to zero mean and unit variance per image and channel."""
-        x = _checked(images)
+        x = checked(images)
         deviation, mean = torch.std_mean(x, dim=(-2, -1), keepdim=True, correction=0)
         return (x - mean) / deviation.clamp(min=1e-3)
 
     def _standardize(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return self._masking.standardize(output)
-
-
-def _checked(images: Tensor) -> Tensor:
-    if images.ndim < 3 or images.shape[-3] != 3:
-        raise ValueError(
-            f"images: expected [..., 3, H, W] in RGB, got a tensor of shape {list(images.shape)}"
-        )
-    return images if images.is_floating_point() else images.to(torch.get_default_dtype())
 
 
 def backbone_of(path: str | os.PathLike[str]) -> str:
@@ -150,9 +111,10 @@ def build_backbone(
     """Build a frozen backbone in eval mode.
 
     Args:
-        name: one of BACKBONES. `random` has one stage and takes no weights.
+        name: one of BACKBONES, or `timm:NAME` for a model of timm, see `timm_backbone`. `random` has one
+            stage and takes no weights.
         style: "pytorch", or "caffe" (ResNets only).
-        stage: stage whose output is used, 1 to 4 (strides 4, 8, 16 and 32).
+        stage: stage whose output is used, 1 to 4 (strides 4, 8, 16 and 32); 4 for a ViT: its last block.
         padding: what convolutions see beyond the border of the image, "zeros" or "replicate" (the values at
             the border). Zeros, as in training, often make cells along the border alike, which gives a mask.
         weights: checkpoint in any layout that `load_backbone_weights` reads; None: random weights.
@@ -162,7 +124,8 @@ def build_backbone(
     Raises:
         ValueError: unknown name, style, stage or padding, or a checkpoint that does not fit.
     """
-    check_choice("backbone", name, BACKBONES)
+    if not name.startswith(_TIMM):
+        check_choice("backbone", name, (*BACKBONES, "timm:NAME"))
     check_choice("style", style, STYLES)
     check_choice("padding", padding, PADDINGS)
     if stage not in STAGES:
@@ -173,10 +136,12 @@ def build_backbone(
         raise ValueError("weights: the random backbone takes none; leave them out or choose another backbone")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "random":
-            backbone: Backbone = RandomBackbone(padding)
+        if name.startswith(_TIMM):
+            backbone: Backbone = timm_backbone(name.removeprefix(_TIMM), stage, padding)
+        elif name == "random":
+            backbone = RandomBackbone(padding)
         else:
-            backbone = Backbone(layers(name, style, stage), name, style, stage, padding)
+            backbone = ConvBackbone(layers(name, style, stage), name, style, stage, padding)
     if weights is not None:
         load_backbone_weights(backbone, weights, allow_partial=allow_partial)
     return backbone

@@ -17,7 +17,7 @@ LAYOUTS = {
 # Parts of published checkpoints other than the backbone, by the first component of their keys.
 OTHER_PARTS = re.compile(
     r"fc|classifier|prototypes|predictor|projector|neck|heads?|\w+_head|queue2?(_ptr)?|encoder_k|momentum_encoder"
-    r"|target_generator|data_preprocessor"
+    r"|target_generator|data_preprocessor|pooler"
 )
 
 

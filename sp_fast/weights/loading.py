@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from sp_fast.weights.layouts import LAYOUTS, translate
+from sp_fast.weights.layouts import LAYOUTS, Translated, translate
 from sp_fast.weights.unpickle import load_foreign
 
 _SHOWN = 8
@@ -58,8 +59,8 @@ class WeightsReport:
 def read_state(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read the tensors of a weights file by name, on the CPU, without running code in the file.
 
-    They may be at the top level, or under `state_dict` or `model`. A leading `module.`, from data-parallel
-    training, is dropped from the keys.
+    They may be at the top level, or under `state_dict`, `model` or `teacher` (DINO's). A leading `module.`,
+    from data-parallel training, is dropped from the keys.
 
     Raises:
         WeightsError: not a weights file, or one without named tensors.
@@ -78,7 +79,7 @@ def read_with_state(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], di
     except ValueError as error:
         raise WeightsError(f"weights: {error}") from error
     content: Mapping[str, Any] = loaded if isinstance(loaded, Mapping) else {}
-    inside = (content.get(key) for key in ("state_dict", "model"))
+    inside = (content.get(key) for key in ("state_dict", "model", "teacher"))
     found = next((one for one in inside if isinstance(one, Mapping)), content)
     state: OrderedDict[str, Tensor] = OrderedDict(
         (key.removeprefix("module."), value)
@@ -88,8 +89,8 @@ def read_with_state(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], di
     if not state:
         keys = f" with the keys {_abbreviate([str(key) for key in found])}" if found else ""
         raise WeightsError(
-            f"weights: {path} has no named tensors, at the top level or under 'state_dict' or 'model' "
-            f"(it contains a {type(loaded).__name__}{keys})"
+            f"weights: {path} has no named tensors, at the top level or under 'state_dict', 'model' or "
+            f"'teacher' (it contains a {type(loaded).__name__}{keys})"
         )
     # Versions of the modules, by which load_state_dict converts older layouts.
     state._metadata = {  # type: ignore[attr-defined]
@@ -162,9 +163,10 @@ def load_backbone_weights(
     """Load a checkpoint into a backbone in place.
 
     Recognised key layouts, with or without `module.` before them: torchvision, DenseCL and SwAV (bare names),
-    MoCo-v2 (`encoder_q.`), mmselfsup, mmpretrain and mmdet (`backbone.`, and their MobileNetV2 names). Heads
-    and other parts of a detector are dropped, and so are stages that the backbone was built without. No code
-    in the file is run.
+    MoCo-v2 (`encoder_q.`), mmselfsup, mmpretrain and mmdet (`backbone.`, and their MobileNetV2 names). For
+    models of timm: timm's, those of the original repositories that timm converts, EfficientNet-PyTorch's, and
+    Hugging Face's of ViT, DINOv2, DINOv3 and ConvNeXt. Heads and other parts of a detector are dropped, and
+    so are stages that the backbone was built without. No code in the file is run.
 
     Args:
         backbone: backbone from `build_backbone`, or a detector's backbone with torchvision's parameter names.
@@ -181,12 +183,14 @@ def load_backbone_weights(
     body: nn.Module = getattr(backbone, "body", backbone)
     name: str = getattr(backbone, "name", type(backbone).__name__)
     own = body.state_dict().keys()
-    layout, state, unknown, dropped = translate(tensors, getattr(backbone, "complete_keys", None) or own)
+    translated: Callable[[Mapping[str, Tensor]], Translated] = getattr(
+        backbone, "translate", partial(translate, names=own)
+    )
+    layout, state, unknown, dropped = translated(tensors)
     if not state:
         raise WeightsError(
             f"weights: no key of {path} belongs to {name}: it holds {_abbreviate(tensors)}. Expected "
-            f"torchvision's names for {name}, bare or under {', '.join(p for p in LAYOUTS if p)}; choose the "
-            "--backbone the file was made for"
+            f"the names of {_named_by(name)}; choose the --backbone the file was made for"
         )
     report = load_state(
         body,
@@ -201,6 +205,12 @@ def load_backbone_weights(
     report = replace(report, layout=layout, dropped=tuple(dropped))
     backbone.weights_report = report  # type: ignore[assignment]
     return report
+
+
+def _named_by(backbone: str) -> str:
+    if backbone.startswith("timm:"):
+        return f"timm, of the original repository or of Hugging Face for {backbone}"
+    return f"torchvision for {backbone}, bare or under {', '.join(prefix for prefix in LAYOUTS if prefix)}"
 
 
 def closest_network(

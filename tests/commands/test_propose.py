@@ -200,6 +200,11 @@ def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) ->
         (["{images}", "--weights", "none.pth"], 2, "Error: weights: no such file: none.pth"),
         (["{images}", "--weights", "{images}/000.png"], 2, "expected weights saved by torch.save"),
         (["{images}", *RANDOM, "--weights", "w.pth"], 2, "the random backbone takes none"),
+        (
+            ["{images}", "--backbone", "vgg16", "--weights", "w.pth"],
+            2,
+            "backbone: expected one of 'resnet18'",
+        ),
         (["{images}", *RANDOM, "--threshold", "7"], 2, "threshold: expected a number in [0, 1], got 7.0"),
         (["{images}", *RANDOM, "--grid", "10"], 2, "expected 10x10, or several as 10x10,5x5, got '10'"),
         (["{images}", *RANDOM, "--scales", "1;2"], 2, "expected factors such as 1,0.5,0.25, got '1;2'"),

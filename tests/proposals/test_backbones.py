@@ -152,7 +152,7 @@ def test_always_in_eval_mode() -> None:
             {"name": "resnet18", "padding": "same"},
             "padding: expected one of 'zeros', 'replicate', got 'same'",
         ),
-        ({"name": "vgg16"}, "backbone: expected one of 'resnet18', .*'random', got 'vgg16'"),
+        ({"name": "vgg16"}, "backbone: expected one of 'resnet18', .*'random', 'timm:NAME', got 'vgg16'"),
         ({"name": "resnet50", "style": "tf"}, "style: expected one of 'pytorch', 'caffe', got 'tf'"),
         ({"name": "resnet50", "stage": 5}, "stage: expected 1, 2, 3 or 4, got 5"),
         ({"name": "mobilenet_v2", "style": "caffe"}, "style: caffe is for resnet18"),
