@@ -68,6 +68,12 @@ def mmdet_matrix_nms(masks: Tensor, score: Tensor) -> list[Tensor]:
     return [mask_matrix_nms(m, labels, s)[0] for m, s in zip(masks, score, strict=True)]
 
 
+def words_of_parts(of: Any, masks: ops.PackedMasks, score: Tensor) -> tuple[Tensor, Tensor]:
+    """Connected parts by `sp_fast.ops` or its reference."""
+    parts, count = of.connected_parts(masks)
+    return parts.words, count
+
+
 def roi_align_in_fp16(features: Tensor, boxes: Tensor) -> Tensor:
     """RoIAlign of torchvision, which does not support bf16."""
     return plain.roi_average_pool(features.half(), boxes.half())
@@ -97,12 +103,14 @@ def _masks(sizes: Sizes, inputs: Inputs) -> list[Case]:
     others = {"mmdet": of_cells(mmdet_matrix_nms)}
     matrix_nms, plain_matrix_nms = of_packed(ops.matrix_nms), of_cells(plain.matrix_nms)
     shapes = of_packed(lambda packed, score: (packed.area(), packed.boxes()))
+    parts, plain_parts = (of_packed(partial(words_of_parts, of)) for of in (ops, reference))
     few, many = (partial(inputs.masks, grid=grid) for grid in (sizes.grid, sizes.dense_grid))
     of_few, of_many = (f"{h * w} masks per image" for h, w in (sizes.grid, sizes.dense_grid))
     return [
         Case("mask_nms_few", f"mask NMS of {of_few}", few, nms, plain_nms, compiled=False),
         Case("mask_nms_many", f"mask NMS of {of_many}", many, nms, plain_nms, compiled=False),
         Case("matrix_nms_few", f"matrix NMS of {of_few}", few, matrix_nms, plain_matrix_nms, others=others),
+        Case("parts_few", f"connected parts of {of_few}", few, parts, plain_parts, compiled=False),
         Case("shapes_few", f"areas and boxes of {of_few}", few, shapes),
     ]
 

@@ -9,6 +9,7 @@ from benchmarks.inputs import CPU
 TARGETS = {
     "saliency_few_fp32_nchw": 1.2,
     "mask_nms_few": 10,
+    "parts_few": 10,
     "matrix_nms_few": 1,
     "roi_both_nchw": 10,
     "match_forward": 1,

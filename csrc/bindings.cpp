@@ -38,6 +38,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     m.def("pool_seeds", &ops::pool_seeds, arg("features"), arg("grid"), arg("valid") = py::none(), release);
     m.def("seed_saliency", &ops::seed_saliency, arg("features"), arg("seeds"), arg("valid") = py::none(),
           arg("cosine") = false, arg("threshold") = 0.5, release);
+    m.def("connected_parts", &ops::connected_parts, arg("words"), arg("height"), arg("width"),
+          arg("max_parts") = 8, arg("min_area") = 1, arg("connectivity") = 8, release);
     m.def("mask_nms", &ops::mask_nms, arg("words"), arg("score"), arg("iou_threshold") = 0.5,
           arg("min_area") = 2, arg("max_masks") = 20, release);
     m.def("matrix_nms", &ops::matrix_nms, arg("words"), arg("score"), arg("gaussian") = true,

@@ -20,6 +20,10 @@ at::Tensor mask_areas(const at::Tensor& words);
 // words int32 [..., W32] -> tight boxes x0 y0 x1 y1, half-open, int32 [..., 4]
 at::Tensor mask_boxes(const at::Tensor& words, int64_t height, int64_t width);
 
+// words int32 [..., W32] -> words of the connected parts int32 [..., max_parts, W32], count int64 [...]
+std::tuple<at::Tensor, at::Tensor> connected_parts(const at::Tensor& words, int64_t height, int64_t width,
+                                                   int64_t max_parts, int64_t min_area, int64_t connectivity);
+
 // features [B, D, H, W]; grid: H', W' of each grid, flat; valid [B, 2] -> seeds [B, M, D]
 at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
                       const std::optional<at::Tensor>& valid);

@@ -19,6 +19,8 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
     return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
 
+using ConnectedParts = std::tuple<Tensor, Tensor>(const Tensor&, c10::SymInt, c10::SymInt, int64_t, int64_t,
+                                                  int64_t);
 using PoolBackward = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::SymInt,
                             c10::SymInt, bool);
 using MatchBackward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, c10::SymInt, bool, bool);
@@ -188,6 +190,12 @@ Tensor kernel_supervision_loss_autograd(const Tensor& kernels, const Tensor& tar
 
 namespace dispatched {
 
+std::tuple<Tensor, Tensor> connected_parts(const Tensor& words, int64_t height, int64_t width,
+                                           int64_t max_parts, int64_t min_area, int64_t connectivity) {
+    static const auto op = find<ConnectedParts>("sp_fast::connected_parts");
+    return op.call(words, height, width, max_parts, min_area, connectivity);
+}
+
 Tensor pool_seeds(const Tensor& features, at::IntArrayRef grid, const std::optional<Tensor>& valid) {
     static const auto op = find<decltype(sp_fast::pool_seeds)>("sp_fast::pool_seeds");
     return op.call(features, grid, valid);
@@ -239,6 +247,9 @@ TORCH_LIBRARY(sp_fast, m) {
     m.def("unpack_masks(Tensor words, SymInt height, SymInt width) -> Tensor");
     m.def("mask_areas(Tensor words) -> Tensor");
     m.def("mask_boxes(Tensor words, SymInt height, SymInt width) -> Tensor");
+    m.def(
+        "connected_parts(Tensor words, SymInt height, SymInt width, int max_parts, int min_area, "
+        "int connectivity) -> (Tensor, Tensor)");
     m.def("pool_seeds(Tensor features, int[] grid, Tensor? valid) -> Tensor");
     m.def(
         "seed_saliency(Tensor features, Tensor seeds, Tensor? valid, bool cosine, float threshold) "
@@ -267,6 +278,7 @@ TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
     m.impl("unpack_masks", unpack_masks);
     m.impl("mask_areas", mask_areas);
     m.impl("mask_boxes", mask_boxes);
+    m.impl("connected_parts", connected_parts);
     m.impl("pool_seeds", pool_seeds);
     m.impl("seed_saliency", seed_saliency);
     m.impl("mask_nms", mask_nms);
@@ -287,8 +299,8 @@ TORCH_LIBRARY_IMPL(sp_fast, Autograd, m) {
     m.impl("match_prompts_backward", match_prompts_backward_autograd);
     m.impl("kernel_supervision_loss", kernel_supervision_loss_autograd);
     for (const char* name :
-         {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "pool_seeds", "seed_saliency", "mask_nms",
-          "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {
+         {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "connected_parts", "pool_seeds",
+          "seed_saliency", "mask_nms", "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {
         m.impl(name, torch::autograd::autogradNotImplementedFallback());
     }
 }

@@ -99,6 +99,8 @@ def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
         "mask_nms_few": ([overlaps(sizes, few, indices)], 3.4),
         "mask_nms_many": ([overlaps(sizes, many, indices)], 1.4),
         "matrix_nms_few": ([overlaps(sizes, few, scores)], None),
+        # Eight parts of each mask, and their number.
+        "parts_few": ([Work(sizes.images * few * (9 * 4 * words(sizes) + 8))], None),
         # Areas and boxes of packed masks.
         "shapes_few": ([Work(sizes.images * few * (4 * words(sizes) + 4 + 16), launches=2)], None),
         "proposals": ([saliency(sizes, few, "bf16"), overlaps(sizes, few, indices)], 2.9),

@@ -3,6 +3,7 @@
 They are compiled where the extension `sp_fast._C` is built, else plain PyTorch (`sp_fast.ops.reference`).
 """
 
+from sp_fast.ops.connected_parts import connected_parts
 from sp_fast.ops.kernel_supervision_loss import kernel_supervision_loss
 from sp_fast.ops.mask_nms import mask_nms
 from sp_fast.ops.match_prompts import match_prompts
@@ -15,6 +16,7 @@ from sp_fast.ops.seed_saliency import seed_saliency
 __all__ = [
     "PackedMasks",
     "SeedSaliency",
+    "connected_parts",
     "kernel_supervision_loss",
     "mask_nms",
     "match_prompts",

@@ -133,9 +133,9 @@ class PackedMasks:
         return f"PackedMasks({list(self.shape)}, {self.height} x {self.width}, {self.device})"
 
 
-def check_masks(name: str, masks: PackedMasks, rank: int) -> None:
-    """Check that `masks` are PackedMasks with `rank` leading dimensions (TypeError, ValueError)."""
+def check_masks(name: str, masks: PackedMasks, rank: int | None = None) -> None:
+    """Check that `masks` are PackedMasks with `rank` leading dimensions, if given (TypeError, ValueError)."""
     if not isinstance(masks, PackedMasks):
         raise TypeError(f"{name}: expected PackedMasks, got {type(masks).__name__}; use PackedMasks.pack")
-    if len(masks.shape) != rank:
+    if rank is not None and len(masks.shape) != rank:
         raise ValueError(f"{name}: expected {rank} leading dimensions, got shape {list(masks.shape)}")

@@ -1,8 +1,8 @@
 """Every op in plain PyTorch: the reference that the compiled ops are tested against.
 
-Arguments must already be checked. Nothing here synchronises the host with a GPU: integer inputs (valid,
-count, index) are clamped to their range, and results are padded to a fixed size. Accumulation is in
-fp32, or in fp64 for fp64 inputs.
+Arguments must already be checked. Only connected_parts, which repeats a step until nothing changes,
+synchronises the host with a GPU: integer inputs (valid, count, index) are clamped to their range, and results
+are padded to a fixed size. Accumulation is in fp32, or in fp64 for fp64 inputs.
 """
 
 from __future__ import annotations
@@ -134,6 +134,55 @@ def seed_saliency(
 def row_masks(words: Tensor) -> PackedMasks:
     """Masks of a single row from their words: overlaps do not depend on the shape of a mask."""
     return PackedMasks(words, 1, 32 * words.shape[-1])
+
+
+def _pool_labels(label: Tensor, connectivity: int) -> Tensor:
+    """Largest label of each cell of maps [N, H, W] and its neighbours."""
+    label = label.double()  # exact, and pooled on any device
+    if connectivity == 8:
+        return F.max_pool2d(label, 3, 1, 1).long()
+    in_row, in_column = F.max_pool2d(label, (1, 3), 1, (0, 1)), F.max_pool2d(label, (3, 1), 1, (1, 0))
+    return torch.maximum(in_row, in_column).long()
+
+
+def _label_parts(cells: Tensor, connectivity: int) -> Tensor:
+    """One plus the first cell of the part that each cell of masks [N, H, W] is in, 0 outside: [N, H * W]."""
+    size, number = cells.shape[1:], cells[0].numel()
+    # From the last cell to the first, so that the largest label wins; entry 0 stands for the cells outside.
+    inside = F.pad(cells.flatten(1).flip(1), (1, 0))
+    label = torch.where(inside, torch.arange(number + 1, device=cells.device), 0)
+    before = torch.zeros_like(label)
+    while not torch.equal(label, before):
+        before = label
+        pooled = _pool_labels(label[:, 1:].unflatten(1, size), connectivity).flatten(1)
+        pooled = torch.where(inside, F.pad(pooled, (1, 0)), 0)
+        # The cell that a label names, which is in the same part, gets the pooled label too, and passes it on.
+        label = pooled.scatter_reduce(1, label, pooled, "amax")
+        label = label.gather(1, label)
+    return torch.where(inside, number + 1 - label, 0)[:, 1:].flip(1)
+
+
+def connected_parts(
+    masks: PackedMasks, *, max_parts: int = 8, min_area: int = 1, connectivity: int = 8
+) -> tuple[PackedMasks, Tensor]:
+    """The largest connected parts of each mask, [..., max_parts], and their number, int64 [...]."""
+    height, width = masks.height, masks.width
+    cells = unpack_masks(masks.words, height, width).reshape(masks.shape.numel(), height, width)
+    parts = cells.new_zeros(cells.shape[0], max_parts, height, width)
+    count = torch.zeros(cells.shape[0], dtype=torch.int64, device=cells.device)
+    if cells.numel():
+        label = _label_parts(cells, connectivity)
+        area = count.new_zeros(cells.shape[0], height * width + 1)
+        area.scatter_add_(1, label, cells.flatten(1).long())
+        area[area < max(min_area, 1)] = 0
+        area, order = area.sort(dim=1, descending=True, stable=True)
+        real = area[:, :max_parts] > 0
+        count = real.sum(1)
+        same = (label[:, None] == order[:, :max_parts, None]) & real[..., None]
+        parts[:, : real.shape[1]] = same.unflatten(2, (height, width))
+    words = pack_masks(parts)
+    leading = masks.shape
+    return PackedMasks(words.view(*leading, *words.shape[1:]), height, width), count.view(leading)
 
 
 def _overlap(masks: PackedMasks) -> tuple[Tensor, Tensor]:

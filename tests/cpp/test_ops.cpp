@@ -66,6 +66,30 @@ void test_mask_nms() {
                                    "score"));
 }
 
+void test_connected_parts() {
+    // Rows of 5, from the lowest bit: 11000, 00011, 00100, 10001.
+    const at::Tensor words = at::tensor({0b10001'00100'11000'00011}, at::kInt).view({1, 1});
+    const auto [eight, number] = sp_fast::connected_parts(words, 4, 5, 3, 1, 8);
+    EXPECT(
+        at::equal(eight, at::tensor({0b00000'00100'11000'00000, 0b11, 1 << 15}, at::kInt).view({1, 3, 1})));
+    EXPECT(number.item<int64_t>() == 3);
+    const auto [four, of_four] = sp_fast::connected_parts(words, 4, 5, 3, 2, 4);
+    EXPECT(at::equal(four, at::tensor({0b11, 0b11 << 8, 0}, at::kInt).view({1, 3, 1})));
+    EXPECT(of_four.item<int64_t>() == 2);
+    // Bits past the last cell are not read.
+    const auto [whole, one] = sp_fast::connected_parts(at::full({1, 2}, -1, at::kInt), 5, 7, 2, 1, 4);
+    EXPECT(at::equal(whole, at::tensor({-1, 0b111, 0, 0}, at::kInt).view({1, 2, 2})));
+    EXPECT(one.item<int64_t>() == 1);
+    for (const auto& [height, width] : {std::pair{0, 7}, std::pair{7, 0}}) {
+        const auto [none, zero] =
+            sp_fast::connected_parts(at::zeros({2, 0}, at::kInt), height, width, 2, 1, 8);
+        EXPECT(none.numel() == 0 && at::equal(zero, at::zeros({2}, at::kLong)));
+    }
+    EXPECT(throws<c10::ValueError>([&] { sp_fast::connected_parts(words, 4, 5, 3, 1, 6); }, "connectivity"));
+    EXPECT(throws<c10::ValueError>([&] { sp_fast::connected_parts(words, 4, 5, 0, 1, 8); }, "max_parts"));
+    EXPECT(throws<c10::ValueError>([&] { sp_fast::connected_parts(words, 7, 5, 3, 1, 8); }, "words"));
+}
+
 void test_matrix_nms() {
     const at::Tensor score = at::tensor({0.5f, 0.9f, 0.8f, 1.0f}).view({1, 4});
     // Order 3, 1, 2, 0. IoU: 3-1 1/3, 3-0 1/4, 1-0 3/4.
@@ -165,6 +189,7 @@ void test_kernel_supervision_loss() {
 
 int main() {
     test_mask_nms();
+    test_connected_parts();
     test_matrix_nms();
     test_saliency();
     test_roi_average_pool();

@@ -161,6 +161,19 @@ def _as_masks(words: Tensor) -> PackedMasks:
     return PackedMasks(words, 13, 21)
 
 
+def _parts_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    density = torch.linspace(0, 1, 130)[:, None, None]
+    return [PackedMasks.pack(torch.rand(2, 130, 13, 21, generator=generator(seed)) < density).words]
+
+
+def _parts(of: Any) -> Callable[..., Any]:
+    def call(words: Tensor) -> tuple[Tensor, ...]:
+        parts, count = of.connected_parts(_as_masks(words), max_parts=5, min_area=2)
+        return parts.words, count
+
+    return call
+
+
 def _pooling_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
     features = torch.randn(2, 40, 13, 21, generator=generator(seed)).to(dtype)
     return features, boxes_of(seed, 2, 17, 13, 21), torch.tensor([17, 9])
@@ -189,6 +202,7 @@ def _saliency(of: Any) -> Callable[..., Any]:
 # Every op, by name, at a small odd size.
 CASES = {
     "seed_saliency": Case(_saliency_inputs, _saliency(ops), _saliency(reference)),
+    "connected_parts": Case(_parts_inputs, _parts(ops), _parts(reference)),
     "mask_nms": Case(
         _masks_inputs,
         lambda words, score: ops.mask_nms(_as_masks(words), score),

@@ -71,6 +71,36 @@ def masks_and_scores(draw) -> tuple[PackedMasks, Tensor]:
 
 
 @st.composite
+def masks_in_parts(draw) -> tuple[Tensor, dict[str, int]]:
+    """Masks bool [..., H, W] from sparse to full, and options of connected_parts."""
+    leading = draw(st.lists(st.integers(0, 3), max_size=2))
+    height, width = draw(st.integers(0, 12)), draw(st.integers(0, 70))
+    density = draw(st.sampled_from([0.0, 0.1, 0.4, 0.6, 0.9, 1.0]))
+    masks = torch.rand(*leading, height, width, generator=generator(draw(SEEDS))) < density
+    options = {
+        "max_parts": draw(st.sampled_from([1, 2, 8, 300])),
+        "min_area": draw(st.sampled_from([0, 1, 2, 5, 2**40])),
+        "connectivity": draw(st.sampled_from([4, 8])),
+    }
+    return masks, options
+
+
+def spiral(size: int) -> Tensor:
+    """A path one cell wide that winds inwards, bool [size, size]."""
+    cells = torch.zeros(size, size, dtype=torch.bool)
+    for k in range(0, (size - 1) // 2, 2):
+        ring = cells[k : size - k, k : size - k]
+        ring[[0, -1]] = ring[:, [0, -1]] = True
+        cells[k + 1, k], cells[k + 2, k + 1] = False, True  # from this ring to the next
+    return cells
+
+
+def checkerboard(height: int, width: int) -> Tensor:
+    """Every other cell, from the first on, bool [height, width]."""
+    return (torch.arange(height)[:, None] + torch.arange(width)) % 2 == 0
+
+
+@st.composite
 def taken_tables(draw) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Words, scores, seeds and the chosen rows, for take_proposals."""
     batch, number, most = draw(st.integers(0, 3)), draw(st.integers(0, 5)), draw(st.integers(0, 6))

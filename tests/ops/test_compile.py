@@ -16,7 +16,9 @@ def masks_of(features: Tensor) -> tuple[Tensor, ...]:
     """Create, index and read PackedMasks inside the graph."""
     masks = PackedMasks.pack(features > 0)
     some = masks[:, 1:]
-    return masks.words, masks.unpack(), some.area(), some.boxes(), PackedMasks(some.words, 6, 7)[0].area()
+    parts, count = ops.connected_parts(masks, max_parts=3)
+    shapes = some.area(), some.boxes(), PackedMasks(some.words, 6, 7)[0].area()
+    return masks.words, masks.unpack(), *shapes, parts.words, count
 
 
 def proposals(features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:

@@ -38,6 +38,9 @@ def test_bindings_equal_the_ops():
     assert torch.equal(score, saliency.score)
     assert torch.equal(_C.mask_nms(words, score), ops.mask_nms(saliency.masks, score))
     assert torch.equal(_C.matrix_nms(words, score), ops.matrix_nms(saliency.masks, score))
+    parts, number = ops.connected_parts(saliency.masks)
+    for got, expected in zip(_C.connected_parts(words, 6, 7), (parts.words, number), strict=True):
+        assert torch.equal(got, expected)
     boxes = saliency.masks.boxes().float()
     pooled = ops.roi_average_pool(features, boxes)
     assert torch.equal(_C.roi_average_pool(features, boxes), pooled)

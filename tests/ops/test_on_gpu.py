@@ -7,6 +7,7 @@ import torch
 
 from sp_fast.ops import (
     PackedMasks,
+    connected_parts,
     kernel_supervision_loss,
     mask_nms,
     match_prompts,
@@ -33,7 +34,7 @@ from tests.ops.gpu_cases import (
     to_gpu,
     without_waiting,
 )
-from tests.ops.op_cases import generator, scattered
+from tests.ops.op_cases import checkerboard, generator, scattered, spiral
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -160,6 +161,25 @@ def test_packed_masks(size):
     for one, other in zip(got, (expected.words, cells, expected.area(), expected.boxes()), strict=True):
         assert torch.equal(one.cpu(), other)
     assert torch.equal(PackedMasks.pack(scattered(cells.cuda())).words.cpu(), expected.words)
+
+
+@pytest.mark.parametrize("connectivity", [4, 8])
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 31), (15, 20), (45, 60), (128, 128), (131, 131), (400, 700)], ids=str
+)
+def test_parts(size, connectivity):
+    """The largest masks do not fit into shared memory, and are more than there are blocks for them."""
+    cells = torch.rand(300, *size, generator=generator(7)) < torch.linspace(0, 0.7, 300)[:, None, None]
+    cells[0], cells[1] = checkerboard(*size), True
+    if size[0] == size[1]:
+        cells[2] = spiral(size[0])
+    masks = PackedMasks.pack(cells)
+    options = dict(max_parts=6, min_area=2, connectivity=connectivity)
+    with placed_without_waiting(masks.words) as placed:
+        parts, count = connected_parts(PackedMasks(placed, *size), **options)
+    expected, expected_count = connected_parts(masks, **options)
+    assert torch.equal(parts.words.cpu(), expected.words)
+    assert torch.equal(count.cpu(), expected_count)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -317,6 +337,7 @@ def test_empty_tensors(shape):
             assert kept.shape == (batch, 4)
             assert decayed.shape == score.shape
             assert masks.boxes().shape == (*score.shape, 4)
+            assert connected_parts(masks, max_parts=3)[0].shape == (*score.shape, 3)
         pooled = roi_average_pool(features, features.new_empty(batch, 0, 4))
         (of_features,) = torch.autograd.grad(pooled, features, torch.ones_like(pooled))
         kernels = torch.randn(6, channels, device="cuda", requires_grad=True)
@@ -342,7 +363,9 @@ def every_op(features, boxes, kernels):
     decorated, index = match_prompts(kernels, prompts)
     stages = torch.stack([decorated, decorated * 2])
     loss = kernel_supervision_loss(stages, prompts, index[None, :, : prompts.shape[1]].expand(2, -1, -1))
-    return loss + decorated.square().sum(), kept, decayed, found.masks.boxes(), found.masks.area()
+    parts, number = connected_parts(found.masks, max_parts=3)
+    shapes = found.masks.boxes(), found.masks.area(), parts.words, number
+    return loss + decorated.square().sum(), kept, decayed, *shapes
 
 
 def test_compiled_as_one_graph():

@@ -7,6 +7,7 @@ import torch
 
 from sp_fast.ops import (
     PackedMasks,
+    connected_parts,
     kernel_supervision_loss,
     mask_nms,
     match_prompts,
@@ -106,8 +107,13 @@ def test_masks(images, side):
     assert masks.words.numel() == images * number * words > 2**31 - 1
     score = torch.rand(images, number, device="cuda")
     with without_waiting():
-        got = mask_nms(masks, score), matrix_nms(masks, score), masks.area(), masks.boxes()
+        parts, count = connected_parts(masks, max_parts=2)
     ends = PackedMasks(last(masks.words), side, side)
+    of_ends, count_of_ends = connected_parts(ends, max_parts=2)
+    assert_expected([parts.words[-1:], count[-1:]], [of_ends.words, count_of_ends])
+    del parts
+    with without_waiting():
+        got = mask_nms(masks, score), matrix_nms(masks, score), masks.area(), masks.boxes()
     expected = (
         reference.mask_nms(ends, last(score)),
         reference.matrix_nms(ends, last(score)),

@@ -71,6 +71,12 @@ def test_masks(channels, dtype, size, layout):
         for kernel in ("gaussian", "linear"):
             decayed = ops.matrix_nms(masks, score, kernel=kernel)
             assert_near([decayed], [reference.matrix_nms(*on_cpu, kernel=kernel)], torch.float32)
+        for connectivity in (4, 8):
+            (parts, count), (expected, number) = (
+                of.connected_parts(each, max_parts=3, connectivity=connectivity)
+                for of, each in ((ops, masks), (reference, on_cpu[0]))
+            )
+            assert_near([parts.words, count], [expected.words, number], dtype)
         packed = PackedMasks.pack(masks.unpack())
         shapes = masks.to("cpu").area(), masks.to("cpu").boxes()
         assert_near([packed.words, packed.area(), packed.boxes()], [masks.words, *shapes], dtype)
