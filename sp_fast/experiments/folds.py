@@ -34,7 +34,7 @@ def with_fold(folder: Path, trained: Path, *, fold: str) -> dict[str, Any]:
     exported, own = content["state_dict"], load_checkpoint_file(trained / "latest.pth")["state_dict"]
     changed = [name for name in exported if not torch.equal(exported[name], own[f"detector.{name}"])]
     if len(changed) != 1:
-        raise ValueError(f"{trained}: expected a pre-training with prompts.fold=kernel, got one without")
+        raise ValueError(f"{trained}: expected a pre-training with prompts and prompts.fold=kernel, got none")
     kernels = own[f"detector.{changed[0]}"]
     received = (exported[changed[0]] - kernels).mean(0, keepdim=True)
     exported[changed[0]] = kernels + received if fold == "mean" else kernels

@@ -43,6 +43,6 @@ def test_what_cannot_be_folded_is_refused(trained, tmp_path):
     state = torch.load(trained / "latest.pth", weights_only=True)["state_dict"]
     unfolded = {"state_dict": {name.removeprefix("detector."): one for name, one in state.items()}}
     write_tensors(unfolded, trained / "pretrained.pth")
-    with pytest.raises(ValueError, match=r"expected a pre-training with prompts\.fold=kernel"):
+    with pytest.raises(ValueError, match=r"expected a pre-training with prompts and prompts\.fold"):
         with_fold(tmp_path, trained, fold="none")
     assert not (tmp_path / "pretrained.pth").exists()
