@@ -168,15 +168,15 @@ def paired(each: Sequence[float]) -> dict[str, Any]:
 
     `error` is None for a single difference, `p` for fewer than three.
     """
-    found = mean_and_spread(each)
+    found, mean = mean_and_spread(each), statistics.mean(each)
     error = None if found["spread"] is None else found["spread"] / len(each) ** 0.5
-    p = _p_value(found["mean"], error, len(each)) if error is not None and len(each) > 2 else None
+    p = _p_value(mean, error, len(each)) if error is not None and len(each) > 2 else None
     if p is None:
         verdict = f"{len(each)} seed{'s' if len(each) > 1 else ''}: cannot tell"
     elif p > LEVEL:
         verdict = "within the noise"
     else:
-        verdict = "higher" if found["mean"] > 0 else "lower"
+        verdict = "higher" if mean > 0 else "lower"
     return {**found, "error": error, "p": p, "verdict": verdict}
 
 
