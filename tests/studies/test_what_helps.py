@@ -97,13 +97,18 @@ def test_wrong_arguments_are_told(data):
 def test_fine_tuning_starts_from_folded_and_unfolded_kernels_of_one_pretraining(data, tmp_path):
     experiment = source(data, quick=True)
     plan = Plan(experiment.load(), tmp_path, [0])
-    few = {row: plan.of(row, "10 labelled images", 0) for row in ("prompts", "folded", "folded-kernel")}
-    for run in plan.needed([*few], [0]):
-        if run not in few.values():
+    rows, shared = ("prompts", "folded", "folded-kernel"), plan.of("prompts", "pretrain", 0)
+    starts = {row: plan.runs[plan.of(row, "10 labelled images", 0).needs["pretrain"]] for row in rows}
+    for run in (*map(plan.runs.get, shared.needs.values()), shared):
+        make(run, experiment)
+    for run in starts.values():
+        if run is not shared:
             make(run, experiment)
-    starts = {row: plan.runs[run.needs["pretrain"]].folder / "pretrained.pth" for row, run in few.items()}
     name = "rpn_head.init_kernels.weight"
-    own, mean, each = (torch.load(path, weights_only=True)["state_dict"][name] for path in starts.values())
-    latest = torch.load(plan.of("prompts", "pretrain", 0).folder / "latest.pth", weights_only=True)
+    own, mean, each = (
+        torch.load(run.folder / "pretrained.pth", weights_only=True)["state_dict"][name]
+        for run in starts.values()
+    )
+    latest = torch.load(shared.folder / "latest.pth", weights_only=True)
     assert torch.equal(own, latest["state_dict"][f"detector.{name}"])
     assert len({tuple(one.flatten().tolist()) for one in (own, mean, each)}) == 3
