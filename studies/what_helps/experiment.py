@@ -59,7 +59,6 @@ class Arm(NamedTuple):
 # How prompts are folded changes only what pre-training exports, so these rows share it.
 FOLDED = {"model.prompts.fold": "kernel"}
 CENTERED = {**FOLDED, "model.supervision.center": True}
-NO_VALIDATION = dict.fromkeys(("val_cfg", "val_dataloader", "val_evaluator"))
 STD = "model.detector.rpn_head.init_std"
 ARMS = {
     "paper": Arm("labels of one scale", "paper", WITHOUT_PROMPTS),
@@ -169,8 +168,9 @@ def _rows(like: Row, preset: str, masks: int) -> list[Row]:
     options = {"preset": preset, "max_masks": masks}
     proposals = {"paper": one_scale, "multiscale": dataclasses.replace(one_scale, options=options)}
     # Pre-training is not validated: rows that share it differ in what they export.
+    arguments = [*with_prompts.arguments, "--no-val"]
     unvalidated = dataclasses.replace(
-        with_prompts, val_images=None, val_annotations=None, options={**with_prompts.options, **NO_VALIDATION}
+        with_prompts, val_images=None, val_annotations=None, arguments=arguments
     )
 
     def row(name: str, arm: Arm) -> Row:

@@ -72,7 +72,8 @@ def test_options_of_the_rows_are_known(data, name):
         prompted = row.name in ("prompts", "folded", "folded-kernel", "centered")
         assert (cfg.model.prompts.get("strategy", "cosine") != "none") == prompted
         assert cfg.model.prompts.get("fold") == ("kernel" if prompted else None)
-        assert cfg.val_evaluator is None
+        assert row.pretrain.val_images is None
+        assert "--no-val" in row.pretrain.arguments
         if prompted:
             assert cfg.model.supervision.get("center", False) == (row.name == "centered")
 
