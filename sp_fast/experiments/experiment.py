@@ -99,6 +99,8 @@ class Row:
         analyses: further measurements and computations by a short name.
         expected: published values in percent by training or analysis: a dict by metric, with None where there
             is no value, or a number for the first metric.
+        start: name of an analysis after `pretrain` that writes the `pretrained.pth` which fine-tuning starts
+            from; None: pre-training's.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Row:
     finetune: Mapping[str, Training] = field(default_factory=dict)
     analyses: Mapping[str, Analysis] = field(default_factory=dict)
     expected: Mapping[str, float | Mapping[str, float | None]] = field(default_factory=dict)
+    start: str | None = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -118,6 +121,12 @@ class Row:
         if unknown:
             raise ValueError(
                 f"row {self.name}: after: expected one of {[*self.trainings]}, got {unknown[0]!r}"
+            )
+        starts = [name for name, one in self.analyses.items() if one.after == PRETRAIN]
+        if self.start not in (None, *starts):
+            known = ", ".join(starts) or "none here"
+            raise ValueError(
+                f"row {self.name}: start: expected an analysis after {PRETRAIN} ({known}), got {self.start!r}"
             )
 
     @property

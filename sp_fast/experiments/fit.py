@@ -60,7 +60,7 @@ def experiment(
             PRETRAINED,
             "with pre-training",
             proposals,
-            _pretraining(found, weights, chosen),
+            pretraining(found, weights, chosen),
             finetune,
         )
     ]
@@ -87,7 +87,8 @@ def _metrics(data: FitData, class_agnostic: bool) -> dict[str, str]:
     return metrics if classes == 1 else {**metrics, AGNOSTIC: "AP, classes as one"}
 
 
-def _pretraining(data: FitData, weights: str, chosen: dict[str, Any]) -> Training:
+def pretraining(data: FitData, weights: str, chosen: dict[str, Any]) -> Training:
+    """The pre-training with the chosen settings by name."""
     options = _model_options("model.detector.", chosen)
     if chosen["prompts"] == "none":
         options |= WITHOUT_PROMPTS

@@ -18,8 +18,8 @@ from sp_fast.experiments.pictures import BEST, Strip, prediction_samples, propos
 from sp_fast.experiments.plan import PROPOSALS, Plan, Run
 from sp_fast.experiments.table import (
     PAPER,
-    TEST,
     Grid,
+    about_differences,
     blocks,
     by_class,
     by_size,
@@ -104,7 +104,7 @@ def page(
         paper=PAPER,
         times=times,
         seeds=seeds_text(plan.seeds),
-        test=TEST if results["comparisons"] else "",
+        test=about_differences(results),
         notes=plan.experiment.notes,
         choices=plan.experiment.settings,
         missing=missing(results),

@@ -102,15 +102,19 @@ class Plan:
             key = self._add("train", name, label, spec, seed, before if first else needs)
             self.parts[row.name, part, seed] = key
             if first:
-                needs[PRETRAIN] = key
+                needs[PRETRAIN] = self._add_analysis(row, row.start, seed, data, seed) if row.start else key
         for part, analysis in row.analyses.items():
-            trained = {"trained": self.parts[row.name, analysis.after, seed]} if analysis.after else {}
-            spec = dataclasses.asdict(analysis)
-            # Without a training, nothing in it depends on the seed.
-            own_seed = seed if trained else data_seed
-            name = f"{row.name}-{part}-seed{own_seed}"
-            key = self._add("analysis", name, f"{row.label}: {part}", spec, own_seed, {**data, **trained})
-            self.parts[row.name, part, seed] = key
+            if part != row.start:
+                # Without a training, nothing in it depends on the seed.
+                self._add_analysis(row, part, seed, data, seed if analysis.after else data_seed)
+
+    def _add_analysis(self, row: Row, part: str, seed: int, data: dict[str, str], own_seed: int) -> str:
+        after = row.analyses[part].after
+        needs = {**data, **({"trained": self.parts[row.name, after, seed]} if after else {})}
+        name, label = f"{row.name}-{part}-seed{own_seed}", f"{row.label}: {part}"
+        key = self._add("analysis", name, label, dataclasses.asdict(row.analyses[part]), own_seed, needs)
+        self.parts[row.name, part, seed] = key
+        return key
 
     def _add(
         self, kind: str, name: str, label: str, spec: Mapping[str, Any], seed: int, needs: dict[str, str]

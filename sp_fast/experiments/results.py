@@ -14,6 +14,7 @@ from sp_fast.files import write_json
 
 RESULTS = "results.json"
 ALL_TIMES = "times.json"
+LEVEL = 0.05  # below which a p-value counts as significant
 
 
 def collect(plan: Plan) -> dict[str, Any]:
@@ -155,21 +156,34 @@ def _comparisons(experiment: Experiment, rows: dict[str, Any]) -> list[dict[str,
                 a, b = first[metric]["values"], second[metric]["values"]
                 each = [a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())]
                 if each:
-                    counts = {"seeds": len(each), "verdict": verdict(each)}
-                    differences[metric] = {**mean_and_spread(each), **counts}
+                    differences[metric] = {"seeds": len(each), **paired(each)}
             if differences:
                 entry = {"first": one.first, "second": one.second, "claim": one.claim, "training": training}
                 found.append({**entry, "metrics": differences})
     return found
 
 
-def verdict(each: Sequence[float]) -> str:
-    """What paired differences show, by Student's t-test at 5 %."""
-    if len(each) < 3:
-        return f"{len(each)} seed{'s' if len(each) > 1 else ''}: cannot tell"
+def paired(each: Sequence[float]) -> dict[str, Any]:
+    """Mean of paired differences, their spread and standard error, and what Student's t-test says.
+
+    `error` is None for a single difference, `p` for fewer than three.
+    """
+    found, mean = mean_and_spread(each), statistics.mean(each)
+    error = None if found["spread"] is None else found["spread"] / len(each) ** 0.5
+    p = _p_value(mean, error, len(each)) if error is not None and len(each) > 2 else None
+    if p is None:
+        verdict = f"{len(each)} seed{'s' if len(each) > 1 else ''}: cannot tell"
+    elif p > LEVEL:
+        verdict = "within the noise"
+    else:
+        verdict = "higher" if mean > 0 else "lower"
+    return {**found, "error": error, "p": p, "verdict": verdict}
+
+
+def _p_value(mean: float, error: float, count: int) -> float:
+    """Two-sided p of a mean of paired differences under no difference."""
+    if error == 0:
+        return float(mean == 0)
     from scipy.stats import t as student_t  # takes a second to import
 
-    mean, error = statistics.mean(each), statistics.stdev(each) / len(each) ** 0.5
-    if abs(mean) <= student_t.ppf(0.975, len(each) - 1) * error:
-        return "within the noise"
-    return "higher" if mean > 0 else "lower"
+    return 2 * float(student_t.sf(abs(mean) / error, count - 1))

@@ -13,12 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from sp_fast.experiments.experiment import PRETRAIN
+from sp_fast.experiments.results import LEVEL
 
 NOT_RUN = "-"
 PAPER = "paper"  # label of a line of published values
 LABEL_WIDTH = 20  # columns that labels should have in a terminal
 SIZES = ("small", "medium", "large")
-TEST = "Differences are paired by seed; higher and lower mean significant in Student's t-test at 5 %."
+TEST = (
+    "Differences are paired by seed, ± their standard error; higher and lower: p < 0.05 in Student's t-test."
+)
 
 
 class Line(NamedTuple):
@@ -73,6 +76,19 @@ def title(results: dict[str, Any]) -> str:
     """The experiment's title, with the number of finished runs while some are missing."""
     done, runs = results["finished"], results["runs"]
     return results["title"] if done == runs else f"{results['title']} ({done} of {runs} runs)"
+
+
+def about_differences(results: dict[str, Any]) -> str:
+    """How to read the comparisons, and how many there are; empty without any."""
+    count = sum(next(iter(results["metrics"])) in one["metrics"] for one in results["comparisons"])
+    if not count:
+        return ""
+    if count == 1:
+        return TEST
+    return (
+        f"{TEST} Of {count} such differences, one in twenty comes out so by chance; with Bonferroni's "
+        f"correction, p < {LEVEL / count:.2g} is significant."
+    )
 
 
 def missing(results: dict[str, Any]) -> str | None:
@@ -183,9 +199,12 @@ def _finding(one: dict[str, Any], results: dict[str, Any], metric: str, digits: 
     first, second = (results["rows"][one[side]]["label"] for side in ("first", "second"))
     count = f"{entry['seeds']} of {wanted}" if entry["seeds"] < wanted else str(entry["seeds"])
     verdict = entry["verdict"].rsplit(": ", 1)[-1]
+    if (p := entry["p"]) is not None:
+        verdict += f", p = {p:.2g}" if p >= 0.001 else ", p < 0.001"
+    shown = {"mean": entry["mean"], "spread": entry["error"]}
     return (
         f"{one['claim'][:1].upper()}{one['claim'][1:]}: {first} − {second} = "
-        f"{_value(entry, digits, sign='+')} {results['metrics'][metric]} "
+        f"{_value(shown, digits, sign='+')} {results['metrics'][metric]} "
         f"({verdict}, {count} seed{'s' if wanted > 1 else ''})"
     )
 
@@ -209,8 +228,8 @@ def print_table(results: dict[str, Any], console: Console) -> None:
     console.print(Text(f"{title(results)}, {seeds_text(results['seeds'])}", style="bold"))
     for block in blocks(results):
         console.print("", _terminal_table(block, console.width), *map(Text, block.findings), sep="\n")
-    if results["comparisons"]:
-        console.print(Text(TEST, style="dim"))
+    if note := about_differences(results):
+        console.print(Text(note, style="dim"))
     notice = missing(results)
     if notice:
         console.print(Text(notice, style="bold"))
@@ -247,7 +266,7 @@ def markdown(results: dict[str, Any], notes: str = "", choices: Sequence[Mapping
             lines.append(_markdown_row([line.label, *line.cells]))
             lines += [_markdown_row([PAPER, *line.paper])] if line.paper else []
         lines += ["", *(f"- {_escaped(finding)}" for finding in block.findings)] if block.findings else []
-    lines += ["", TEST] if results["comparisons"] else []
+    lines += ["", _escaped(note)] if (note := about_differences(results)) else []
     lines += ["", _escaped(notes)] if notes else []
     if choices:
         lines += ["", _markdown_row(["setting", "value", "reason"]), _markdown_row(["---"] * 3)]

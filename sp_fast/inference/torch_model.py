@@ -28,6 +28,8 @@ from sp_fast.inference.safetensors import SAFETENSORS, read_safetensors
 from sp_fast.knet.prediction import masks_at_image_size
 from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
+from sp_fast.pretraining.adapters import adapter_class
+from sp_fast.pretraining.folding import is_folded, plain_state
 from sp_fast.weights import load_state
 
 _READERS = ("ReadImage", "LoadImageFromFile", "LoadImageFromNDArray")
@@ -78,10 +80,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"{path}: expected the config of a model, got one without `model`")
     if config.model.type == "SaliencyPromptPretrainer":
         config = detector_config(config)
-        inner = "detector."
-        state = {name.removeprefix(inner): value for name, value in state.items() if name.startswith(inner)}
+        kernels = _initial_kernels(path, config.model.type) if is_folded(state) else ""
+        state = plain_state(state, kernels)
         return Checkpoint(config, state, tuple(config.test_dataloader.dataset.metainfo.classes))
     return Checkpoint(config, state, _class_names(path, meta))
+
+
+def _initial_kernels(path: Path, detector: str) -> str:
+    """Name of the parameter that prompts are folded into."""
+    found = MODELS.get(detector)
+    adapter = adapter_class(found) if found else None
+    if adapter is None:
+        raise ValueError(f"{path}: {detector} is not known here; import the module that registers it first")
+    return adapter.initial_kernels
 
 
 def _class_names(path: Path, meta: dict[str, Any]) -> tuple[str, ...]:

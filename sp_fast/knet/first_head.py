@@ -34,6 +34,7 @@ class ConvKernelHead(BaseModule):
         num_classes: K, the number of classes.
         localization_fpn: config of the `SemanticFPNWrapper`.
         norm_cfg: config of the group norm.
+        init_std: standard deviation of K^0 before training.
         loss_mask: config of the masks' cross-entropy; default weight 1.
         loss_dice: config of the masks' dice loss; default weight 4.
         loss_seg: config of the segmentation's focal loss; default weight 1.
@@ -47,6 +48,7 @@ class ConvKernelHead(BaseModule):
         num_classes: int = 80,
         localization_fpn: dict | None = None,
         norm_cfg: dict | None = None,
+        init_std: float = 1.0,
         loss_mask: dict | None = None,
         loss_dice: dict | None = None,
         loss_seg: dict | None = None,
@@ -55,6 +57,7 @@ class ConvKernelHead(BaseModule):
         norm = norm_cfg or dict(type="GN", num_groups=32)
         self.num_proposals = num_proposals
         self.num_classes = num_classes
+        self.init_std = init_std
         self.localization_fpn = MODELS.build(localization_fpn or dict(type="SemanticFPNWrapper"))
         self.init_kernels = nn.Conv2d(out_channels, num_proposals, 1, bias=False)
         self.conv_seg = nn.Conv2d(out_channels, num_classes, 1)
@@ -65,12 +68,12 @@ class ConvKernelHead(BaseModule):
         self.loss_seg = MODELS.build(loss_seg or dict(FOCAL_LOSS, loss_weight=1.0))
 
     def init_weights(self) -> None:
-        """Initialises convolutions from N(0, 0.01), K^0 from N(0, 1) and the segmentation prior to 0.01."""
+        """Draws convolutions with std 0.01 and K^0 with `init_std`; the segmentation's prior is 0.01."""
         self.localization_fpn.init_weights()
         for conv in (*self.loc_convs, *self.seg_convs):
             normal_init(conv.conv, std=0.01)
         normal_init(self.conv_seg, std=0.01, bias=bias_init_with_prob(0.01))
-        normal_init(self.init_kernels, std=1.0)
+        normal_init(self.init_kernels, std=self.init_std)
 
     def forward(
         self, pyramid: Sequence[Tensor], decorate: Callable[[Tensor], Tensor] | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from mmdet.models.detectors.base import BaseDetector
@@ -10,6 +12,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from sp_fast.pretraining.adapters import adapter_for
+from sp_fast.pretraining.folding import FOLDS, ReceivedPrompts, folded, plain_state
 from sp_fast.pretraining.kernel_supervision import KernelSupervision, matched_kernels
 from sp_fast.pretraining.prompts import PromptGenerator, PromptInjector
 from sp_fast.pretraining.sources import AnnotatedSource, SharedSource, TeacherSource
@@ -22,11 +25,13 @@ IN_STEP = ("shared", "teacher")
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": dict(
         frozen_stages=None,
-        prompts=dict(levels=-1, detach=False, strategy="cosine", drop_rate=0.0, inject="init"),
+        prompts=dict(levels=-1, detach=False, strategy="cosine", drop_rate=0.0, inject="init", fold="none"),
     ),
     "official": dict(
         frozen_stages=4,
-        prompts=dict(levels="P5", detach=True, strategy="cosine", drop_rate=0.1, inject="proposal"),
+        prompts=dict(
+            levels="P5", detach=True, strategy="cosine", drop_rate=0.1, inject="proposal", fold="none"
+        ),
     ),
 }
 
@@ -49,7 +54,10 @@ class SaliencyPromptPretrainer(BaseDetector):
         proposer: options of `SaliencyProposer`, for `shared` and `teacher`.
         prompts: options of `PromptGenerator` (`levels`, `detach`) and `PromptInjector` (`strategy`,
             `drop_rate`), and `inject`: `init` decorates the initial kernels before the first masks,
-            `proposal` the kernels after the first head or stage (see the family's adapter).
+            `proposal` the kernels after the first head or stage (see the family's adapter). `fold` says what
+            is added to K^0 where the model runs without prompts, in `export` and `predict`: `mean`, the mean
+            prompt over kernels, images and steps, or `kernel`, the mean of what each kernel received (see
+            `ReceivedPrompts`), or `none`; not with `proposal`.
         supervision: options of `KernelSupervision` (`seed_channels`, `loss_weight`, `reduction`, `center`)
             or None for no kernel loss. Both presets use the mean over pairs, like the authors' code: the sum
             of Eq. 9 grows with the batch and the number of proposals, but its weight in Eq. 10 is 1.
@@ -115,6 +123,7 @@ class SaliencyPromptPretrainer(BaseDetector):
         if self.inject not in self._adapter.injection_points:
             known = ", ".join(self._adapter.injection_points)
             raise ValueError(f"prompts.inject: expected one of {known}, got {self.inject!r}")
+        self.received = self._received_prompts(options.pop("fold"))
         self.injector = PromptInjector(options.pop("strategy"), drop_rate=options.pop("drop_rate"))
         self.generator = PromptGenerator(**options)
         self.supervision = (
@@ -122,6 +131,26 @@ class SaliencyPromptPretrainer(BaseDetector):
             if supervision
             else None
         )
+
+    def _received_prompts(self, fold: str) -> ReceivedPrompts | None:
+        if fold not in FOLDS:
+            raise ValueError(f"prompts.fold: expected one of {', '.join(FOLDS)}, got {fold!r}")
+        if fold == "none":
+            return None
+        if self.inject != "init":
+            raise ValueError(
+                f"prompts.fold: expected 'none' with prompts.inject={self.inject!r}, got {fold!r}: only "
+                "prompts that are added to K^0 can become part of it; set prompts.inject='init'"
+            )
+        if not self._adapter.initial_kernels:
+            raise ValueError(
+                f"prompts.fold: expected 'none' with {type(self.detector).__name__}, whose adapter does not "
+                f"name its initial_kernels, got {fold!r}"
+            )
+        return ReceivedPrompts(fold, len(self._initial_kernels()), self._adapter.kernel_channels)
+
+    def _initial_kernels(self) -> Tensor:
+        return self.detector.get_parameter(self._adapter.initial_kernels)
 
     def init_weights(self) -> None:
         """Initialises the base model, and copies its backbone to the teacher."""
@@ -144,11 +173,17 @@ class SaliencyPromptPretrainer(BaseDetector):
         proposals = self.source(self._adapter, batch_inputs, backbone_features[-1], batch_data_samples)
         image_size = (batch_inputs.shape[-2], batch_inputs.shape[-1])
         prompts = self.generator(pyramid, proposals.boxes, proposals.count, image_size)  # [B, L, C]
+        added: list[Tensor] = []  # [B, N, C]
 
         def decorate(kernels: Tensor) -> Tensor:
-            return self.injector(kernels, prompts, proposals.count)[0]
+            decorated = self.injector(kernels, prompts, proposals.count)[0]
+            added.append(decorated.detach() - kernels.detach())
+            return decorated
 
         losses, kernels, assigned = self._adapter.loss(pyramid, proposals.targets, decorate, self.inject)
+        if self.received is not None and self.training:
+            # Not in `decorate`, which activation checkpointing may call again in the backward pass.
+            self.received.update(added[0])
         if self.supervision is not None:
             index = matched_kernels(assigned, proposals.boxes.shape[1])
             losses["loss_kernel"] = self.supervision(kernels, proposals.seeds, index)
@@ -156,17 +191,36 @@ class SaliencyPromptPretrainer(BaseDetector):
 
     def predict(self, batch_inputs: Tensor, batch_data_samples: list, rescale: bool = True) -> list:
         """Predicts with the base model without prompts, the way it runs after pre-training."""
-        return self.detector.predict(batch_inputs, batch_data_samples, rescale=rescale)
+        with self._folded():
+            return self.detector.predict(batch_inputs, batch_data_samples, rescale=rescale)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: list | None = None) -> Any:
-        return self.detector._forward(batch_inputs, batch_data_samples)
+        with self._folded():
+            return self.detector._forward(batch_inputs, batch_data_samples)
+
+    @contextlib.contextmanager
+    def _folded(self) -> Iterator[None]:
+        """Within its block, K^0 of the base model is that of `export`."""
+        if self.received is None:
+            yield
+            return
+        kernels = self._initial_kernels()
+        own = kernels.data
+        kernels.data = folded(own, self.received.mean)
+        try:
+            yield
+        finally:
+            kernels.data = own
 
     def extract_feat(self, batch_inputs: Tensor) -> tuple[Tensor, ...]:
         """Computes the feature pyramid of the base model."""
         return self._adapter.features(batch_inputs)[1]
 
     def export(self) -> dict[str, Tensor]:
-        """Returns weights for the plain base model, without linear layer, teacher and binary class head."""
+        """Returns weights for the plain base model, without linear layer, teacher and binary class head.
+
+        With `prompts.fold`, K^0 contains the mean prompt.
+        """
         return self._adapter.transferable(self._detector_state())
 
     def class_head(self) -> dict[str, Tensor]:
@@ -176,4 +230,5 @@ class SaliencyPromptPretrainer(BaseDetector):
         return {name: value for name, value in state.items() if name not in rest}
 
     def _detector_state(self) -> dict[str, Tensor]:
-        return {name: value.detach().cpu() for name, value in self.detector.state_dict().items()}
+        weights = plain_state(self.state_dict(), self._adapter.initial_kernels)
+        return {name: value.detach().cpu() for name, value in weights.items()}

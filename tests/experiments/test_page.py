@@ -81,7 +81,7 @@ def test_the_page_holds_the_numbers_the_settings_and_the_environment(text: str) 
         "Mean ± standard deviation over seeds 0, 1, 2; 25 of 25 runs finished.",
         "no pre-training 13.0 ± 1.0 26.0 ± 2.0 3",
         "saliency prompts 25.0 ± 1.0 50.0 ± 2.0 3 paper 23.5 41.0",
-        "Pre-training helps: saliency prompts − no pre-training = +4.0 ± 0.0 AP (higher, 3 seeds)",
+        "Pre-training helps: saliency prompts − no pre-training = +4.0 ± 0.0 AP (higher, p < 0.001, 3 seeds)",
         "saliency masks of labels, prompts 2.0 0.75 (50%) 0.75 (50%) - -",
         "model.prompts.strategy = none",
         "config = demo/finetune",

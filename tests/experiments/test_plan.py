@@ -56,6 +56,26 @@ def test_an_analysis_is_a_run_after_its_training(tmp_path):
         dataclasses.replace(row, analyses={"maps": dataclasses.replace(maps, after="x")})
 
 
+def test_fine_tuning_starts_from_an_analysis_of_a_shared_pretraining(tmp_path):
+    pretrain, finetune = Training("c", "photos"), {"few": Training("c", "photos", "few.json")}
+    exports = {fold: Analysis("package.module:function", "pretrain", {"fold": fold}) for fold in ("a", "b")}
+    rows = [
+        Row(fold, fold, None, pretrain, finetune, {"export": one}, start="export")
+        for fold, one in exports.items()
+    ]
+    plan = Plan(Experiment("e", "e", rows, {"AP": "AP"}), tmp_path, [0])
+    assert plan.of("a", "pretrain", 0) is plan.of("b", "pretrain", 0)
+    for row in ("a", "b"):
+        export = plan.of(row, "export", 0)
+        assert export.needs == {"trained": plan.of(row, "pretrain", 0).key}
+        assert plan.of(row, "few", 0).needs == {"pretrain": export.key}
+    assert len(plan.runs) == 5
+    order = [*plan.runs]
+    assert order.index(plan.of("b", "export", 0).key) < order.index(plan.of("b", "few", 0).key)
+    with pytest.raises(ValueError, match=r"start: expected an analysis after pretrain \(export\), got 'x'"):
+        dataclasses.replace(rows[0], start="x")
+
+
 def _make(folder, seed, size=1):
     (folder / "made").write_text(f"{seed} {size}")
 

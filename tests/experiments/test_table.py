@@ -4,12 +4,13 @@ import io
 
 import pytest
 from rich.console import Console
+from scipy.stats import ttest_1samp
 
 from sp_fast.experiments import Analysis, Experiment, Row
 from sp_fast.experiments.plan import Plan
 from sp_fast.experiments.report import print_status
-from sp_fast.experiments.results import collect
-from sp_fast.experiments.table import blocks, markdown, print_table
+from sp_fast.experiments.results import collect, paired
+from sp_fast.experiments.table import about_differences, blocks, markdown, print_table
 from sp_fast.files import write_json
 from sp_fast.locks import try_lock
 from tests.experiments import made_up
@@ -35,8 +36,31 @@ def test_cells_are_mean_and_spread_over_seeds_beside_the_papers_number(finished:
     assert all(line.complete and "*" not in line.label for line in (*ten.lines, *hundred.lines))
     # 16 - 12 with each seed; the claim compares the first metric alone.
     assert ten.findings[0] == (
-        "Pre-training helps: saliency prompts − no pre-training = +4.0 ± 0.0 AP (higher, 3 seeds)"
+        "Pre-training helps: saliency prompts − no pre-training = +4.0 ± 0.0 AP (higher, p < 0.001, 3 seeds)"
     )
+
+
+def test_paired_differences_have_a_standard_error_and_a_p_value() -> None:
+    found = paired([1.0, 2.0, 3.0, 2.0])
+    assert found["mean"] == 2.0
+    assert found["error"] == pytest.approx((2 / 3) ** 0.5 / 2)
+    assert found["p"] == pytest.approx(ttest_1samp([1.0, 2.0, 3.0, 2.0], 0).pvalue)
+    assert found["verdict"] == "higher"
+    assert paired([-1.0, 2.0, 0.0])["verdict"] == "within the noise"
+    assert (paired([0.0] * 3)["p"], paired([1.0] * 3)["p"]) == (1, 0)
+    assert (paired([1.0, 2.0])["p"], paired([1.0])["error"]) == (None, None)
+
+
+def test_differences_are_counted(finished: Plan) -> None:
+    results = collect(finished)
+    note = about_differences(results)
+    count = len(results["comparisons"])
+    assert count > 1
+    assert f"Of {count} such differences, one in twenty" in note
+    assert f"p < {0.05 / count:.2g} is significant" in note
+    assert note.replace("<", r"\<") in markdown(results)
+    assert "Bonferroni" not in about_differences({**results, "comparisons": results["comparisons"][:1]})
+    assert about_differences({**results, "comparisons": []}) == ""
 
 
 def test_rows_that_lack_seeds_are_marked_and_the_missing_runs_are_counted(plan: Plan, tmp_path) -> None:

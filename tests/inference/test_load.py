@@ -24,7 +24,7 @@ from PIL import Image
 
 from tests.docs.pages import README, ROOT, block
 from tests.inference.checkpoints import CLASSES, checkpoint_of, finetuning_config, in_mmdet, save
-from tests.pretraining.families import FAMILIES, build
+from tests.pretraining.families import CHANNELS, FAMILIES, KERNELS, build
 from tests.pretraining.narrow import BASELINES
 
 
@@ -71,9 +71,12 @@ def test_an_image_too_thin_to_resize_is_named(model):
         model.predict(np.zeros((1, 4000, 3), np.uint8))
 
 
-def test_a_pretraining_checkpoint_predicts_with_its_binary_head(images, tmp_path):
+@pytest.mark.parametrize("fold", ["none", "mean", "kernel"])
+def test_a_pretraining_checkpoint_predicts_with_its_binary_head(images, tmp_path, fold):
     with in_mmdet():
-        pretrainer = build("knet").eval()
+        pretrainer = build("knet", prompts=dict(fold=fold)).eval()
+    if fold != "none":
+        pretrainer.received.update(torch.randn(2, KERNELS, CHANNELS))
     cfg = finetuning_config("knet")
     detector = dict(cfg.model)
     for part in (detector["rpn_head"], detector["roi_head"]["mask_head"]):
@@ -83,9 +86,21 @@ def test_a_pretraining_checkpoint_predicts_with_its_binary_head(images, tmp_path
     whole = save(dict(meta=meta, state_dict=pretrainer.state_dict()), tmp_path / "epoch_1.pth")
     model = sp_fast.load(whole, device="cpu")
     assert model.classes == ("object",)
-    expected = pretrainer.detector.state_dict()
+    expected = {**pretrainer.export(), **pretrainer.class_head()}
+    kernels = "rpn_head.init_kernels.weight"
+    assert torch.equal(expected[kernels], pretrainer.detector.state_dict()[kernels]) == (fold == "none")
     assert all(torch.equal(value, expected[name]) for name, value in model.detector.state_dict().items())
     model.predict(images[1])
+
+
+def test_folded_prompts_of_an_unknown_model_are_an_error(tmp_path):
+    with in_mmdet():
+        state = build("knet", prompts=dict(fold="mean")).state_dict()
+    cfg = finetuning_config("knet")
+    cfg.model = dict(type="SaliencyPromptPretrainer", detector=dict(type="Unheard"))
+    meta = dict(cfg=cfg.pretty_text, dataset_meta=dict(classes=["object"]))
+    with pytest.raises(ValueError, match="Unheard is not known here; import the module that registers it"):
+        sp_fast.load(save(dict(meta=meta, state_dict=state), tmp_path / "latest.pth"))
 
 
 def test_missing_tensors_are_an_error(tmp_path):

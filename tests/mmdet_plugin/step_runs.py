@@ -57,7 +57,7 @@ train_cfg = dict(_delete_=True, type='StepTrainLoop', max_iters=5, val_interval=
 """
 PRETRAIN = """
 model = dict(_delete_=True, type='SaliencyPromptPretrainer', detector=_base_.model, source='cached',
-             prompts=dict(drop_rate=0.5), supervision=dict(seed_channels=1))
+             prompts=dict(drop_rate=0.5, fold='kernel'), supervision=dict(seed_channels=1))
 train_cfg = dict(_delete_=True, type='StepTrainLoop', max_iters=5)
 """
 TIMES = ("time", "data_time", "eta")

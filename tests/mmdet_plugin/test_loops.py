@@ -99,7 +99,12 @@ def test_averaged_weights_are_exported(scenes, tmp_path):
     exported = torch.load(result.folder / "pretrained.pth", weights_only=True)["state_dict"]
     saved = result.checkpoint()["state_dict"]
     assert exported
+    kernels = exported.pop("rpn_head.init_kernels.weight")
     assert all(torch.equal(value, saved[f"detector.{name}"]) for name, value in exported.items())
+    mean = saved["received.mean"]
+    assert mean.any()
+    assert torch.equal(kernels, saved["detector.rpn_head.init_kernels.weight"] + mean[:, :, None, None])
+    assert not torch.equal(mean, result.checkpoint()["ema_state_dict"]["module.received.mean"])
     name = "neck.lateral_convs.0.conv.weight"
     assert not torch.equal(exported[name], result.checkpoint()["ema_state_dict"][f"module.detector.{name}"])
 

@@ -114,6 +114,12 @@ def test_mean_inside_is_the_mean_of_the_covered_cells():
         (dict(source="teachers"), "source: expected one of cached, shared, teacher, import, got 'teachers'"),
         (dict(preset="mine"), "preset: expected one of paper, official, got 'mine'"),
         (dict(prompts=dict(inject="end")), "prompts.inject: expected one of init, proposal"),
+        (dict(prompts=dict(fold="all")), "prompts.fold: expected one of none, mean, kernel, got 'all'"),
+        (
+            dict(prompts=dict(fold="mean", inject="proposal")),
+            "prompts.fold: expected 'none' with prompts.inject='proposal', got 'mean'",
+        ),
+        (dict(preset="official", prompts=dict(fold="kernel")), "set prompts.inject='init'"),
         (dict(proposer=dict(grid=(2, 2))), "proposer: expected only with source='shared'"),
     ],
 )

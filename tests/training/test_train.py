@@ -102,9 +102,15 @@ def test_two_processes_pretrain_with_batches_without_objects(scenes, uneven, tmp
     config = write_config(tmp_path / "config.py", "pretrain")
     data = ["--images", scenes / "labelled", "--annotations", uneven / "uneven_masks.json"]
     length = ["--epochs", 2, "--batch-size", 1, "--total-batch", 4]
-    train_ranks(2, tmp_path, config, *data, *length, "--work-dir", tmp_path / "run")
+    fold = ["--cfg-options", "model.prompts.fold=kernel"]
+    train_ranks(2, tmp_path, config, *data, *length, "--work-dir", tmp_path / "run", *fold)
     same = same_weights(tmp_path)
     exported = torch.load(tmp_path / "run" / "pretrained.pth", weights_only=True)["state_dict"]
+    kernels = exported.pop("rpn_head.init_kernels.weight")
+    mean = same["received.mean"][:, :, None, None]
+    assert mean.any()
+    assert same["received.images"] == 16
+    assert torch.equal(kernels, same["detector.rpn_head.init_kernels.weight"] + mean)
     assert all(torch.equal(value, same[f"detector.{name}"]) for name, value in exported.items())
     assert load_checkpoint_file(tmp_path / "run" / "latest.pth")["meta"]["iter"] == 4
 

@@ -46,9 +46,12 @@ class Adapter(ABC):
             out of the exported weights.
         injection_points: places where prompts can be added, as named by the option `inject`: `init`, the
             learned initial kernels; `proposal`, the kernels after the first head or stage.
+        initial_kernels: name of the parameter K^0 `[N, C, ...]` of the detector, which the option `fold` adds
+            the mean prompt to; empty if a family has none.
     """
 
     class_heads: tuple[str, ...]
+    initial_kernels: str = ""
     injection_points: tuple[str, ...] = ("init", "proposal")
 
     def __init__(self, detector: nn.Module) -> None:
@@ -117,18 +120,21 @@ class Adapter(ABC):
         }
 
 
+def adapter_class(detector: type) -> type[Adapter] | None:
+    """The adapter of a detector class or of its nearest base class that has one."""
+    return next((_ADAPTERS[cls.__name__] for cls in detector.__mro__ if cls.__name__ in _ADAPTERS), None)
+
+
 def adapter_for(detector: nn.Module) -> Adapter:
     """Makes the adapter for a detector; raises ValueError with the known families if there is none."""
-    for cls in type(detector).__mro__:
-        if cls.__name__ in _ADAPTERS:
-            return _ADAPTERS[cls.__name__](detector)
-    known = ", ".join(sorted(_ADAPTERS))
-    raise ValueError(f"detector: expected one of {known}, got {type(detector).__name__}")
+    found = adapter_class(type(detector))
+    if found is None:
+        known = ", ".join(sorted(_ADAPTERS))
+        raise ValueError(f"detector: expected one of {known}, got {type(detector).__name__}")
+    return found(detector)
 
 
 def class_heads(detector: nn.Module) -> tuple[str, ...]:
     """Patterns of the names of parameters that depend on the number of classes, for any detector of mmdet."""
-    for cls in type(detector).__mro__:
-        if cls.__name__ in _ADAPTERS:
-            return _ADAPTERS[cls.__name__].class_heads
-    return _MMDET_CLASS_HEADS
+    found = adapter_class(type(detector))
+    return found.class_heads if found else _MMDET_CLASS_HEADS

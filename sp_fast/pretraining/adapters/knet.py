@@ -17,6 +17,7 @@ class KNetAdapter(Adapter, detector="KNet"):
     """Adapter of K-Net; see `Adapter`."""
 
     class_heads = (r"rpn_head\.conv_seg\.", r"roi_head\.mask_head\.\d+\.fc_cls\.")
+    initial_kernels = "rpn_head.init_kernels.weight"
 
     @property
     def kernel_channels(self) -> int:

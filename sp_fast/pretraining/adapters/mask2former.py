@@ -28,6 +28,7 @@ class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
     """
 
     class_heads = (r"panoptic_head\.cls_embed\.",)
+    initial_kernels = "panoptic_head.query_feat.weight"
 
     @property
     def kernel_channels(self) -> int:

@@ -24,6 +24,7 @@ class QueryInstAdapter(Adapter, detector="QueryInst"):
     """
 
     class_heads = (r"roi_head\.bbox_head\.\d+\.fc_cls\.", r"roi_head\.mask_head\.\d+\.conv_logits\.")
+    initial_kernels = "rpn_head.init_proposal_features.weight"
 
     @property
     def kernel_channels(self) -> int:
