@@ -184,7 +184,7 @@ def load_backbone_weights(
     name: str = getattr(backbone, "name", type(backbone).__name__)
     own = body.state_dict().keys()
     translated: Callable[[Mapping[str, Tensor]], Translated] = getattr(
-        backbone, "translate", partial(translate, names=own)
+        backbone, "translate", partial(translate, names=getattr(backbone, "complete_keys", own))
     )
     layout, state, unknown, dropped = translated(tensors)
     if not state:
