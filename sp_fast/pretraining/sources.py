@@ -130,7 +130,7 @@ class SharedSource(nn.Module):
         )
         inside = (y[:, :, None] & x[:, None])[:, None]  # [B, 1, H / stride, W / stride]
         real = torch.arange(saliency.shape[1], device=size.device) < found.count[:, None]
-        return (resized >= self.proposer.options.threshold) & inside & real[..., None, None]
+        return (resized >= found.threshold[..., None, None]) & inside & real[..., None, None]
 
 
 class TeacherSource(SharedSource):

@@ -6,7 +6,8 @@ also needs Pillow and pycocotools.
 
 from sp_fast.proposals.backbones import BACKBONES, Backbone, backbone_of, build_backbone
 from sp_fast.proposals.presets import PRESETS, ProposalOptions
-from sp_fast.proposals.proposer import Proposals, SaliencyProposer
+from sp_fast.proposals.proposer import SaliencyProposer
+from sp_fast.proposals.selection import Proposals
 from sp_fast.weights import WeightsError, WeightsReport, load_backbone_weights
 
 __all__ = [

@@ -140,3 +140,15 @@ def inside(maps: Tensor, valid: Tensor) -> Tensor:
     """True in the valid part of maps [B, ..., H, W]: bool [B, H, W]."""
     rows, columns = (torch.arange(side, device=maps.device) for side in _size_of(maps))
     return (rows < valid[:, :1])[:, :, None] & (columns < valid[:, 1:])[:, None, :]
+
+
+def prepared(features: Tensor, valid: Tensor | None, center: bool) -> Tensor:
+    """Zero the features beyond the valid part and, with `center`, subtract the mean over that part."""
+    size = whole_maps(features) if valid is None else valid.long()
+    real = inside(features, size)[:, None]
+    features = torch.where(real, features, 0)
+    if center:
+        cells = size.prod(1).reshape(-1, 1, 1, 1)
+        mean = features.sum((2, 3), keepdim=True, dtype=torch.float32) / cells
+        features = torch.where(real, features - mean.to(features.dtype), 0)
+    return features

@@ -1,9 +1,10 @@
-"""Options of the saliency proposals, and the two presets."""
+"""Options of the saliency proposals, and the presets."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from sp_fast.ops.checks import check_choice, check_grids, check_int, check_numbe
 _CHOICES = {
     "similarity": ("dot", "cosine"),
     "nms": ("mask", "matrix"),
+    "ranking": ("saliency", "objectness"),
     "matrix_kernel": ("gaussian", "linear"),
 }
 
@@ -23,9 +25,12 @@ class ProposalOptions:
     Attributes:
         grid: (rows, columns) of the average-pooling grid of seeds, or a sequence of such pairs.
         scales: factors in (0, 1] by which the features are resized to seeds, bilinearly.
+        sizes: longer sides in pixels at which the features of an image are computed; None: as it is given.
         center: subtract the mean feature of each image from its features.
         similarity: similarity of a seed and a cell, "dot" or "cosine".
-        threshold: least normalised saliency inside a mask, in [0, 1].
+        threshold: least normalised saliency inside a mask, in [0, 1]; or several of them, for `objectness`.
+        ranking: "saliency": masks are ranked by the mean saliency inside. "objectness": masks and their
+            connected parts, at all sizes and thresholds, are ranked by `objectness`; needs a grid, mask NMS.
         nms: non-maximum suppression, "mask" (greedy, by IoU) or "matrix" (decayed scores).
         iou_threshold: mask NMS removes a mask whose IoU with a better one is above this.
         matrix_kernel: decay function of matrix NMS, "gaussian" or "linear".
@@ -39,9 +44,11 @@ class ProposalOptions:
 
     grid: tuple[tuple[int, int], ...] | None = ((10, 10),)
     scales: tuple[float, ...] | None = None
+    sizes: tuple[int, ...] | None = None
     center: bool = False
     similarity: str = "dot"
-    threshold: float = 0.5
+    threshold: float | tuple[float, ...] = 0.5
+    ranking: str = "saliency"
     nms: str = "mask"
     iou_threshold: float = 0.5
     matrix_kernel: str = "gaussian"
@@ -64,7 +71,17 @@ class ProposalOptions:
             )
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
-        check_number("threshold", self.threshold, 0, 1)
+        if isinstance(self.threshold, Sequence) and not isinstance(self.threshold, str):
+            object.__setattr__(self, "threshold", tuple(self.threshold))
+        if not self.thresholds:
+            raise ValueError("threshold: expected at least one number, got none")
+        for threshold in self.thresholds:
+            check_number("threshold", threshold, 0, 1)
+        if self.sizes is not None:
+            object.__setattr__(self, "sizes", tuple(self.sizes))
+            for side in self.sizes or (0,):
+                check_int("sizes", side, 1)
+        self._check_ranking()
         check_number("iou_threshold", self.iou_threshold, 0, 1)
         for name in ("min_center_height", "max_box_width", "min_score"):
             if getattr(self, name) is not None:
@@ -81,8 +98,25 @@ class ProposalOptions:
                 raise ValueError(f"scales: expected factors above 0 and up to 1, got {self.scales!r}")
             object.__setattr__(self, "scales", tuple(float(scale) for scale in self.scales))
 
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """All values of `threshold`."""
+        return self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
 
-# `paper`: Eq. 3-4 of the paper. `official`: what the authors' released code does.
+    def _check_ranking(self) -> None:
+        if self.ranking == "objectness":
+            if self.grid is None or self.nms != "mask":
+                raise ValueError(
+                    f"ranking: objectness needs grid, nms='mask'; got scales={self.scales}, nms={self.nms!r}"
+                )
+            return
+        for name in ("sizes", "threshold"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) > 1:
+                raise ValueError(f"{name}: expected one value with ranking='saliency', got {value}")
+
+
+# `paper`: Eq. 3-4 of the paper. `official`: what the authors' released code does. `multiscale`: ours.
 PRESETS = {
     "paper": ProposalOptions(),
     "official": ProposalOptions(
@@ -93,6 +127,14 @@ PRESETS = {
         min_center_height=0.2,
         max_box_width=0.95,
         min_score=0.7,
+    ),
+    "multiscale": ProposalOptions(
+        grid=((20, 20), (10, 10)),
+        sizes=(640, 1280, 1920),
+        threshold=(0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+        ranking="objectness",
+        iou_threshold=0.4,
+        max_masks=40,
     ),
 }
 OPTION_NAMES = tuple(field.name for field in dataclasses.fields(ProposalOptions))

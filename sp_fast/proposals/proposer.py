@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,34 +10,14 @@ from torch import Tensor, nn
 
 from sp_fast.ops import PackedMasks, mask_nms, matrix_nms, seed_saliency
 from sp_fast.ops.reference import normalized_saliency
-from sp_fast.ops.take_proposals import take_proposals
 from sp_fast.proposals.backbones import Backbone
-from sp_fast.proposals.extents import inside, whole_maps
+from sp_fast.proposals.extents import Size, prepared, whole_maps
 from sp_fast.proposals.filters import geometry_filter
+from sp_fast.proposals.multiscale import best_objects
 from sp_fast.proposals.presets import resolve_options
+from sp_fast.proposals.pyramid import cell_colours, resized
 from sp_fast.proposals.seeds import resized_seeds
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """Proposals of a batch, best first, padded to K = max_masks per image.
-
-    Attributes:
-        masks: [B, K] at the size of the feature map; empty past `count`.
-        score: fp32 [B, K], mean saliency inside the mask (decayed by matrix NMS); 0 past `count`.
-        seeds: [B, K, D], vectors that the masks were made from; 0 past `count`.
-        seed_index: int64 [B, K], index of the seed among the image's seeds: row-major, grid by grid (or scale
-            by scale) in the order given; -1 past `count`. It does not depend on the padding.
-        count: int64 [B], number of proposals.
-        valid: int64 [B, 2], height and width in cells of the valid part of each map; None: the whole map.
-    """
-
-    masks: PackedMasks
-    score: Tensor
-    seeds: Tensor
-    seed_index: Tensor
-    count: Tensor
-    valid: Tensor | None = None
+from sp_fast.proposals.selection import Proposals, best, select
 
 
 class SaliencyProposer(nn.Module):
@@ -50,7 +29,7 @@ class SaliencyProposer(nn.Module):
 
     Args:
         backbone: from `build_backbone`; needed for images, not for features.
-        preset: "paper" or "official".
+        preset: "paper", "official" or "multiscale".
         options: changes to the preset, see `ProposalOptions`.
 
     Raises:
@@ -78,14 +57,34 @@ class SaliencyProposer(nn.Module):
         Raises:
             ValueError: no backbone, or images of a wrong shape.
         """
+        return self.with_saliency(images)[0]
+
+    @torch.no_grad()
+    def with_saliency(self, images: Tensor | Sequence[Tensor]) -> tuple[Proposals, Tensor, list[Size]]:
+        """Propose masks for images; also return `saliency` and the valid size of each map, on the host.
+
+        See `from_images`.
+        """
         if self.backbone is None:
             raise ValueError("backbone: needed for images; pass one to SaliencyProposer or use from_features")
         if isinstance(images, Tensor) and images.ndim != 4:
             raise ValueError(
                 f"images: expected [B, 3, H, W] or a sequence of [3, H, W], got {list(images.shape)}"
             )
-        features = self.backbone.features(list(images))
-        return self.from_features(features.maps, features.valid)
+        images = list(images)
+        if self.options.ranking == "saliency":
+            own = images if self.options.sizes is None else resized(images, self.options.sizes[0])
+            features = self.backbone.features(own)
+            proposals = self.from_features(features.maps, features.valid)
+            return proposals, self.saliency(features.maps, proposals), features.sizes
+        pyramid = [images] if self.options.sizes is None else [resized(images, s) for s in self.options.sizes]
+        levels = [self.backbone.features(level) for level in pyramid]
+        finest = max(levels, key=lambda level: level.maps[0, 0].numel())
+        colours = cell_colours(images, finest.sizes)
+        found = best_objects([(level.maps, level.valid) for level in levels], self.options, colours)
+        proposals = self._filter(found)
+        assert proposals.saliency is not None
+        return proposals, proposals.saliency, finest.sizes
 
     @torch.no_grad()
     def from_features(self, features: Tensor, valid: Tensor | None = None) -> Proposals:
@@ -106,8 +105,11 @@ class SaliencyProposer(nn.Module):
         if valid is not None and list(valid.shape) != [len(features), 2]:
             raise ValueError(f"valid: expected [{len(features)}, 2], got {list(valid.shape)}")
         options, seeds, index = self.options, None, None
+        if options.ranking == "objectness":
+            whole = whole_maps(features) if valid is None else valid.long()
+            return self._filter(best_objects([(features, whole)], options))
         if options.center or options.scales is not None:
-            features = _prepared(features, valid, options.center)
+            features = prepared(features, valid, options.center)
         if options.scales is not None:
             whole = whole_maps(features) if valid is None else valid.long()
             seeds, index = resized_seeds(features, options.scales, whole)
@@ -117,10 +119,14 @@ class SaliencyProposer(nn.Module):
             seeds=seeds,
             valid=valid,
             similarity=options.similarity,
-            threshold=options.threshold,
+            threshold=options.thresholds[0],
         )
         chosen, score = self._suppress(masks, score)
-        return self._filter(_take(masks, score, seeds, chosen, index, valid))
+        if index is None or not index.shape[1]:
+            index = torch.arange(score.shape[1], device=score.device).expand_as(score)
+        threshold = torch.full_like(score, options.thresholds[0])
+        found = Proposals(masks, score, seeds, index, index.new_zeros(len(index)), valid, threshold)
+        return self._filter(select(found, chosen))
 
     @torch.no_grad()
     def saliency(self, features: Tensor, proposals: Proposals) -> Tensor:
@@ -133,10 +139,12 @@ class SaliencyProposer(nn.Module):
         Returns:
             fp32 [B, K, H, W] in [0, 1]; 0 in the padding and past `count`.
         """
+        if proposals.saliency is not None:
+            return proposals.saliency
         # Computed again, but only for the kept seeds: `seed_saliency` packs each mask as it goes, and keeping
         # the saliency of all M seeds would take 32 times the memory of their masks.
         if self.options.center:
-            features = _prepared(features, proposals.valid, True)
+            features = prepared(features, proposals.valid, True)
         y, defined = normalized_saliency(features, proposals.seeds, proposals.valid, self.options.similarity)
         return torch.where(defined, y, 0).unflatten(-1, features.shape[2:])
 
@@ -161,7 +169,7 @@ class SaliencyProposer(nn.Module):
             kernel=options.matrix_kernel,
             sigma=options.sigma,
         )
-        return _best(torch.where(large, decayed, -torch.inf), options.max_masks), decayed
+        return best(torch.where(large, decayed, -torch.inf), options.max_masks), decayed
 
     def _filter(self, proposals: Proposals) -> Proposals:
         options = self.options
@@ -177,41 +185,5 @@ class SaliencyProposer(nn.Module):
             )
         elif options.min_score is None:
             return proposals
-        place = _best(torch.where(keep, proposals.score, -torch.inf), keep.shape[1])
-        found = proposals
-        return _take(found.masks, found.score, found.seeds, place, found.seed_index, found.valid)
-
-
-def _best(score: Tensor, most: int) -> Tensor:
-    """Indices of the finite scores in descending order, ties by index: [B, most], padded with -1."""
-    ordered, order = torch.sort(score, dim=1, descending=True, stable=True)
-    order = torch.where(torch.isfinite(ordered), order, -1)[:, :most]
-    return nn.functional.pad(order, (0, most - order.shape[1]), value=-1)
-
-
-def _take(
-    masks: PackedMasks,
-    score: Tensor,
-    seeds: Tensor,
-    chosen: Tensor,
-    index: Tensor | None,
-    valid: Tensor | None,
-) -> Proposals:
-    """Take the rows `chosen`, int64 [B, K], -1 for none; `index` [B, M]: seed index of each row, if given."""
-    seed_index = chosen
-    if index is not None and index.shape[1]:
-        seed_index = torch.where(chosen >= 0, index.gather(1, chosen.clamp(min=0)), -1)
-    masks, score, seeds, count = take_proposals(masks, score, seeds, chosen)
-    return Proposals(masks, score, seeds, seed_index, count, valid)
-
-
-def _prepared(features: Tensor, valid: Tensor | None, center: bool) -> Tensor:
-    """Zero the features beyond the valid part and, with `center`, subtract the mean over that part."""
-    size = whole_maps(features) if valid is None else valid.long()
-    real = inside(features, size)[:, None]
-    features = torch.where(real, features, 0)
-    if center:
-        cells = size.prod(1).reshape(-1, 1, 1, 1)
-        mean = features.sum((2, 3), keepdim=True, dtype=torch.float32) / cells
-        features = torch.where(real, features - mean.to(features.dtype), 0)
-    return features
+        place = best(torch.where(keep, proposals.score, -torch.inf), keep.shape[1])
+        return select(proposals, place)

@@ -299,22 +299,24 @@ def _propose(
     pool: ThreadPoolExecutor, proposer: SaliencyProposer, batch: list[_Loaded], device: str | torch.device
 ) -> list[Future[ImageRecord]]:
     """Propose masks for a batch; the pool resizes and encodes them."""
-    assert proposer.backbone is not None
-    features = proposer.backbone.features([image.pixels.to(device, non_blocking=True) for image in batch])
-    proposals = proposer.from_features(features.maps, features.valid)
-    saliency = proposer.saliency(features.maps, proposals).cpu()
-    counts = proposals.count.tolist()
-    scores, seeds = proposals.score.cpu(), proposals.seeds.cpu()
-    threshold = proposer.options.threshold
+    proposals, saliency, sizes = proposer.with_saliency(
+        [image.pixels.to(device, non_blocking=True) for image in batch]
+    )
+    saliency, counts = saliency.cpu(), proposals.count.tolist()
+    scores, seeds, thresholds = (x.cpu() for x in (proposals.score, proposals.seeds, proposals.threshold))
     futures = []
-    for i, (image, count, (height, width)) in enumerate(zip(batch, counts, features.sizes, strict=True)):
+    for i, (image, count, (height, width)) in enumerate(zip(batch, counts, sizes, strict=True)):
         own = saliency[i, :count, :height, :width]
-        futures.append(pool.submit(_record, image, own, scores[i, :count], seeds[i, :count], threshold))
+        futures.append(
+            pool.submit(_record, image, own, scores[i, :count], seeds[i, :count], thresholds[i, :count])
+        )
     return futures
 
 
-def _record(image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, threshold: float) -> ImageRecord:
-    masks = encoded_masks(saliency, (image.height, image.width), threshold)
+def _record(
+    image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, thresholds: Tensor
+) -> ImageRecord:
+    masks = encoded_masks(saliency, (image.height, image.width), thresholds)
     # A mask of a few cells can vanish in an image smaller than the feature map.
     kept = [k for k, mask in enumerate(masks) if mask["area"] > 0]
     stored = seeds[kept].numpy().astype(np.float16)

@@ -1,0 +1,86 @@
+"""How much a mask looks like an object: stability of its saliency, and contrast with its surroundings."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_MARGIN = 0.1  # of the threshold, on both sides
+_RING = 2  # cells around a mask
+_CONTRAST_WEIGHT = 0.5  # exponent of both contrasts
+
+
+def objectness(stability: Tensor, features: Tensor, colour: Tensor | None, threshold: Tensor) -> Tensor:
+    """Score of masks, in [0, 1]: stability * sqrt(contrasts) * exp(-threshold).
+
+    The form and its numbers were chosen on coco_mini/train, from the descriptors that told masks of objects
+    from others; a low threshold is preferred because it gives the whole object rather than its core.
+
+    Args:
+        stability: see `stability`.
+        features: `contrast` of the features.
+        colour: `contrast` of colours; None: left out.
+        threshold: threshold of the saliency of each mask.
+    """
+    score = stability * (features.clamp(min=0) / 2) ** _CONTRAST_WEIGHT * torch.exp(-threshold)
+    return score if colour is None else score * colour.clamp(min=0) ** _CONTRAST_WEIGHT
+
+
+def stability(masks: Tensor, saliency: Tensor, threshold: float) -> Tensor:
+    """How little masks change if the threshold of their saliency does, in [0, 1].
+
+    The share of the mask that stays if the threshold rises by 0.1, times the share that it has of what it
+    becomes if the threshold falls by 0.1, up to two cells away. 0 for an empty mask.
+
+    Args:
+        masks: bool [..., h, w].
+        saliency: [..., h, w], that the masks were made from.
+        threshold: least saliency inside a mask.
+    """
+    area = masks.sum((-2, -1)).float()
+    higher = (masks & (saliency >= threshold + _MARGIN)).sum((-2, -1))
+    lower = (dilated(masks, _RING) & (saliency >= threshold - _MARGIN)).sum((-2, -1))
+    return higher / area.clamp(min=1) * area / lower.clamp(min=1)
+
+
+def contrast(features: Tensor, masks: Tensor, inside: Tensor) -> Tensor:
+    """1 - cosine of the mean features inside each mask and in a ring two cells wide around it, in [0, 2].
+
+    0 without a ring.
+
+    Args:
+        features: [B, D, h, w]; zero beyond the valid part.
+        masks: bool [B, N, h, w].
+        inside: mean features inside the masks [B, N, D].
+    """
+    ring = dilated(masks, _RING) & ~masks & features.any(1, keepdim=True)
+    outside = means_inside(features, ring)
+    return torch.where(ring.any(-1).any(-1), 1 - F.cosine_similarity(inside, outside, dim=-1), 0)
+
+
+def colour_contrast(colours: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Distance of the mean colours inside each mask and in a ring two cells wide around it; 0 without a ring.
+
+    Args:
+        colours: [B, 3, h, w].
+        masks: bool [B, N, h, w].
+        valid: bool [B, h, w], True in the valid part of each map.
+    """
+    ring = dilated(masks, _RING) & ~masks & valid[:, None]
+    difference = means_inside(colours, masks) - means_inside(colours, ring)
+    return torch.where(ring.any(-1).any(-1), difference.norm(dim=-1), 0)
+
+
+def dilated(masks: Tensor, cells: int) -> Tensor:
+    """Grow masks, bool [..., h, w], by a number of cells in all directions."""
+    flat = masks.reshape(-1, 1, *masks.shape[-2:]).float()
+    return F.max_pool2d(flat, 2 * cells + 1, stride=1, padding=cells).bool().reshape(masks.shape)
+
+
+def means_inside(values: Tensor, masks: Tensor) -> Tensor:
+    """Mean of values [B, D, h, w] inside each mask, bool [B, N, h, w]: fp32 [B, N, D]; 0 for empty ones."""
+    weight = masks.flatten(2).float()
+    with torch.autocast(values.device.type, enabled=False):
+        total = weight @ values.float().flatten(2).transpose(1, 2)
+    return total / weight.sum(-1, keepdim=True).clamp(min=1)
