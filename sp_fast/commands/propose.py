@@ -21,6 +21,9 @@ Examples:
   ResNet-50 with DenseCL's, as in the authors' code:
     sp-fast propose photos --weights densecl_r50.pth \\
       --preset official --size 1333x800 --out masks.json
+  Small objects too, with masks ranked by how much they look like objects:
+    sp-fast propose photos --weights mobilenet_v2.pth \\
+      --preset multiscale --out masks.json
   Without weights, for simple scenes:
     sp-fast propose scenes --backbone random --center \\
       --similarity cosine --threshold 0.7 --size none --out masks.json
@@ -61,9 +64,11 @@ def _numbers(text: str, separator: str, kind: type, expected: str, lengths: Sequ
 
 def _size(text: str) -> Any:
     if text == "none":
-        return None
+        return "none"
+    if "," in text:
+        return _numbers(text, ",", int, "sizes such as 640,1280,1920")
     sides = _numbers(text, "x", int, "640, 1333x800 or none", (1, 2))
-    return sides[0], sides[-1]
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _grid(text: str) -> Any:
@@ -72,6 +77,11 @@ def _grid(text: str) -> Any:
 
 def _scales(text: str) -> Any:
     return _numbers(text, ",", float, "factors such as 1,0.5,0.25")
+
+
+def _thresholds(text: str) -> Any:
+    numbers = _numbers(text, ",", float, "a threshold, or several as 0.3,0.5")
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _shard(text: str) -> Any:
@@ -113,11 +123,12 @@ def propose(
         typer.Option(
             parser=_size,
             metavar="SIZE",
-            help="Longer side of the images in pixels, LONGERxSHORTER limits, or none.",
+            help="Longer side of the images in pixels, LONGERxSHORTER limits, or none [640]; with --ranking "
+            "objectness, one or several longer sides, such as 640,1280,1920.",
         ),
-    ] = "640",
+    ] = None,
     preset: Annotated[
-        Literal["paper", "official"], typer.Option(help="Defaults of the options below.")
+        Literal["paper", "official", "multiscale"], typer.Option(help="Defaults of the options below.")
     ] = "paper",
     grid: Annotated[
         Any, typer.Option(parser=_grid, metavar="GRID", help="Grid of seeds, such as 10x10 or 10x10,5x5.")
@@ -136,7 +147,20 @@ def propose(
     similarity: Annotated[
         Literal["dot", "cosine"] | None, typer.Option(help="Similarity of a seed and a cell.")
     ] = None,
-    threshold: Annotated[float | None, typer.Option(help="Lowest saliency inside a mask, 0 to 1.")] = None,
+    threshold: Annotated[
+        Any,
+        typer.Option(
+            parser=_thresholds,
+            metavar="NUMBERS",
+            help="Lowest saliency inside a mask, 0 to 1; with --ranking objectness also several, as 0.3,0.5.",
+        ),
+    ] = None,
+    ranking: Annotated[
+        Literal["saliency", "objectness"] | None,
+        typer.Option(
+            help="Rank masks by mean saliency; or masks and their connected parts by stability and contrast."
+        ),
+    ] = None,
     nms: Annotated[Literal["mask", "matrix"] | None, typer.Option(help="Non-maximum suppression.")] = None,
     iou_threshold: Annotated[
         float | None, typer.Option(help="Largest IoU of two masks after mask NMS.")
@@ -182,7 +206,7 @@ def propose(
     from sp_fast.data.images import list_images
     from sp_fast.progress import RunProgress
     from sp_fast.proposals.backbones import backbone_of, build_backbone
-    from sp_fast.proposals.presets import OPTION_NAMES
+    from sp_fast.proposals.presets import OPTION_NAMES, resolve_options
     from sp_fast.proposals.proposer import SaliencyProposer
     from sp_fast.proposals.ranks import RankProgress, Ranks
     from sp_fast.proposals.run import propose_folder
@@ -206,6 +230,16 @@ def propose(
             f"Weights of {name}: {network.weights_report}", highlight=False, soft_wrap=True, markup=False
         )
     changed = {name: context.params[name] for name in OPTION_NAMES if context.params.get(name) is not None}
+    several = resolve_options(preset, **changed).ranking == "objectness"
+    if isinstance(size, tuple if several else list):
+        expected = "longer sides such as 640,1280" if several else "one size without --ranking objectness"
+        raise typer.BadParameter(f"expected {expected}, got {size}", param_hint="--size")
+    if several and size is not None:
+        changed["sizes"] = None if size == "none" else [size] if isinstance(size, int) else size
+    if several or size == "none":
+        size = None
+    elif size is None:
+        size = 640
     proposer = SaliencyProposer(network, preset=preset, **changed)
     try:
         with RunProgress("images", console) as shown:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -12,12 +13,13 @@ from sp_fast.ops.reference import normalized_saliency
 from sp_fast.proposals.objectness import contrast, means_inside, stability
 from sp_fast.proposals.presets import ProposalOptions
 
-# Limits that bound memory; on coco_mini/train larger ones did not raise the recall of the 100 best masks.
+# Limits that bound time and memory.
 _WHOLE = 200  # different masks per threshold, before they are cut into parts
 _PARTS = 8  # parts per mask
 _KEPT = 150  # candidates per threshold
 _SAME = 0.8  # IoU above which two seeds have found the same mask
 _ALIKE = 0.75  # IoU above which the less stable one of two candidates is removed
+_CELLS_AT_ONCE = 2**24  # cells of masks that are unpacked at a time
 
 
 @dataclass(frozen=True)
@@ -25,77 +27,109 @@ class Candidates:
     """Candidate masks of a batch of feature maps; empty masks fill up the N of an image.
 
     Attributes:
-        saliency: fp32 [B, N, h, w]; 0 in other parts of the mask that a part was cut from.
-        threshold: fp32 [N], least saliency inside each mask.
+        words: int32 [B, N, W32], the masks, packed.
+        seeds: [B, N, D], the seeds that the saliency of the masks is of.
+        threshold: fp32 [B, N], least saliency inside each mask.
         stability: fp32 [B, N], see `stability`; 0 for empty masks.
         contrast: fp32 [B, N], see `contrast`, of the features.
         vectors: fp32 [B, N, D], mean features inside the masks.
         seed_index: int64 [B, N], index of the seed; -1 for empty masks.
     """
 
-    saliency: Tensor
+    words: Tensor
+    seeds: Tensor
     threshold: Tensor
     stability: Tensor
     contrast: Tensor
     vectors: Tensor
     seed_index: Tensor
 
+    @classmethod
+    def join(cls, several: Sequence[Candidates]) -> Candidates:
+        """Concatenate the candidates of maps of the same size and images."""
+        return cls(*(torch.cat([getattr(one, field.name) for one in several], 1) for field in fields(cls)))
 
-def find_candidates(features: Tensor, valid: Tensor, options: ProposalOptions) -> Candidates:
-    """Cut the saliency of every seed (Eq. 3-4) at every threshold, and each mask into its connected parts.
+    def take(self, index: Tensor) -> Candidates:
+        """Take rows [B, K]; negative indices take the first."""
+        return Candidates(*(rows_of(getattr(self, field.name), index) for field in fields(self)))
 
-    At each threshold the most stable candidates that differ are kept.
+    def saliency(self, features: Tensor, valid: Tensor, similarity: str) -> Tensor:
+        """Saliency of each mask, fp32 [B, N, h, w]: where it is a part, 0 in the other parts of the whole.
+
+        Between parts the saliency is below the threshold; it stays, so that outlines are smooth.
+        """
+        height, width = features.shape[2:]
+        y, defined = normalized_saliency(features, self.seeds, valid, similarity)
+        y = torch.where(defined, y, 0).unflatten(2, (height, width))
+        own = PackedMasks(self.words, height, width).unpack()
+        return torch.where((y >= self.threshold[..., None, None]) & ~own, 0, y)
+
+
+def find_candidates(
+    features: Tensor, valid: Tensor, threshold: float, options: ProposalOptions
+) -> Candidates:
+    """Cut the saliency of every seed (Eq. 3-4) at a threshold, and each mask into its connected parts.
+
+    The most stable candidates that differ are kept.
 
     Args:
-        features: fp32 [B, D, h, w].
+        features: fp32 [B, D, h, w], zero beyond the valid part.
         valid: int64 [B, 2], height and width in cells of the valid part of each map.
+        threshold: least saliency inside a mask.
         options: options of the proposer.
     """
-    found = [_at_threshold(features, valid, options, threshold) for threshold in options.thresholds]
-    rows = {
-        name: torch.cat([getattr(one, name) for one in found], dim=1)
-        for name in ("saliency", "stability", "contrast", "vectors", "seed_index")
-    }
-    return Candidates(threshold=torch.cat([one.threshold for one in found]), **rows)
-
-
-def _at_threshold(features: Tensor, valid: Tensor, options: ProposalOptions, threshold: float) -> Candidates:
     masks, score, seeds = seed_saliency(
         features, options.grid, valid=valid, similarity=options.similarity, threshold=threshold
     )
+    height, width = masks.height, masks.width
     place = mask_nms(masks, score, iou_threshold=_SAME, min_area=options.min_area, max_masks=_WHOLE)
-    place = place[:, : seeds.shape[1]]
-    seeds = _rows(seeds, place)  # [B, W, D]
-    y, defined = normalized_saliency(features, seeds, valid, options.similarity)
-    y = torch.where(defined, y, 0).unflatten(2, features.shape[2:])  # [B, W, h, w]
-    words = torch.where((place >= 0)[..., None], _rows(masks.words, place), 0)
-    whole = PackedMasks(words, masks.height, masks.width)
-    parts, _ = connected_parts(whole, max_parts=_PARTS, min_area=options.min_area)
-    words = torch.cat([words[:, :, None], parts.words], dim=2)  # [B, W, 1 + P, W32]
-    inside = PackedMasks(words, masks.height, masks.width).unpack()  # [B, W, 1 + P, h, w]
-    stable = stability(inside, y[:, :, None], threshold)
-    flat = PackedMasks(words.flatten(1, 2), masks.height, masks.width)
+    place = place[:, : seeds.shape[1]]  # [B, W]
+    seeds = rows_of(seeds, place)
+    whole = torch.where((place >= 0)[..., None], rows_of(masks.words, place), 0)
+    parts, _ = connected_parts(PackedMasks(whole, height, width), max_parts=_PARTS, min_area=options.min_area)
+    words = torch.cat([whole[:, :, None], parts.words], dim=2)  # [B, W, 1 + P, W32]
+    step = max(1, _CELLS_AT_ONCE // (len(words) * words.shape[2] * height * width or 1))
+    stable = torch.cat(
+        [
+            _stability(features, valid, some, of, threshold, options.similarity)
+            for some, of in zip(words.split(step, 1), seeds.split(step, 1), strict=True)
+        ],
+        dim=1,
+    )
+    words, stable = words.flatten(1, 2), stable.flatten(1)
     kept = mask_nms(
-        flat, stable.flatten(1), iou_threshold=_ALIKE, min_area=options.min_area, max_masks=_KEPT
+        PackedMasks(words, height, width),
+        stable,
+        iou_threshold=_ALIKE,
+        min_area=options.min_area,
+        max_masks=_KEPT,
     )  # [B, N]
-    there = kept >= 0
-    kept, parent = kept.clamp(min=0), kept.clamp(min=0) // words.shape[2]
-    own = _rows(inside.flatten(1, 2), kept) & there[..., None, None]  # [B, N, h, w]
-    y = _rows(y, parent)
-    # Between parts the saliency is below the threshold; it stays, so that outlines are smooth.
-    other = _rows(whole.unpack(), parent) & ~own
-    vectors = means_inside(features, own)
+    there, parent = kept >= 0, kept.clamp(min=0) // (1 + _PARTS)
+    words = torch.where(there[..., None], rows_of(words, kept), 0)
+    inside = PackedMasks(words, height, width).unpack()
+    vectors = means_inside(features, inside)
     return Candidates(
-        saliency=torch.where(other | ~there[..., None, None], 0, y),
-        threshold=torch.full(kept.shape[1:], threshold, device=y.device),
-        stability=torch.where(there, stable.flatten(1).gather(1, kept), 0),
-        contrast=contrast(features, own, vectors),
+        words=words,
+        seeds=rows_of(seeds, parent),
+        threshold=torch.full(kept.shape, threshold, device=words.device),
+        stability=torch.where(there, rows_of(stable, kept), 0),
+        contrast=contrast(features, inside, vectors),
         vectors=vectors,
-        seed_index=torch.where(there, place.gather(1, parent), -1),
+        seed_index=torch.where(there, rows_of(place, parent), -1),
     )
 
 
-def _rows(values: Tensor, index: Tensor) -> Tensor:
+def _stability(
+    features: Tensor, valid: Tensor, words: Tensor, seeds: Tensor, threshold: float, similarity: str
+) -> Tensor:
+    """Stability of masks [B, W, 1 + P, W32] of seeds [B, W, D]: [B, W, 1 + P]."""
+    height, width = features.shape[2:]
+    y, defined = normalized_saliency(features, seeds, valid, similarity)
+    y = torch.where(defined, y, 0).unflatten(2, (height, width))
+    return stability(PackedMasks(words, height, width).unpack(), y[:, :, None], threshold)
+
+
+def rows_of(values: Tensor, index: Tensor) -> Tensor:
     """Take rows `index` [B, N] of values [B, M, ...]; negative ones take the first."""
     image = torch.arange(len(values), device=values.device)[:, None]
     return values[image, index.clamp(min=0)]

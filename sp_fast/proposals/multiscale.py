@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from sp_fast.ops import PackedMasks, mask_nms
-from sp_fast.proposals.candidates import find_candidates
+from sp_fast.proposals.candidates import Candidates, find_candidates
 from sp_fast.proposals.extents import inside, prepared
 from sp_fast.proposals.objectness import colour_contrast, objectness
 from sp_fast.proposals.presets import ProposalOptions
@@ -27,44 +28,45 @@ def best_objects(
         options: options of the proposer.
         colours: fp32 [B, 3, H, W] in 0..1 on the grid of the finest level; None: left out of the ranking.
     """
+    levels = [(prepared(maps, valid, options.center).float(), valid) for maps, valid in levels]
     finest, target = max(levels, key=lambda level: level[0].shape[2] * level[0].shape[3])
-    number = sum(rows * columns for rows, columns in options.grid or ())
-    found = [
-        _scored(maps, valid, finest, target, options, colours, number * place)
-        for place, (maps, valid) in enumerate(levels)
-    ]
-    score, seeds, index, threshold, saliency = (
-        torch.cat([getattr(one, name) for one in found], dim=1)
-        for name in ("score", "seeds", "seed_index", "threshold", "saliency")
+    size, real = (finest.shape[2], finest.shape[3]), inside(finest, target)
+    seeds = sum(rows * columns for rows, columns in options.grid or ())
+    found: list[Candidates] = []
+    words, scores, indices = [], [], []
+    for number, (maps, valid) in enumerate(levels):
+        of_level = [find_candidates(maps, valid, threshold, options) for threshold in options.thresholds]
+        for one in of_level:
+            saliency = to_grid(one.saliency(maps, valid, options.similarity), valid, size, target)
+            masks = saliency >= one.threshold[..., None, None]
+            colour = None if colours is None else colour_contrast(colours, masks, real)
+            words.append(PackedMasks.pack(masks).words)
+            scores.append(objectness(one.stability, one.contrast, colour, one.threshold))
+            indices.append(torch.where(one.seed_index >= 0, one.seed_index + number * seeds, -1))
+        found.append(Candidates.join(of_level))
+    rows = Proposals(
+        masks=PackedMasks(torch.cat(words, dim=1), *size),
+        score=torch.cat(scores, dim=1),
+        seeds=torch.cat([one.vectors for one in found], dim=1),
+        seed_index=torch.cat(indices, dim=1),
+        count=target[:, 0],
+        valid=target,
+        threshold=torch.cat([one.threshold for one in found], dim=1),
     )
-    words = torch.cat([one.masks.words for one in found], dim=1)
-    masks = PackedMasks(words, finest.shape[2], finest.shape[3])
     chosen = mask_nms(
-        masks,
-        score,
+        rows.masks,
+        rows.score,
         iou_threshold=options.iou_threshold,
         min_area=options.min_area,
         max_masks=options.max_masks,
     )
-    return select(Proposals(masks, score, seeds, index, found[0].count, target, threshold, saliency), chosen)
-
-
-def _scored(
-    maps: Tensor,
-    valid: Tensor,
-    finest: Tensor,
-    target: Tensor,
-    options: ProposalOptions,
-    colours: Tensor | None,
-    offset: int,
-) -> Proposals:
-    """All candidates of one level on the grid of the finest, in no particular order."""
-    one = find_candidates(prepared(maps, valid, options.center).float(), valid, options)
-    saliency = to_grid(one.saliency, valid, (finest.shape[2], finest.shape[3]), target)
-    threshold = one.threshold.expand(len(maps), -1)
-    masks = saliency >= threshold[..., None, None]
-    colour = None if colours is None else colour_contrast(colours, masks, inside(finest, target))
-    score = objectness(one.stability, one.contrast, colour, one.threshold)
-    index = torch.where(one.seed_index >= 0, one.seed_index + offset, -1)
-    count = (index >= 0).sum(1)
-    return Proposals(PackedMasks.pack(masks), score, one.vectors, index, count, target, threshold, saliency)
+    # Computed again for the few that are kept: the saliency of all candidates takes gigabytes on large maps.
+    saliency = torch.zeros(*chosen.shape, *size, device=chosen.device)
+    first = 0
+    for one, (maps, valid) in zip(found, levels, strict=True):
+        place = chosen - first
+        here = (place >= 0) & (place < one.seed_index.shape[1])
+        own = one.take(torch.where(here, place, -1)).saliency(maps, valid, options.similarity)
+        saliency = torch.where(here[..., None, None], to_grid(own, valid, size, target), saliency)
+        first += one.seed_index.shape[1]
+    return dataclasses.replace(select(rows, chosen), saliency=saliency)

@@ -74,8 +74,10 @@ def colour_contrast(colours: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
 
 def dilated(masks: Tensor, cells: int) -> Tensor:
     """Grow masks, bool [..., h, w], by a number of cells in all directions."""
-    flat = masks.reshape(-1, 1, *masks.shape[-2:]).float()
-    return F.max_pool2d(flat, 2 * cells + 1, stride=1, padding=cells).bool().reshape(masks.shape)
+    side, grown = 2 * cells + 1, masks.reshape(-1, 1, *masks.shape[-2:]).float()
+    for kernel, padding in (((side, 1), (cells, 0)), ((1, side), (0, cells))):
+        grown = F.max_pool2d(grown, kernel, stride=1, padding=padding)
+    return grown.bool().reshape(masks.shape)
 
 
 def means_inside(values: Tensor, masks: Tensor) -> Tensor:

@@ -100,7 +100,8 @@ def propose_folder(
         out: JSON file to write.
         proposer: proposer with a backbone; moved to `device`.
         size: longer side of the resized images in pixels, their aspect ratio kept; a pair: limits of the
-            longer and the shorter side; None: images are not resized.
+            longer and the shorter side; None: images are not resized. Not used if the proposer's options have
+            `sizes`, which say the same.
         batch_size: images per batch, all of one orientation. None: 8 on a GPU, 1 on a CPU, where the memory
             of larger batches costs more than it gains.
         device: device of the network.
@@ -132,7 +133,8 @@ def propose_folder(
     check_int("shard", shard[1], 1)
     if not 1 <= shard[0] <= shard[1]:
         raise ValueError(f"shard: expected a number from 1 to {shard[1]}, got {shard[0]}")
-    sides = _sides(size)
+    sides = _sides(size) if proposer.options.sizes is None else None
+    limit = None if proposer.options.sizes is None else max(proposer.options.sizes)
     folder, out = Path(images), Path(out)
     paths = list_images(folder)
     files = [(path.relative_to(folder).as_posix(), file_size(path)) for path in paths]
@@ -174,7 +176,7 @@ def propose_folder(
         commit([])
         encoding: list[Future[ImageRecord]] = []
         for batch in _batches(
-            pool, paths, store.todo(), sides, exif, batch_size, store.block, 2 * workers, broken
+            pool, paths, store.todo(), sides, limit, exif, batch_size, store.block, 2 * workers, broken
         ):
             following = proposed(batch)
             commit(encoding)  # while the device may still be busy with the batch
@@ -232,9 +234,12 @@ def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return max(sides), min(sides)
 
 
-def _load(index: int, path: Path, sides: tuple[int, int] | None, exif: str) -> _Loaded:
+def _load(index: int, path: Path, sides: tuple[int, int] | None, limit: int | None, exif: str) -> _Loaded:
+    """Read an image; resize it to `sides`, or, if it is larger, to a longer side of `limit`."""
     pixels = torch.from_numpy(read_image(path, exif=exif)).permute(2, 0, 1)
     height, width = pixels.shape[-2:]
+    if limit is not None and max(height, width) > limit:
+        sides = limit, limit
     if sides is not None:
         scale = min(sides[0] / max(height, width), sides[1] / min(height, width))
         size = [max(1, round(height * scale)), max(1, round(width * scale))]
@@ -247,6 +252,7 @@ def _batches(
     paths: Sequence[Path],
     todo: Sequence[int],
     sides: tuple[int, int] | None,
+    limit: int | None,
     exif: str,
     batch_size: int,
     block: int,
@@ -257,7 +263,7 @@ def _batches(
 
     Images of one orientation stay in order, so a resumed run makes the same batches as an uninterrupted one.
     """
-    upcoming = ((index, pool.submit(_load, index, paths[index], sides, exif)) for index in todo)
+    upcoming = ((index, pool.submit(_load, index, paths[index], sides, limit, exif)) for index in todo)
     waiting = deque(islice(upcoming, max(ahead, batch_size)))
     collected: dict[bool, list[_Loaded]] = {True: [], False: []}
     current = None

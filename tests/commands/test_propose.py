@@ -110,6 +110,24 @@ def test_options_reach_the_proposer(command: Command, folder: Path, tmp_path: Pa
     assert {name: options[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize(("size", "expected"), [("32,64", [32, 64]), ("48", [48])])
+def test_sizes_and_thresholds_of_multiscale(
+    size: str, expected: list[int], command: Command, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "masks.json"
+    given = ["--backbone", "random", "--preset", "multiscale", "--grid", "4x4", "--threshold", "0.4,0.6"]
+    given += ["--size", size]
+    code, _, printed = command("propose", folder, "--out", out, *given)
+    assert code == 0, printed
+    written = json.loads(out.read_text())
+    options = written["info"]["options"]
+    assert options["sizes"] == expected
+    assert options["threshold"] == [0.4, 0.6]
+    assert options["ranking"] == "objectness"
+    assert options["size"] is None
+    assert written["annotations"]
+
+
 def test_existing_file_and_overwrite(command: Command, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     out.write_text("precious")
@@ -209,6 +227,13 @@ def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) ->
         (["{images}", *RANDOM, "--grid", "10"], 2, "expected 10x10, or several as 10x10,5x5, got '10'"),
         (["{images}", *RANDOM, "--scales", "1;2"], 2, "expected factors such as 1,0.5,0.25, got '1;2'"),
         (["{images}", *RANDOM, "--size", "big"], 2, "expected 640, 1333x800 or none, got 'big'"),
+        (["{images}", *RANDOM, "--size", "32,64"], 2, "expected one size without --ranking objectness"),
+        (
+            ["{images}", *RANDOM, "--preset", "multiscale", "--size", "80x32"],
+            2,
+            "expected longer sides such as 640,1280",
+        ),
+        (["{images}", *RANDOM, "--threshold", "0.3,0.5"], 2, "threshold: expected one value with ranking"),
         (["{images}", *RANDOM, "--device", "abacus"], 2, "abacus cannot be used here"),
         (["{images}", *RANDOM, "--preset", "mine"], 2, "'mine'"),
         (

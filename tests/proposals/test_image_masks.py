@@ -34,8 +34,12 @@ def test_encoding() -> None:
 
 def test_large_images_get_the_same_masks_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
     saliency = torch.rand(5, 6, 8, generator=torch.Generator().manual_seed(0))
-    whole = encoded_masks(saliency, (300, 401), 0.6)
-    assert whole == encode(image_masks(saliency, (300, 401), 0.6))
+    thresholds = torch.tensor([0.6, 0.5, 0.4, 0.6, 0.3])
+    whole = encoded_masks(saliency, (300, 401), thresholds)
+    one_by_one = [
+        image_masks(one[None], (300, 401), float(at)) for one, at in zip(saliency, thresholds, strict=True)
+    ]
+    assert whole == encode(torch.cat(one_by_one)) == encode(image_masks(saliency, (300, 401), thresholds))
     monkeypatch.setattr("sp_fast.proposals.image_masks._PIXELS_AT_ONCE", 2 * 300 * 401)
-    assert encoded_masks(saliency, (300, 401), 0.6) == whole
-    assert encoded_masks(saliency[:0], (300, 401), 0.6) == []
+    assert encoded_masks(saliency, (300, 401), thresholds) == whole
+    assert encoded_masks(saliency[:0], (300, 401), thresholds[:0]) == []

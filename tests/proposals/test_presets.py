@@ -24,6 +24,14 @@ def test_paper_preset_matches_the_paper() -> None:
     assert (paper.min_center_height, paper.max_box_width, paper.min_score) == (None, None, None)
 
 
+def test_multiscale_preset() -> None:
+    multiscale = PRESETS["multiscale"]
+    assert multiscale.sizes == (640, 1280, 1920)
+    assert multiscale.thresholds == (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    assert multiscale.ranking == "objectness"
+    assert resolve_options("multiscale", threshold=0.5, sizes=[320]).thresholds == (0.5,)
+
+
 def test_grid_replaces_scales_and_vice_versa() -> None:
     assert resolve_options("official", grid=(5, 7)).scales is None
     assert resolve_options("official", grid=(5, 7)).grid == ((5, 7),)
@@ -41,7 +49,11 @@ def test_unknown_option_error_lists_known_ones() -> None:
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"preset": "mine"}, ValueError, "preset: expected one of 'paper', 'official', got 'mine'"),
+        (
+            {"preset": "mine"},
+            ValueError,
+            "preset: expected one of 'paper', 'official', 'multiscale', got 'mine'",
+        ),
         ({"grid": (0, 4)}, ValueError, "grid: expected"),
         ({"grid": (4, 4), "scales": (1.0,)}, ValueError, "exactly one"),
         ({"scales": (2.0,)}, ValueError, "scales: expected factors above 0 and up to 1"),
@@ -53,6 +65,14 @@ def test_unknown_option_error_lists_known_ones() -> None:
         ({"min_area": 2.5}, TypeError, "min_area: expected an int"),
         ({"min_score": -1}, ValueError, r"min_score: expected a number in \[0, 1\]"),
         ({"center": "yes"}, TypeError, "center: expected True or False"),
+        ({"threshold": (0.3, 0.5)}, ValueError, "threshold: expected one value with ranking='saliency'"),
+        ({"threshold": ()}, ValueError, "threshold: expected at least one number"),
+        ({"preset": "multiscale", "threshold": (0.3, 2)}, ValueError, r"threshold: expected a number in"),
+        ({"sizes": (640, 1280)}, ValueError, "sizes: expected one value with ranking='saliency'"),
+        ({"preset": "multiscale", "sizes": ()}, ValueError, "sizes: expected an int of at least 1"),
+        ({"preset": "multiscale", "nms": "matrix"}, ValueError, "ranking: objectness needs grid, nms='mask'"),
+        ({"preset": "official", "ranking": "objectness"}, ValueError, "ranking: objectness needs grid"),
+        ({"ranking": "best"}, ValueError, "ranking: expected one of 'saliency', 'objectness'"),
     ],
 )
 def test_bad_options(options: dict, kind: type[Exception], message: str) -> None:

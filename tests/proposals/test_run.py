@@ -108,18 +108,19 @@ def test_a_store_that_cannot_be_written_does_not_lose_the_run(
     assert {path.name for path in tmp_path.glob("masks*")} == {"masks.json", "masks.seeds.safetensors"}
 
 
-def test_masks_and_seeds_match_the_proposer(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "masks.json"
-    run(folder, out, batch_size=4)
+@pytest.mark.parametrize(
+    "options", [{}, {"preset": "multiscale", "sizes": (64, 128), "threshold": (0.5, 0.7)}]
+)
+def test_masks_and_seeds_match_the_proposer(options: dict, folder: Path, tmp_path: Path) -> None:
+    out, model = tmp_path / "masks.json", proposer(**options)
+    run(folder, out, batch_size=4, proposer=model)
     coco, seeds = load(out), load_file(seeds_path(out))["seeds"]
-    model = proposer()
     for image in (coco.imgs[2], coco.imgs[7]):
         pixels = torch.from_numpy(read_image(folder / image["file_name"])).permute(2, 0, 1)
-        features = model.backbone.features([pixels])
-        proposals = model.from_features(features.maps, features.valid)
+        proposals, saliency, _ = model.with_saliency([pixels])
         count = int(proposals.count[0])
-        saliency = model.saliency(features.maps, proposals)[0, :count]
-        expected = image_masks(saliency, (image["height"], image["width"]), 0.7)
+        size = image["height"], image["width"]
+        expected = image_masks(saliency[0, :count], size, proposals.threshold[0, :count])
         annotations = coco.imgToAnns[image["id"]]
         assert len(annotations) == count > 0
         for k, annotation in enumerate(annotations):
