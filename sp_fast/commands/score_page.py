@@ -111,11 +111,11 @@ def _drawn(
 
 def _caption(one: FileScores, name: str) -> str:
     masks = len(one.masks.masks[name])
-    number = f"{one.label}: {masks} mask{'' if masks == 1 else 's'}"
+    counted = f"{one.label}: {masks} mask{'' if masks == 1 else 's'}"
     if one.recall is None or name not in one.recall.by_image:
-        return number
+        return counted
     recall = one.recall.by_image[name]
-    return f"{number}; mean best IoU {recall.first:.2f} with the first {SHOWN}, {recall.all:.2f} with all"
+    return f"{counted}; mean best IoU {recall.first:.2f} with the first {SHOWN}, {recall.all:.2f} with all"
 
 
 def _curves(files: Sequence[FileScores], value: str, colours: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from sp_fast.knet.targets import TARGET_STRIDE
 from sp_fast.ops import PackedMasks
 from sp_fast.pretraining.adapters import Adapter
 from sp_fast.proposals import Proposals, SaliencyProposer
+from sp_fast.proposals.objectness import means_inside
 
 
 class StepProposals(NamedTuple):
@@ -183,10 +184,7 @@ def mean_inside(features: Tensor, masks: Tensor) -> Tensor:
     batch, channels, rows, columns = features.shape
     if masks.shape[1] == 0:
         return features.new_zeros(batch, 0, channels, dtype=torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
-        weight = F.adaptive_avg_pool2d(masks.float(), (rows, columns)).flatten(2)  # [B, L, h w]
-        total = weight @ features.detach().float().flatten(2).transpose(1, 2)  # [B, L, D]
-        return total / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    return means_inside(features.detach(), F.adaptive_avg_pool2d(masks.float(), (rows, columns)))
 
 
 def _in_order(rows: Tensor, order: Tensor) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from sp_fast.ops import PackedMasks, connected_parts, mask_nms, seed_saliency
-from sp_fast.ops.reference import normalized_saliency
 from sp_fast.proposals.objectness import contrast, means_inside, stability
 from sp_fast.proposals.presets import ProposalOptions
+from sp_fast.proposals.seeds import saliency_maps
+from sp_fast.proposals.selection import rows_of
 
 # Limits that bound time and memory.
 _WHOLE = 200  # different masks per threshold, before they are cut into parts
@@ -58,10 +59,8 @@ class Candidates:
 
         Between parts the saliency is below the threshold; it stays, so that outlines are smooth.
         """
-        height, width = features.shape[2:]
-        y, defined = normalized_saliency(features, self.seeds, valid, similarity)
-        y = torch.where(defined, y, 0).unflatten(2, (height, width))
-        own = PackedMasks(self.words, height, width).unpack()
+        y = saliency_maps(features, self.seeds, valid, similarity)
+        own = PackedMasks(self.words, *features.shape[2:]).unpack()
         return torch.where((y >= self.threshold[..., None, None]) & ~own, 0, y)
 
 
@@ -70,7 +69,7 @@ def find_candidates(
 ) -> Candidates:
     """Cut the saliency of every seed (Eq. 3-4) at a threshold, and each mask into its connected parts.
 
-    The most stable candidates that differ are kept.
+    Of candidates that overlap much, the most stable is kept.
 
     Args:
         features: fp32 [B, D, h, w], zero beyond the valid part.
@@ -91,8 +90,8 @@ def find_candidates(
     step = max(1, _CELLS_AT_ONCE // (len(words) * words.shape[2] * height * width or 1))
     stable = torch.cat(
         [
-            _stability(features, valid, some, of, threshold, options.similarity)
-            for some, of in zip(words.split(step, 1), seeds.split(step, 1), strict=True)
+            _stability(features, valid, some, own, threshold, options.similarity)
+            for some, own in zip(words.split(step, 1), seeds.split(step, 1), strict=True)
         ],
         dim=1,
     )
@@ -123,13 +122,5 @@ def _stability(
     features: Tensor, valid: Tensor, words: Tensor, seeds: Tensor, threshold: float, similarity: str
 ) -> Tensor:
     """Stability of masks [B, W, 1 + P, W32] of seeds [B, W, D]: [B, W, 1 + P]."""
-    height, width = features.shape[2:]
-    y, defined = normalized_saliency(features, seeds, valid, similarity)
-    y = torch.where(defined, y, 0).unflatten(2, (height, width))
-    return stability(PackedMasks(words, height, width).unpack(), y[:, :, None], threshold)
-
-
-def rows_of(values: Tensor, index: Tensor) -> Tensor:
-    """Take rows `index` [B, N] of values [B, M, ...]; negative ones take the first."""
-    image = torch.arange(len(values), device=values.device)[:, None]
-    return values[image, index.clamp(min=0)]
+    y = saliency_maps(features, seeds, valid, similarity)
+    return stability(PackedMasks(words, *features.shape[2:]).unpack(), y[:, :, None], threshold)

@@ -14,13 +14,13 @@ _CONTRAST_WEIGHT = 0.5  # exponent of both contrasts
 def objectness(stability: Tensor, features: Tensor, colour: Tensor | None, threshold: Tensor) -> Tensor:
     """Score of masks, in [0, 1]: stability * sqrt(contrasts) * exp(-threshold).
 
-    The form and its numbers were chosen on coco_mini/train, from the descriptors that told masks of objects
-    from others; a low threshold is preferred because it gives the whole object rather than its core.
+    The form and its numbers were chosen on coco_mini/train. Masks of low thresholds are preferred: they tend
+    to hold the whole object rather than its core.
 
     Args:
         stability: see `stability`.
         features: `contrast` of the features.
-        colour: `contrast` of colours; None: left out.
+        colour: see `colour_contrast`; None: left out.
         threshold: threshold of the saliency of each mask.
     """
     score = stability * (features.clamp(min=0) / 2) ** _CONTRAST_WEIGHT * torch.exp(-threshold)
@@ -30,18 +30,17 @@ def objectness(stability: Tensor, features: Tensor, colour: Tensor | None, thres
 def stability(masks: Tensor, saliency: Tensor, threshold: float) -> Tensor:
     """How little masks change if the threshold of their saliency does, in [0, 1].
 
-    The share of the mask that stays if the threshold rises by 0.1, times the share that it has of what it
-    becomes if the threshold falls by 0.1, up to two cells away. 0 for an empty mask.
+    The number of cells of a mask that stay if the threshold rises by 0.1, over the number that it has if the
+    threshold falls by 0.1, up to two cells away. 0 for an empty mask.
 
     Args:
         masks: bool [..., h, w].
         saliency: [..., h, w], that the masks were made from.
         threshold: least saliency inside a mask.
     """
-    area = masks.sum((-2, -1)).float()
     higher = (masks & (saliency >= threshold + _MARGIN)).sum((-2, -1))
     lower = (dilated(masks, _RING) & (saliency >= threshold - _MARGIN)).sum((-2, -1))
-    return higher / area.clamp(min=1) * area / lower.clamp(min=1)
+    return higher / lower.clamp(min=1)
 
 
 def contrast(features: Tensor, masks: Tensor, inside: Tensor) -> Tensor:
@@ -81,8 +80,8 @@ def dilated(masks: Tensor, cells: int) -> Tensor:
 
 
 def means_inside(values: Tensor, masks: Tensor) -> Tensor:
-    """Mean of values [B, D, h, w] inside each mask, bool [B, N, h, w]: fp32 [B, N, D]; 0 for empty ones."""
+    """Mean of values [B, D, h, w] inside masks [B, N, h, w], bool or weights: fp32 [B, N, D]; 0 if empty."""
     weight = masks.flatten(2).float()
     with torch.autocast(values.device.type, enabled=False):
         total = weight @ values.float().flatten(2).transpose(1, 2)
-    return total / weight.sum(-1, keepdim=True).clamp(min=1)
+    return total / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)

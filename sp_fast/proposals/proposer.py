@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from sp_fast.ops import PackedMasks, mask_nms, matrix_nms, seed_saliency
-from sp_fast.ops.reference import normalized_saliency
 from sp_fast.proposals.backbones import Backbone
 from sp_fast.proposals.extents import Size, prepared, whole_maps
 from sp_fast.proposals.filters import geometry_filter
 from sp_fast.proposals.multiscale import best_objects
 from sp_fast.proposals.presets import resolve_options
 from sp_fast.proposals.pyramid import cell_colours, resized
-from sp_fast.proposals.seeds import resized_seeds
+from sp_fast.proposals.seeds import resized_seeds, saliency_maps
 from sp_fast.proposals.selection import Proposals, best, select
 
 
@@ -73,12 +72,10 @@ class SaliencyProposer(nn.Module):
             )
         images = list(images)
         if self.options.ranking == "saliency":
-            own = images if self.options.sizes is None else resized(images, self.options.sizes[0])
-            features = self.backbone.features(own)
+            features = self.backbone.features(self._at_sizes(images)[0])
             proposals = self.from_features(features.maps, features.valid)
             return proposals, self.saliency(features.maps, proposals), features.sizes
-        pyramid = [images] if self.options.sizes is None else [resized(images, s) for s in self.options.sizes]
-        levels = [self.backbone.features(level) for level in pyramid]
+        levels = [self.backbone.features(level) for level in self._at_sizes(images)]
         finest = max(levels, key=lambda level: level.maps[0, 0].numel())
         colours = cell_colours(images, finest.sizes)
         found = best_objects([(level.maps, level.valid) for level in levels], self.options, colours)
@@ -122,7 +119,7 @@ class SaliencyProposer(nn.Module):
             threshold=options.thresholds[0],
         )
         chosen, score = self._suppress(masks, score)
-        if index is None or not index.shape[1]:
+        if index is None:
             index = torch.arange(score.shape[1], device=score.device).expand_as(score)
         threshold = torch.full_like(score, options.thresholds[0])
         found = Proposals(masks, score, seeds, index, index.new_zeros(len(index)), valid, threshold)
@@ -145,8 +142,12 @@ class SaliencyProposer(nn.Module):
         # the saliency of all M seeds would take 32 times the memory of their masks.
         if self.options.center:
             features = prepared(features, proposals.valid, True)
-        y, defined = normalized_saliency(features, proposals.seeds, proposals.valid, self.options.similarity)
-        return torch.where(defined, y, 0).unflatten(-1, features.shape[2:])
+        return saliency_maps(features, proposals.seeds, proposals.valid, self.options.similarity)
+
+    def _at_sizes(self, images: list[Tensor]) -> list[list[Tensor]]:
+        """The images at each of `sizes`, or as they are."""
+        sizes = self.options.sizes
+        return [images] if sizes is None else [[resized(one, side, side) for one in images] for side in sizes]
 
     def _suppress(self, masks: PackedMasks, score: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of the kept masks, best first, int64 [B, K] padded with -1; and the scores of all masks."""

@@ -9,22 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from sp_fast.proposals.extents import pad_batch
+from sp_fast.proposals.extents import inside, pad_batch
 
 
-def resized(images: Sequence[Tensor], longer_side: int) -> list[Tensor]:
-    """Resize images [3, H, W] to a longer side in pixels, with antialiasing; their aspect ratio is kept."""
-    return [
-        vision.resize(image, _scaled(image.shape[-2:], longer_side), antialias=True)
-        if max(image.shape[-2:]) != longer_side
-        else image
-        for image in images
-    ]
+def resized(image: Tensor, longer: int, shorter: int) -> Tensor:
+    """Resize an image [3, H, W] to the limits of its sides, in pixels, with antialiasing.
 
-
-def _scaled(size: Sequence[int], longer_side: int) -> list[int]:
-    scale = longer_side / max(size)
-    return [max(1, round(side * scale)) for side in size]
+    The aspect ratio is kept, so that one of the sides has its limit.
+    """
+    size = image.shape[-2:]
+    scale = min(longer / max(size), shorter / min(size))
+    fitted = [max(1, round(side * scale)) for side in size]
+    return image if fitted == list(size) else vision.resize(image, fitted, antialias=True)
 
 
 def cell_colours(images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Tensor:
@@ -52,9 +48,7 @@ def to_grid(maps: Tensor, valid: Tensor, size: tuple[int, int], target: Tensor) 
     )  # [B, H], [B, W]
     where = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)  # [B, H, W, 2]
     found = F.grid_sample(maps, where.to(maps.dtype), "bilinear", "border", align_corners=True)
-    row, column = (torch.arange(side, device=maps.device) for side in size)
-    inside = (row < target[:, :1])[:, :, None] & (column < target[:, 1:])[:, None]
-    return found * inside[:, None]
+    return found * inside(found, target)[:, None]
 
 
 def _positions(cells: int, valid: Tensor, target: Tensor, padded: int) -> Tensor:

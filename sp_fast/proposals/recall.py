@@ -25,7 +25,7 @@ class Orders(NamedTuple):
     Attributes:
         by_score: in the order of the file.
         chance: expected in random order.
-        perfect: always the mask next that adds most, knowing the objects (greedy choice).
+        perfect: in each step the mask that adds most, with the objects known (greedy choice).
     """
 
     by_score: np.ndarray
@@ -47,7 +47,7 @@ class Recall:
     Attributes:
         average_recall: COCO's AR with 10, 20 and 100 masks per image, classes ignored, objects of all sizes.
         coverage: for "first 10", "first 20", "first 40", "first 100" and "all" masks of each image, coverage
-            by size of the objects. Without those that are as many as the image with the most masks has.
+            by size of the objects; counts that no image exceeds are left out.
         above_half: share of objects whose best IoU is above 0.5.
         mean_best_iou: best IoU of each object, averaged over objects.
         by_image: the images that have objects, by file name.

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms.v2 import functional as vision
 
 from sp_fast.data.images import (
     BrokenImageError,
@@ -31,6 +31,7 @@ from sp_fast.data.images import (
 from sp_fast.ops.checks import check_int
 from sp_fast.proposals.image_masks import encoded_masks
 from sp_fast.proposals.proposer import SaliencyProposer
+from sp_fast.proposals.pyramid import resized
 from sp_fast.proposals.records import ImageRecord
 from sp_fast.proposals.shards import WHOLE, Shard
 from sp_fast.proposals.store import ProposalStore, seeds_path
@@ -135,6 +136,7 @@ def propose_folder(
         raise ValueError(f"shard: expected a number from 1 to {shard[1]}, got {shard[0]}")
     sides = _sides(size) if proposer.options.sizes is None else None
     limit = None if proposer.options.sizes is None else max(proposer.options.sizes)
+    load = partial(_load, sides=sides, limit=limit, exif=exif)
     folder, out = Path(images), Path(out)
     paths = list_images(folder)
     files = [(path.relative_to(folder).as_posix(), file_size(path)) for path in paths]
@@ -175,9 +177,7 @@ def propose_folder(
     try:
         commit([])
         encoding: list[Future[ImageRecord]] = []
-        for batch in _batches(
-            pool, paths, store.todo(), sides, limit, exif, batch_size, store.block, 2 * workers, broken
-        ):
+        for batch in _batches(pool, load, paths, store.todo(), batch_size, store.block, 2 * workers, broken):
             following = proposed(batch)
             commit(encoding)  # while the device may still be busy with the batch
             encoding = following
@@ -241,19 +241,15 @@ def _load(index: int, path: Path, sides: tuple[int, int] | None, limit: int | No
     if limit is not None and max(height, width) > limit:
         sides = limit, limit
     if sides is not None:
-        scale = min(sides[0] / max(height, width), sides[1] / min(height, width))
-        size = [max(1, round(height * scale)), max(1, round(width * scale))]
-        pixels = vision.resize(pixels, size, antialias=True)
+        pixels = resized(pixels, *sides)
     return _Loaded(index, height, width, pixels)
 
 
 def _batches(
     pool: ThreadPoolExecutor,
+    load: Callable[[int, Path], _Loaded],
     paths: Sequence[Path],
     todo: Sequence[int],
-    sides: tuple[int, int] | None,
-    limit: int | None,
-    exif: str,
     batch_size: int,
     block: int,
     ahead: int,
@@ -263,7 +259,7 @@ def _batches(
 
     Images of one orientation stay in order, so a resumed run makes the same batches as an uninterrupted one.
     """
-    upcoming = ((index, pool.submit(_load, index, paths[index], sides, limit, exif)) for index in todo)
+    upcoming = ((index, pool.submit(load, index, paths[index])) for index in todo)
     waiting = deque(islice(upcoming, max(ahead, batch_size)))
     collected: dict[bool, list[_Loaded]] = {True: [], False: []}
     current = None

@@ -1,4 +1,4 @@
-"""Seeds by bilinear resizing of padded feature maps."""
+"""Seeds by bilinear resizing of padded feature maps, and the saliency of seeds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sp_fast.ops.reference import normalized_saliency
 
 
 def resized_seeds(features: Tensor, scales: Sequence[float], valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,3 +45,12 @@ def resized_seeds(features: Tensor, scales: Sequence[float], valid: Tensor) -> t
     if not seeds:
         return features.new_zeros(len(features), 0, features.shape[1]), offset.new_zeros(len(features), 0)
     return torch.cat(seeds, dim=1), torch.cat(indices, dim=1)
+
+
+def saliency_maps(features: Tensor, seeds: Tensor, valid: Tensor | None, similarity: str) -> Tensor:
+    """Saliency (Eq. 4) of seeds [B, M, D] over features [B, D, H, W]: fp32 [B, M, H, W], 0 in the padding.
+
+    0 everywhere for a seed without saliency, see `seed_saliency`.
+    """
+    y, defined = normalized_saliency(features, seeds, valid, similarity)
+    return torch.where(defined, y, 0).unflatten(-1, features.shape[2:])

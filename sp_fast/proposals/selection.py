@@ -67,6 +67,11 @@ def _taken(values: Tensor, chosen: Tensor) -> Tensor:
     """Rows `chosen` [B, K] of values [B, M, ...]; zeros for -1."""
     if values.shape[1] == 0:
         return values.new_zeros(*chosen.shape, *values.shape[2:])
-    image = torch.arange(len(values), device=values.device)[:, None]
     there = (chosen >= 0).reshape(*chosen.shape, *[1] * (values.dim() - 2))
-    return torch.where(there, values[image, chosen.clamp(min=0)], 0)
+    return torch.where(there, rows_of(values, chosen), 0)
+
+
+def rows_of(values: Tensor, index: Tensor) -> Tensor:
+    """Take rows `index` [B, N] of values [B, M, ...]; negative ones take the first."""
+    image = torch.arange(len(values), device=values.device)[:, None]
+    return values[image, index.clamp(min=0)]

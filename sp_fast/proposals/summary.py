@@ -1,4 +1,4 @@
-"""What can be said of masks without annotations."""
+"""Statistics of masks that need no annotations."""
 
 from __future__ import annotations
 

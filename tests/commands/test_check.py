@@ -1,32 +1,20 @@
 """The command `sp-fast check`: exit status, what it prints and writes, bad input."""
 
 import json
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from sp_fast import cli
 from sp_fast.data.faults import KINDS, NOTE
 from tests.data.test_check import good_set, write
 
 
 @pytest.fixture
-def check(monkeypatch, capfd):
+def check(command):
     """Runs the command; returns exit status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sp-fast", "check", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "80")
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return stop.value.code, out, err
-
-    return run
+    return partial(command, "check")
 
 
 def test_good_data_exit_with_0_and_a_page(check, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sp_fast import cli
+from tests.commands.conftest import Command
 
 RANDOM = [
     "--backbone",
@@ -36,30 +36,6 @@ def folder(tmp_path: Path) -> Path:
         pixels[10:30, number : number + 24] += np.array([200, 30, 90], dtype=np.uint8)
         Image.fromarray(pixels).save(root / f"{number:03d}.png")
     return root
-
-
-class Command:
-    """Runs the console script within this process."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capfd = monkeypatch, capfd
-
-    def __call__(self, *arguments: object) -> tuple[int, str, str]:
-        """Exit code, standard output and standard error."""
-        self._monkeypatch.setattr(sys, "argv", ["sp-fast", *map(str, arguments)])
-        self._monkeypatch.setenv("COLUMNS", "80")
-        self._capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = self._capfd.readouterr()
-        assert "Traceback" not in err
-        code = stop.value.code
-        return code if isinstance(code, int) else int(code is not None), out, err
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    return Command(monkeypatch, capfd)
 
 
 def test_masks_of_a_folder(command: Command, folder: Path, tmp_path: Path) -> None:

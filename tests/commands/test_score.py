@@ -1,13 +1,12 @@
 """The command `sp-fast score`: what it prints and writes, and how it fails."""
 
 import json
-import sys
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sp_fast import cli
 from sp_fast.drawing import number
 from tests.proposals.test_scores import coco
 
@@ -15,20 +14,9 @@ BOXES = {f"{k}.png": [(20 + k, 20, 60, 60), (120, 120, 20, 20 + k)] for k in ran
 
 
 @pytest.fixture
-def score(monkeypatch, capfd):
+def score(command):
     """Runs the command; returns exit status, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["sp-fast", "score", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "80")
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert "Traceback" not in err
-        return stop.value.code, out, err
-
-    return run
+    return partial(command, "score")
 
 
 @pytest.fixture

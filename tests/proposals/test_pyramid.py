@@ -8,9 +8,10 @@ from sp_fast.proposals.pyramid import cell_colours, resized, to_grid
 
 def test_resized_keeps_the_aspect_ratio() -> None:
     images = [torch.zeros(3, 40, 100, dtype=torch.uint8), torch.zeros(3, 90, 30, dtype=torch.uint8)]
-    assert [one.shape[1:] for one in resized(images, 50)] == [(20, 50), (50, 17)]
-    assert resized(images, 100)[0] is images[0]
-    assert resized([torch.zeros(3, 400, 1)], 100)[0].shape == (3, 100, 1)
+    assert [resized(one, 50, 50).shape[1:] for one in images] == [(20, 50), (50, 17)]
+    assert resized(images[0], 50, 10).shape[1:] == (10, 25)
+    assert resized(images[0], 100, 100) is images[0]
+    assert resized(torch.zeros(3, 400, 1), 100, 100).shape == (3, 100, 1)
 
 
 def test_to_grid_is_bilinear_interpolation() -> None:
