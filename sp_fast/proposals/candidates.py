@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from sp_fast.ops import PackedMasks, connected_parts, mask_nms, seed_saliency
-from sp_fast.proposals.objectness import contrast, means_inside, stability
+from sp_fast.proposals.objectness import MARGIN, contrast, means_inside, stability
 from sp_fast.proposals.presets import ProposalOptions
 from sp_fast.proposals.seeds import saliency_maps
-from sp_fast.proposals.selection import rows_of
+from sp_fast.proposals.selection import best, rows_of
 
 # Limits that bound time and memory.
 _WHOLE = 200  # different masks per threshold, before they are cut into parts
 _PARTS = 8  # parts per mask
+_MASKS = 2000  # masks and parts per threshold, parts of large masks last
 _KEPT = 150  # candidates per threshold
 _SAME = 0.8  # IoU above which two seeds have found the same mask
 _ALIKE = 0.75  # IoU above which the less stable one of two candidates is removed
@@ -85,17 +86,18 @@ def find_candidates(
     place = place[:, : seeds.shape[1]]  # [B, W]
     seeds = rows_of(seeds, place)
     whole = torch.where((place >= 0)[..., None], rows_of(masks.words, place), 0)
-    parts, _ = connected_parts(PackedMasks(whole, height, width), max_parts=_PARTS, min_area=options.min_area)
-    words = torch.cat([whole[:, :, None], parts.words], dim=2)  # [B, W, 1 + P, W32]
-    step = max(1, _CELLS_AT_ONCE // (len(words) * words.shape[2] * height * width or 1))
+    words, parent = _with_parts(PackedMasks(whole, height, width), options.min_area)
+    y = saliency_maps(features, seeds, valid, options.similarity)
+    margins = [PackedMasks.pack(y >= threshold + margin).words for margin in (MARGIN, -MARGIN)]
     stable = torch.cat(
         [
-            _stability(features, valid, some, own, threshold, options.similarity)
-            for some, own in zip(words.split(step, 1), seeds.split(step, 1), strict=True)
+            stability(
+                *(PackedMasks(one, height, width) for one in (some, *(rows_of(m, own) for m in margins)))
+            )
+            for some, own in _split(words, parent, height * width)
         ],
         dim=1,
     )
-    words, stable = words.flatten(1, 2), stable.flatten(1)
     kept = mask_nms(
         PackedMasks(words, height, width),
         stable,
@@ -103,7 +105,7 @@ def find_candidates(
         min_area=options.min_area,
         max_masks=_KEPT,
     )  # [B, N]
-    there, parent = kept >= 0, kept.clamp(min=0) // (1 + _PARTS)
+    there, parent = kept >= 0, parent.gather(1, kept.clamp(min=0))
     words = torch.where(there[..., None], rows_of(words, kept), 0)
     inside = PackedMasks(words, height, width).unpack()
     vectors = means_inside(features, inside)
@@ -118,9 +120,18 @@ def find_candidates(
     )
 
 
-def _stability(
-    features: Tensor, valid: Tensor, words: Tensor, seeds: Tensor, threshold: float, similarity: str
-) -> Tensor:
-    """Stability of masks [B, W, 1 + P, W32] of seeds [B, W, D]: [B, W, 1 + P]."""
-    y = saliency_maps(features, seeds, valid, similarity)
-    return stability(PackedMasks(words, *features.shape[2:]).unpack(), y[:, :, None], threshold)
+def _with_parts(whole: PackedMasks, min_area: int) -> tuple[Tensor, Tensor]:
+    """Masks [B, W], then their largest parts, and so on: words [B, N, W32], index of the whole [B, N]."""
+    count = whole.shape[1]
+    parts, _ = connected_parts(whole, max_parts=_PARTS, min_area=min_area)
+    words = torch.cat([whole.words[:, None], parts.words.transpose(1, 2)], dim=1).flatten(1, 2)
+    filled = PackedMasks(words, whole.height, whole.width).area() > 0
+    order = best(torch.where(filled, 0, -torch.inf), _MASKS)
+    words = torch.where((order >= 0)[..., None], rows_of(words, order), 0)
+    return words, order.clamp(min=0) % max(count, 1)
+
+
+def _split(words: Tensor, parent: Tensor, cells: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Divide masks so that no more than _CELLS_AT_ONCE cells are unpacked at a time."""
+    step = max(1, _CELLS_AT_ONCE // (len(words) * cells or 1))
+    return zip(words.split(step, 1), parent.split(step, 1), strict=True)

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_MARGIN = 0.1  # of the threshold, on both sides
+from sp_fast.ops import PackedMasks
+
+MARGIN = 0.1  # of the threshold, on both sides
 _RING = 2  # cells around a mask
 _CONTRAST_WEIGHT = 0.5  # exponent of both contrasts
 
@@ -27,20 +29,24 @@ def objectness(stability: Tensor, features: Tensor, colour: Tensor | None, thres
     return score if colour is None else score * colour.clamp(min=0) ** _CONTRAST_WEIGHT
 
 
-def stability(masks: Tensor, saliency: Tensor, threshold: float) -> Tensor:
+def stability(masks: PackedMasks, higher: PackedMasks, lower: PackedMasks) -> Tensor:
     """How little masks change if the threshold of their saliency does, in [0, 1].
 
-    The number of cells of a mask that stay if the threshold rises by 0.1, over the number that it has if the
-    threshold falls by 0.1, up to two cells away. 0 for an empty mask.
+    The number of cells of a mask that stay if the threshold rises by MARGIN, over the number that it has if
+    the threshold falls by MARGIN, up to two cells away. 0 for an empty mask.
 
     Args:
-        masks: bool [..., h, w].
-        saliency: [..., h, w], that the masks were made from.
-        threshold: least saliency inside a mask.
+        masks: [...].
+        higher: [...], cells whose saliency is at least the threshold plus MARGIN.
+        lower: [...], cells whose saliency is at least the threshold minus MARGIN.
     """
-    higher = (masks & (saliency >= threshold + _MARGIN)).sum((-2, -1))
-    lower = (dilated(masks, _RING) & (saliency >= threshold - _MARGIN)).sum((-2, -1))
-    return higher / lower.clamp(min=1)
+    grown = PackedMasks.pack(dilated(masks.unpack(), _RING))
+    stay, join = _common(masks, higher), _common(grown, lower)
+    return stay / join.clamp(min=1)
+
+
+def _common(first: PackedMasks, second: PackedMasks) -> Tensor:
+    return PackedMasks(first.words & second.words, first.height, first.width).area()
 
 
 def contrast(features: Tensor, masks: Tensor, inside: Tensor) -> Tensor:
@@ -73,10 +79,14 @@ def colour_contrast(colours: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
 
 def dilated(masks: Tensor, cells: int) -> Tensor:
     """Grow masks, bool [..., h, w], by a number of cells in all directions."""
-    side, grown = 2 * cells + 1, masks.reshape(-1, 1, *masks.shape[-2:]).float()
-    for kernel, padding in (((side, 1), (cells, 0)), ((1, side), (0, cells))):
-        grown = F.max_pool2d(grown, kernel, stride=1, padding=padding)
-    return grown.bool().reshape(masks.shape)
+    grown = masks
+    for axis in (-2, -1):
+        for _ in range(cells):
+            before, grown = grown, grown.clone()
+            length = masks.shape[axis] - 1
+            grown.narrow(axis, 1, length).logical_or_(before.narrow(axis, 0, length))
+            grown.narrow(axis, 0, length).logical_or_(before.narrow(axis, 1, length))
+    return grown
 
 
 def means_inside(values: Tensor, masks: Tensor) -> Tensor:

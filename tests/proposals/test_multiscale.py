@@ -83,7 +83,7 @@ def test_large_maps_are_done_part_by_part(monkeypatch: pytest.MonkeyPatch) -> No
     features = torch.stack([blobs(14, 20), blobs(14, 20, seed=1)])
     proposer = SaliencyProposer(**OPTIONS)
     whole = proposer.from_features(features)
-    monkeypatch.setattr("sp_fast.proposals.candidates._CELLS_AT_ONCE", 2 * 9 * 14 * 20 * 3)
+    monkeypatch.setattr("sp_fast.proposals.candidates._CELLS_AT_ONCE", 2 * 14 * 20 * 7)
     parts = proposer.from_features(features)
     assert torch.equal(parts.masks.words, whole.masks.words)
     torch.testing.assert_close(parts.score, whole.score)

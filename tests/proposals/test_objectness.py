@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from sp_fast.ops import PackedMasks
 from sp_fast.proposals.objectness import (
     colour_contrast,
     contrast,
@@ -35,14 +36,15 @@ def test_stability_counts_cells_that_change_with_the_threshold() -> None:
     saliency[4:6, 4:8] = 0.9
     saliency[8, 4:8] = 0.45  # 4 more above 0.4
     saliency[0, 0] = 0.45  # far away
-    found = stability(saliency >= 0.5, saliency, 0.5)
+    higher, lower = PackedMasks.pack(saliency >= 0.6), PackedMasks.pack(saliency >= 0.4)
+    found = stability(PackedMasks.pack(saliency >= 0.5), higher, lower)
     assert found.item() == pytest.approx(8 / 16 * 16 / 20)
-    assert stability(torch.zeros(1, 12, 15, dtype=torch.bool), saliency, 0.5).tolist() == [0]
+    assert stability(PackedMasks.pack(saliency > 1), higher, lower).item() == 0
 
 
 def test_a_sharp_edge_is_perfectly_stable() -> None:
-    mask = block(slice(3, 9), slice(5, 9))
-    assert stability(mask, mask.float(), 0.5).item() == 1
+    mask = PackedMasks.pack(block(slice(3, 9), slice(5, 9)))
+    assert stability(mask, mask, mask).item() == 1
 
 
 def test_contrast_is_of_the_mask_and_the_ring_around_it() -> None:
