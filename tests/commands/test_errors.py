@@ -1,10 +1,12 @@
 """Errors in processes that load data are one line, as others are."""
 
+import warnings
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from sp_fast import cli
-from sp_fast.data.images import BrokenImageError, TooManyBrokenError
+from sp_fast.data.images import BrokenImageError, TooManyBrokenError, list_images
 
 
 class Broken(Dataset):
@@ -32,3 +34,21 @@ def test_errors_of_other_processes_are_one_line(error, message, monkeypatch, cap
         cli.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"Error: {message}\n"
+
+
+def test_a_warning_is_one_line_and_said_once(tmp_path, monkeypatch, capsys):
+    for name in ("a.png", "b.DNG"):
+        (tmp_path / name).touch()
+
+    def listed_by_two():
+        list_images(tmp_path)
+        list_images(tmp_path)
+        warnings.warn_explicit("of another package", UserWarning, "/other.py", 3)
+
+    monkeypatch.setattr(cli, "app", listed_by_two)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        cli.main()
+    one, *others = capsys.readouterr().err.splitlines()
+    assert one.startswith(f"Warning: {tmp_path}: left out 1 images") and one.endswith("b.DNG")
+    assert others == ["/other.py:3: UserWarning: of another package"]

@@ -185,6 +185,14 @@ def test_formats_of_an_installed_plug_in_are_read(pixels, tmp_path, monkeypatch)
     assert len(registered) == 2  # reading alone, as in training, registers it too
 
 
+@pytest.mark.parametrize(("name", "package"), [("a.HEIC", "pillow-heif"), ("a.jxl", "pillow-jxl-plugin")])
+def test_a_format_whose_plug_in_is_missing_is_named(name, package, tmp_path, monkeypatch):
+    plugins(monkeypatch, pillow_heif=None, pillow_jxl=None)
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(BrokenImageError, match=f"files need pip install {package}$"):
+        read_image(tmp_path / name)
+
+
 @pytest.mark.parametrize(("suffix", "feature"), [("gif", None), ("avif", "avif"), ("jp2", "jpg_2000")])
 def test_formats_that_pillow_may_have(suffix, feature, tmp_path):
     if feature and not features.check(feature):
