@@ -84,7 +84,7 @@ def _warn_in_one_line() -> None:
             shown.add(str(message))
             print(f"Warning: {message}", file=sys.stderr)
 
-    warnings.showwarning = show_one
+    warnings.showwarning = show_one  # type: ignore[assignment]
 
 
 def _message(error: Exception) -> str:
