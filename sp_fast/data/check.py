@@ -111,6 +111,7 @@ def errors_before_training(
     images: str | os.PathLike[str],
     *,
     boxes: bool = True,
+    class_agnostic: bool = False,
     shown: int = 5,
 ) -> None:
     """Raise if a data set has errors that can be found without decoding its images: headers are read.
@@ -122,6 +123,7 @@ def errors_before_training(
         annotations: COCO-format file, or its store; see `open_store`. Or a name and a COCO-format dict.
         images: folder of its images.
         boxes: False if training takes boxes from the masks, so that `bbox` may be anything.
+        class_agnostic: whether training takes all categories as one, so that they may have the same name.
         shown: largest number of errors in the message.
 
     Raises:
@@ -137,8 +139,8 @@ def errors_before_training(
     found = check_coco(annotations, images, pixels=False, most_drawn=_MOST_DRAWN)
     path = found.files[0].path
     errors = found.errors
-    if not boxes:
-        errors = [fault for fault in errors if fault.kind != "xyxy"]
+    accepted = {"xyxy": not boxes, "class name": class_agnostic}
+    errors = [fault for fault in errors if not accepted.get(fault.kind)]
     broken = [fault for fault in errors if fault.kind == "broken image"]
     if len(broken) <= BROKEN_LIMIT * len(found.files[0].images):
         errors = [fault for fault in errors if fault.kind != "broken image"]

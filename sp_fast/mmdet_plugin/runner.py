@@ -234,7 +234,7 @@ class Runner(mmengine_runner.Runner):
     def _newest_checkpoint(self) -> str | None:
         """The checkpoint in the work folder to resume from, written by this package or by mmengine's hook."""
         newest = newest_checkpoint(Path(self.work_dir))
-        return newest and str(newest)
+        return None if newest is None else str(newest)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine, which names a GPU for every process and so fails where there is none."""

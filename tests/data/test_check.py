@@ -246,6 +246,18 @@ def test_errors_before_training_are_one_message(tmp_path):
         errors_before_training(path, tmp_path / "none")
 
 
+def test_classes_of_the_same_name_do_for_class_agnostic_training(tmp_path):
+    coco = good_set(tmp_path)
+    coco["categories"] = [dict(one, name="same") for one in coco["categories"]]
+    path = write(coco, tmp_path)
+    with pytest.raises(ValueError, match=r"'same' for the ids .* or train with --class-agnostic"):
+        errors_before_training(path, tmp_path / "images")
+    with pytest.raises(ValueError, match="'same' for the ids"):
+        load_coco(path)
+    errors_before_training(path, tmp_path / "images", class_agnostic=True)
+    assert len(load_coco(path, class_agnostic=True)["annotations"]) == len(coco["annotations"])
+
+
 @pytest.mark.parametrize("name", ["outside", "polygon of two points", "no polygons", "empty run lengths"])
 def test_objects_without_a_mask_are_left_out_with_a_warning(name, tmp_path):
     coco = good_set(tmp_path)
