@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sp_fast.data import check
 from sp_fast.data.check import check_coco, errors_before_training
 from sp_fast.data.coco import load_coco
 from sp_fast.data.faults import KINDS, NOTE
@@ -244,6 +245,14 @@ def test_errors_before_training_are_one_message(tmp_path):
     assert len(str(error.value).splitlines()) == 7
     with pytest.raises(NotADirectoryError, match="expected a folder"):
         errors_before_training(path, tmp_path / "none")
+
+
+def test_checks_before_training_show_their_progress_once_they_take_long(good, monkeypatch, capsys):
+    errors_before_training(*good)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(check, "_SILENT", 0.0)
+    errors_before_training(*good)
+    assert "images checked" in capsys.readouterr().err
 
 
 def test_classes_of_the_same_name_do_for_class_agnostic_training(tmp_path):
