@@ -293,8 +293,11 @@ def check_exif(exif: str, choices: Sequence[str] = EXIF) -> None:
 
 def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) -> Result:
     """Call `use` with the opened image; any decoder failure becomes a BrokenImageError."""
-    if os.path.islink(path) and not os.path.exists(path):
-        raise BrokenImageError(path, "a link to a file that does not exist")
+    if not os.path.isfile(path):
+        if os.path.exists(path):  # reading a pipe would wait for ever
+            raise BrokenImageError(path, "not a file but a folder, a pipe or a device")
+        if os.path.islink(path):
+            raise BrokenImageError(path, "a link to a file that does not exist")
     with open(path, "rb") as file:
         if not file.read(1):
             raise BrokenImageError(path, "the file is empty")
