@@ -1,6 +1,7 @@
 """Each planted fault of a data set is found, and nothing else; real data sets have none."""
 
 import json
+import time
 import warnings
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sp_fast.data import check
+from sp_fast.data import check, image_faults
 from sp_fast.data.check import check_coco, errors_before_training
 from sp_fast.data.coco import load_coco
 from sp_fast.data.faults import KINDS, NOTE
@@ -253,6 +254,24 @@ def test_checks_before_training_show_their_progress_once_they_take_long(good, mo
     monkeypatch.setattr(check, "_SILENT", 0.0)
     errors_before_training(*good)
     assert "images checked" in capsys.readouterr().err
+
+
+def test_ctrl_c_does_not_wait_for_the_other_images(good, monkeypatch):
+    looked = []
+
+    def look(path):
+        time.sleep(0.01)
+        looked.append(path)
+        return HEIGHT, WIDTH
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(image_faults, "image_size", look)
+    images = [(k, {"id": k, "file_name": f"{k}.png", "height": HEIGHT, "width": WIDTH}) for k in range(2000)]
+    with pytest.raises(KeyboardInterrupt):
+        image_faults.image_faults(images, good[1], pixels=False, progress=stop)
+    assert len(looked) < 2000
 
 
 def test_classes_of_the_same_name_do_for_class_agnostic_training(tmp_path):
