@@ -274,6 +274,13 @@ def test_ctrl_c_does_not_wait_for_the_other_images(good, monkeypatch):
     assert len(looked) < 2000
 
 
+def test_an_id_with_a_decimal_point_is_shown_with_it(good):
+    coco = json.loads(good[0].read_text())
+    coco["annotations"][0]["image_id"] = 1.0
+    (fault,) = structural_faults(coco)
+    assert str(fault).endswith("image_id: expected a whole number or a text, got 1.0")
+
+
 def test_classes_of_the_same_name_do_for_class_agnostic_training(tmp_path):
     coco = good_set(tmp_path)
     coco["categories"] = [dict(one, name="same") for one in coco["categories"]]
