@@ -1,6 +1,10 @@
 """The console script `sp-fast`."""
 
+import os
 import sys
+import warnings
+from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -60,11 +64,27 @@ app.command("demo", epilog=DEMO_EXAMPLES)(demo)
 
 def main() -> None:
     """Run the command line; errors of the user print one line to standard error, with exit status 2."""
+    _warn_in_one_line()
     try:
         app()
     except (ValueError, OSError, OverflowError) as error:
         print(f"Error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _warn_in_one_line() -> None:
+    """Shows each warning of this package once, without the source line, and under torchrun by one process."""
+    show, package = warnings.showwarning, str(Path(__file__).parent)
+    shown: set[str] = set()
+
+    def show_one(message: Warning | str, category: type[Warning], filename: str, *others: Any) -> None:
+        if category is not UserWarning or not filename.startswith(package):
+            show(message, category, filename, *others)
+        elif str(message) not in shown and os.environ.get("LOCAL_RANK", "0") == "0":
+            shown.add(str(message))
+            print(f"Warning: {message}", file=sys.stderr)
+
+    warnings.showwarning = show_one  # type: ignore[assignment]
 
 
 def _message(error: Exception) -> str:

@@ -39,9 +39,9 @@ def apply_options(cfg: Any, args: argparse.Namespace) -> None:
     if args.no_val:
         _leave_out_validation(cfg, args)
     _validation_data(cfg, args)
-    _check_data(cfg, "val_dataloader" if args.eval_only else None)
     if args.class_agnostic:
         _merge_classes(cfg)
+    _check_data(cfg, "val_dataloader" if args.eval_only else None)
     _match_classes(cfg, args)
     _match_seeds(cfg)
     if args.cache:
@@ -172,9 +172,12 @@ def _check_data(cfg: Any, only: str | None) -> None:
     """Raises on errors in the data, which would otherwise show only after an epoch, or in a worker."""
     loaders = [only] if only else []
     sets = [one for one in _datasets(cfg, *loaders) if one.get("type") == "InstanceDataset"]
-    files = {(one.ann_file, one.images): one.get("tight_boxes", False) for one in sets}
-    for (ann_file, images), tight_boxes in files.items():
-        errors_before_training(ann_file, images, boxes=not tight_boxes)
+    files = {
+        (one.ann_file, one.images): (one.get("tight_boxes", False), one.get("class_agnostic", False))
+        for one in sets
+    }
+    for (ann_file, images), (tight_boxes, class_agnostic) in files.items():
+        errors_before_training(ann_file, images, boxes=not tight_boxes, class_agnostic=class_agnostic)
 
 
 def _merge_classes(cfg: Any) -> None:

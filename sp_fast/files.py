@@ -39,13 +39,13 @@ class _Sink:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.error: OSError | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: Any) -> int:
         """Writes bytes."""
         try:
             return self._file.write(data)
-        except OSError as error:
+        except BaseException as error:  # Ctrl-C too
             self.error = error
             raise
 

@@ -13,13 +13,20 @@ class RunProgress(AbstractContextManager):
     """Context manager to call with (done, total); shows progress, speed and time left.
 
     `what` is counted, such as "images"; a log gets a line `every` so many seconds. A `transient` bar
-    leaves nothing on the terminal.
+    leaves nothing on the terminal. Nothing is shown in the first `after` seconds.
     """
 
     def __init__(
-        self, what: str, console: Console | None = None, every: float = 10.0, *, transient: bool = False
+        self,
+        what: str,
+        console: Console | None = None,
+        every: float = 10.0,
+        *,
+        transient: bool = False,
+        after: float = 0.0,
     ) -> None:
         self._what = what
+        self._after = after
         self._console = console or Console(stderr=True)
         self._every = every
         self._started: tuple[float, int] | None = None
@@ -38,7 +45,8 @@ class RunProgress(AbstractContextManager):
         self._task = self._bar.add_task(what, total=None, speed="", note="")
 
     def __enter__(self) -> RunProgress:
-        self._bar.start()
+        if not self._after:
+            self._bar.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -48,6 +56,9 @@ class RunProgress(AbstractContextManager):
         """Shows that `done` of `total` are done, and a note; the first call tells where it starts."""
         now = time.monotonic()
         start, before = self._started = self._started or (now, done)
+        if now - start < self._after:
+            return
+        self._bar.start()
         rate = (done - before) / (now - start) if now > start else 0.0
         speed = f"{rate:.1f} {self._what}/s" if rate else ""
         self._bar.update(self._task, completed=done, total=total, speed=speed, note=note)

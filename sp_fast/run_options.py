@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from sp_fast.weights.published import where_to_find
+from sp_fast.work_folder import newest_checkpoint
 
 # The average reaches over about the last tenth of the steps so far, however long the run is.
 EMA = dict(type="EMAHook", ema_type="MomentumAnnealingEMA", gamma=10, update_buffers=True)
@@ -47,7 +48,7 @@ def check_start(cfg: Any, args: argparse.Namespace) -> None:
     if args.from_scratch and (args.weights or args.load_from):
         raise ValueError("--from-scratch: expected without --weights and --load-from, got one of them")
     folder = Path(cfg.work_dir)
-    resumes = args.resume and any((folder / name).is_file() for name in ("latest.pth", "last_checkpoint"))
+    resumes = args.resume and newest_checkpoint(folder) is not None
     if args.resume and not (resumes or args.eval_only):
         _check_nothing_lost(folder)
     detector = cfg.model.get("detector", cfg.model)

@@ -1,5 +1,6 @@
 """Atomic writes."""
 
+import io
 import json
 from pathlib import Path
 
@@ -42,3 +43,13 @@ def test_a_full_disk_error_names_the_file(tmp_path, size, monkeypatch):
     with pytest.raises(OSError, match=r"no space left on the disk, .* MB for this file: '.*latest\.pth'"):
         write_tensors({"a": torch.zeros(size)}, tmp_path / "latest.pth")
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_within_a_write_stays_what_it_is(tmp_path, monkeypatch):
+    class Interrupted(io.BytesIO):
+        def write(self, _):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "open", lambda *_: Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        write_tensors({"a": torch.zeros(10)}, tmp_path / "latest.pth")

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sp_fast"
 ORDER = (
     "files",
     "locks",
+    "work_folder",
     "progress",
     "pages",
     "ops",
@@ -31,7 +32,6 @@ ORDER = (
     "configs",
     "configuration",
     "overrides",
-    "work_folder",
     "run_options",
     "train",
     "inference",

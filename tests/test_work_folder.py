@@ -1,10 +1,11 @@
 """Work folders of trainings: one run at a time, overwritten only on request."""
 
 import multiprocessing
+import os
 
 import pytest
 
-from sp_fast.work_folder import RESULTS, claimed, remove_results
+from sp_fast.work_folder import RESULTS, claimed, newest_checkpoint, remove_results
 
 
 def hold(folder, ready, done):
@@ -32,7 +33,7 @@ def test_one_run_at_a_time(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("name", [*RESULTS, "epoch_3.pth", "iter_20.pth"])
 def test_results_are_overwritten_only_if_asked(tmp_path, name):
     (tmp_path / name).touch()
     with (
@@ -54,3 +55,25 @@ def test_half_written_files_of_killed_runs_are_removed(tmp_path):
     with claimed(tmp_path, resume=False, overwrite=False):
         assert not (tmp_path / ".latest.pth.123.partial").exists()
     assert (tmp_path / ".mine.pth.123.partial").exists()
+
+
+def test_the_newest_checkpoint_is_found_without_its_pointer_and_in_a_moved_folder(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    paths = [tmp_path / name for name in ("epoch_9.pth", "epoch_10.pth", "iter_4.pth")]
+    for age, path in enumerate(paths):
+        path.touch()
+        os.utime(path, (100 - age, 100 - age))
+    (tmp_path / "epoch_best.pth").touch()
+    assert newest_checkpoint(tmp_path) == paths[0]
+    (tmp_path / "last_checkpoint").write_text("/before/it/was/moved/epoch_10.pth")
+    assert newest_checkpoint(tmp_path) == paths[1]
+    paths[1].unlink()
+    assert newest_checkpoint(tmp_path) == paths[0]
+    (tmp_path / "latest.pth").touch()
+    assert newest_checkpoint(tmp_path) == tmp_path / "latest.pth"
+
+
+@pytest.mark.parametrize("written", ["", ".", "/"])
+def test_a_pointer_to_no_file_is_passed_over(tmp_path, written):
+    (tmp_path / "last_checkpoint").write_text(written)
+    assert newest_checkpoint(tmp_path) is None

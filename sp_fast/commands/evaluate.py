@@ -76,7 +76,7 @@ def evaluate(
         raise ValueError("--images: expected the folder of the annotated images, to predict them")
     if out is not None:
         _check_out(out, (PAGE, NUMBERS) if is_file else (PAGE, NUMBERS, RESULTS), overwrite)
-    truth = load_coco(annotations, images)
+    truth = load_coco(annotations, images, class_agnostic=class_agnostic is not None)
     ignored: Any = class_agnostic.replace("-", "_") if class_agnostic else False
     if is_file:
         found = read_detections(subject, truth, ignore_classes=bool(ignored))

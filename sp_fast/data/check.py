@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from sp_fast.data.coco import check_files, read_json
 from sp_fast.data.counts import Counts
 from sp_fast.data.faults import ERROR, KINDS, WARNING, Fault, note, short
@@ -17,11 +19,13 @@ from sp_fast.data.images import BROKEN_LIMIT
 from sp_fast.data.mask_faults import Drawn, draw, mask_faults, object_twice
 from sp_fast.data.store import open_store
 from sp_fast.data.structure import structural_faults
+from sp_fast.progress import RunProgress
 
 # A COCO-format file, or the name of other labels and what they are in COCO's format.
 Source = str | os.PathLike[str] | tuple[str | os.PathLike[str], dict[str, Any]]
 # Objects whose masks are drawn before training; of more, evenly spread images are taken.
 _MOST_DRAWN = 20_000
+_SILENT = 5.0  # seconds after which checks before training show their progress
 
 
 @dataclass
@@ -111,6 +115,7 @@ def errors_before_training(
     images: str | os.PathLike[str],
     *,
     boxes: bool = True,
+    class_agnostic: bool = False,
     shown: int = 5,
 ) -> None:
     """Raise if a data set has errors that can be found without decoding its images: headers are read.
@@ -122,6 +127,7 @@ def errors_before_training(
         annotations: COCO-format file, or its store; see `open_store`. Or a name and a COCO-format dict.
         images: folder of its images.
         boxes: False if training takes boxes from the masks, so that `bbox` may be anything.
+        class_agnostic: whether training takes all categories as one, so that they may have the same name.
         shown: largest number of errors in the message.
 
     Raises:
@@ -134,11 +140,13 @@ def errors_before_training(
             return check_files(store.path, store.file_names(), Path(images))
         if store is not None:
             annotations = annotations, store.coco(_MOST_DRAWN)
-    found = check_coco(annotations, images, pixels=False, most_drawn=_MOST_DRAWN)
+    console = Console(stderr=True, quiet=os.environ.get("LOCAL_RANK", "0") != "0")
+    with RunProgress("images checked", console, transient=True, after=_SILENT) as progress:
+        found = check_coco(annotations, images, pixels=False, most_drawn=_MOST_DRAWN, progress=progress)
     path = found.files[0].path
     errors = found.errors
-    if not boxes:
-        errors = [fault for fault in errors if fault.kind != "xyxy"]
+    accepted = {"xyxy": not boxes, "class name": class_agnostic}
+    errors = [fault for fault in errors if not accepted.get(fault.kind)]
     broken = [fault for fault in errors if fault.kind == "broken image"]
     if len(broken) <= BROKEN_LIMIT * len(found.files[0].images):
         errors = [fault for fault in errors if fault.kind != "broken image"]

@@ -19,7 +19,11 @@ from sp_fast.files import replacing
 
 
 def load_coco(
-    path: str | os.PathLike[str], images: str | os.PathLike[str] | None = None, *, tight_boxes: bool = False
+    path: str | os.PathLike[str],
+    images: str | os.PathLike[str] | None = None,
+    *,
+    tight_boxes: bool = False,
+    class_agnostic: bool = False,
 ) -> dict[str, Any]:
     """Load and check a COCO-format file of instance masks.
 
@@ -30,6 +34,7 @@ def load_coco(
         path: JSON file.
         images: folder of the images; if given, every `file_name` must exist in it.
         tight_boxes: compute every `bbox` and `area` from the mask, replacing those of the file.
+        class_agnostic: accept several categories of the same name.
 
     Objects with an empty mask are left out, with a warning that names them, as are polygons of fewer than
     three points. A `bbox` or `area` of 0 counts as missing.
@@ -43,6 +48,8 @@ def load_coco(
     path = Path(path)
     coco = read_json(path)
     for fault in structural_faults(coco):
+        if class_agnostic and fault.kind == "class name":
+            continue
         raise ValueError(f"{path}: {fault}; {fault.mend}")
     for annotation in coco["annotations"]:
         _normalise(annotation, tight_boxes)

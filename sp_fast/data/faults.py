@@ -31,7 +31,9 @@ KINDS = {
     "type": Kind(ERROR, "values of a wrong type", "correct the value"),
     "id": Kind(ERROR, "ids used twice", "give each entry an id of its own"),
     "mixed ids": Kind(ERROR, "ids of mixed types", "make all ids whole numbers"),
-    "class name": Kind(ERROR, "classes of the same name", "merge or rename these categories"),
+    "class name": Kind(
+        ERROR, "classes of the same name", "merge or rename these categories, or train with --class-agnostic"
+    ),
     "reference": Kind(ERROR, "unknown images or categories", "add the entry, or remove the annotation"),
     "number": Kind(ERROR, "numbers not finite or too large", "export again, or remove the annotation"),
     "polygon": Kind(ERROR, "malformed polygons", "write polygons as [[x0, y0, x1, y1, ...], ...] in pixels"),

@@ -48,13 +48,17 @@ def image_faults(
 
     with ThreadPoolExecutor() as pool:
         work = pool.map(lambda entry: _look(entry[0], entry[1], folder, pixels), images)
-        for done, ((_, image), (fault, content)) in enumerate(zip(images, work, strict=True), start=1):
-            if fault:
-                faults.append(fault)
-            if content:
-                contents[image["id"]] = content
-            if progress:
-                progress(done, len(images))
+        try:
+            for done, ((_, image), (fault, content)) in enumerate(zip(images, work, strict=True), start=1):
+                if fault:
+                    faults.append(fault)
+                if content:
+                    contents[image["id"]] = content
+                if progress:
+                    progress(done, len(images))
+        except BaseException:  # Ctrl-C would wait for all the other images
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return faults + _duplicates(images, contents), contents
 
 

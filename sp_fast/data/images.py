@@ -19,6 +19,7 @@ IMAGE_SUFFIXES = (*_JPEG, ".png", ".bmp", ".gif", *_TIFF, ".webp", *_NETPBM)
 # Read where Pillow has the library, or a plug-in is installed; otherwise left out with a warning.
 _FEATURES = {".avif": "avif", ".jp2": "jpg_2000"}
 _PLUGINS = {".heic": "pillow_heif", ".heif": "pillow_heif", ".jxl": "pillow_jxl"}
+_PACKAGES = {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
 _OPTIONAL = (*_FEATURES, *_PLUGINS)
 _OTHER_SUFFIXES = (*_OPTIONAL, ".dng", ".cr2", ".nef", ".arw")
 
@@ -162,8 +163,7 @@ def readable_suffixes() -> tuple[str, ...]:
 
 def _how_to_read(paths: Sequence[Path]) -> str:
     kinds = sorted({path.suffix.lower() for path in paths})
-    packages = {"pillow_heif": "pillow-heif", "pillow_jxl": "pillow-jxl-plugin"}
-    missing = sorted({packages[_PLUGINS[kind]] for kind in kinds if kind in _PLUGINS})
+    missing = sorted({_PACKAGES[_PLUGINS[kind]] for kind in kinds if kind in _PLUGINS})
     install = f"pip install {' '.join(missing)}" if missing else "convert them to use them"
     return f"in formats that are not read here ({', '.join(kinds)}; {install})"
 
@@ -293,8 +293,11 @@ def check_exif(exif: str, choices: Sequence[str] = EXIF) -> None:
 
 def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) -> Result:
     """Call `use` with the opened image; any decoder failure becomes a BrokenImageError."""
-    if os.path.islink(path) and not os.path.exists(path):
-        raise BrokenImageError(path, "a link to a file that does not exist")
+    if not os.path.isfile(path):
+        if os.path.exists(path):  # reading a pipe would wait for ever
+            raise BrokenImageError(path, "not a file but a folder, a pipe or a device")
+        if os.path.islink(path):
+            raise BrokenImageError(path, "a link to a file that does not exist")
     with open(path, "rb") as file:
         if not file.read(1):
             raise BrokenImageError(path, "the file is empty")
@@ -307,11 +310,14 @@ def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) 
         except MemoryError:
             raise
         except Exception as error:  # Pillow's decoders raise almost any type on damaged data
-            raise BrokenImageError(path, _reason(error)) from error
+            raise BrokenImageError(path, _reason(error, Path(path).suffix.lower())) from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, suffix: str) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
+        plugin = _PLUGINS.get(suffix)
+        if plugin and not sys.modules.get(plugin):
+            return f"{suffix} files need pip install {_PACKAGES[plugin]}"
         return "not an image in a known format"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {max_megapixels():.0f} megapixels; --max-megapixels raises the limit"

@@ -133,7 +133,9 @@ def _entry(entry: Any, part: str, position: int) -> Iterator[Fault]:
         elif not is_right(entry[key]):
             number = isinstance(entry[key], (float, list)) and not needed
             kind = "number" if number and _has_wild_number(entry[key]) else "type"
-            yield _fault(kind, part, position, entry, key, expected, short(entry[key]))
+            value = entry[key]
+            got = repr(value) if isinstance(value, float) else short(value)  # 1.0 is not 1
+            yield _fault(kind, part, position, entry, key, expected, got)
     sides: list[Any] = [entry.get("height"), entry.get("width")]
     if part == "images" and all(map(_is_side, sides)) and sides[0] * sides[1] > _MOST_PIXELS:
         got = f"{sides[0]} x {sides[1]}"

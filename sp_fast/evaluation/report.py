@@ -151,7 +151,7 @@ def evaluate_results(
         FileNotFoundError, ValueError: see `load_coco`, `read_detections` and `evaluate_coco`; or `what` is
             "segm" and the results have only boxes.
     """
-    truth = load_coco(annotations)
+    truth = load_coco(annotations, class_agnostic=bool(class_agnostic))
     found = read_detections(predictions, truth, ignore_classes=bool(class_agnostic))
     if what == "segm" and not found.has_masks:
         raise ValueError(f"what: expected 'bbox', since {predictions} has boxes only; got 'segm'")

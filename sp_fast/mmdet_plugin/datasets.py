@@ -208,7 +208,12 @@ class InstanceDataset(ImageDataset, CocoDataset):
         self.store = open_store(self.ann_file)
         if self.store is not None:
             return self._rows_of(self.store)
-        coco = load_coco(self.ann_file, images=self.data_prefix["img"], tight_boxes=self.tight_boxes)
+        coco = load_coco(
+            self.ann_file,
+            images=self.data_prefix["img"],
+            tight_boxes=self.tight_boxes,
+            class_agnostic=self.class_agnostic,
+        )
         self._set_up(coco.get("info"), coco["categories"], len(coco["images"]))
         of_image: dict[Any, list[dict]] = {image["id"]: [] for image in coco["images"]}
         for annotation in coco["annotations"]:

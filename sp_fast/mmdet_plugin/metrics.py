@@ -50,7 +50,7 @@ class InstanceMetric(BaseMetric):
             raise ValueError(f"metric must be 'segm', 'bbox' or a list of them, got {metric!r}")
         self.class_agnostic = class_agnostic
         self.outfile_prefix = outfile_prefix
-        self.truth = load_coco(ann_file)
+        self.truth = load_coco(ann_file, class_agnostic=class_agnostic)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Collects the predictions of one batch."""

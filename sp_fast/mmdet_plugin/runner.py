@@ -17,20 +17,14 @@ from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OPTIMIZERS, LinearParamScheduler
-from mmengine.runner import BaseLoop, find_latest_checkpoint, set_random_seed
+from mmengine.runner import BaseLoop, set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
 from sp_fast.mmdet_plugin.class_rows import match_rows, matching_classes, named_classes
 from sp_fast.mmdet_plugin.datasets import InstanceDataset
 from sp_fast.mmdet_plugin.features import StoredFeaturesHook
-from sp_fast.mmdet_plugin.hooks import (
-    CHECKPOINT_NAME,
-    EXPORTED_NAME,
-    NonFiniteLossError,
-    TimedCheckpointHook,
-    unwrapped,
-)
+from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, NonFiniteLossError, TimedCheckpointHook, unwrapped
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
@@ -38,6 +32,7 @@ from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 from sp_fast.weights import load_backbone_weights, load_state, read_with_state
+from sp_fast.work_folder import newest_checkpoint
 
 _COMPLETE = (
     "choose a fine-tuned checkpoint of this config: an evaluation needs every tensor. A pre-trained model is "
@@ -238,11 +233,8 @@ class Runner(mmengine_runner.Runner):
 
     def _newest_checkpoint(self) -> str | None:
         """The checkpoint in the work folder to resume from, written by this package or by mmengine's hook."""
-        latest = Path(self.work_dir) / CHECKPOINT_NAME
-        if latest.is_file():
-            return str(latest)
-        named = (Path(self.work_dir) / "last_checkpoint").is_file()
-        return find_latest_checkpoint(self.work_dir) if named else None
+        newest = newest_checkpoint(Path(self.work_dir))
+        return None if newest is None else str(newest)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine, which names a GPU for every process and so fails where there is none."""

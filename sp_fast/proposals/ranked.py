@@ -34,7 +34,7 @@ def read_ranked(path: str | os.PathLike[str]) -> RankedMasks:
     Raises:
         FileNotFoundError, ValueError: see `load_coco`.
     """
-    coco = load_coco(path)
+    coco = load_coco(path, class_agnostic=True)
     by_id = {image["id"]: image for image in coco["images"]}
     masks: dict[str, list[dict[str, Any]]] = {image["file_name"]: [] for image in coco["images"]}
     for one in sorted(coco["annotations"], key=_score, reverse=True):

@@ -8,6 +8,7 @@ everything else.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -219,9 +220,9 @@ def load_foreign(path: str | os.PathLike[str]) -> Any:
     for inert in (None, _InertPickle):
         try:
             loaded = torch.load(path, map_location="cpu", weights_only=not inert, pickle_module=inert)
-        except (MemoryError, OSError):
-            raise
         except Exception as error:  # damaged files raise almost anything; the second attempt finds the reason
+            if _of_the_disk(error):
+                raise
             failure = error
             continue
         if isinstance(loaded, Inert):
@@ -229,6 +230,11 @@ def load_foreign(path: str | os.PathLike[str]) -> Any:
         return loaded
     reason = f"{_looks_like(path)} ({type(failure).__name__}: {failure})"
     raise _not_weights(path, reason) from failure
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Whether the file could not be read at all; PyTorch raises EINVAL on files that are cut off."""
+    return isinstance(error, OSError) and error.errno != errno.EINVAL
 
 
 def _not_weights(path: Path, what: str) -> ValueError:
@@ -249,7 +255,9 @@ def _refusal(path: Path) -> str | None:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
                 damaged = archive.testzip()  # torch.load does not verify checksums
-        except zipfile.BadZipFile:
+        except Exception as error:  # zipfile's are of many types, as are PyTorch's
+            if _of_the_disk(error):
+                raise
             return "a zip archive that is damaged"
         if damaged:
             return f"a damaged file: the checksum of {damaged} in it differs"

@@ -1,9 +1,12 @@
 """Errors in processes that load data are one line, as others are."""
 
+import warnings
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from sp_fast import cli
+from sp_fast.data.image_faults import unlisted
 from sp_fast.data.images import BrokenImageError, TooManyBrokenError
 
 
@@ -32,3 +35,21 @@ def test_errors_of_other_processes_are_one_line(error, message, monkeypatch, cap
         cli.main()
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"Error: {message}\n"
+
+
+def test_a_warning_is_one_line_and_said_once(tmp_path, monkeypatch, capsys):
+    for name in ("a.png", "b.DNG"):
+        (tmp_path / name).touch()
+
+    def look_twice():
+        unlisted([], tmp_path)
+        unlisted([], tmp_path)
+        warnings.warn_explicit("of another package", UserWarning, "/other.py", 3)
+
+    monkeypatch.setattr(cli, "app", look_twice)
+    with pytest.warns(UserWarning, match="of another package") as others:
+        cli.main()
+    assert len(others) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Warning: {tmp_path}: left out 1 images")
+    assert line.endswith("b.DNG")

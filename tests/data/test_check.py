@@ -1,6 +1,7 @@
 """Each planted fault of a data set is found, and nothing else; real data sets have none."""
 
 import json
+import time
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sp_fast.data import check, image_faults
 from sp_fast.data.check import check_coco, errors_before_training
 from sp_fast.data.coco import load_coco
 from sp_fast.data.faults import KINDS, NOTE
@@ -244,6 +246,51 @@ def test_errors_before_training_are_one_message(tmp_path):
     assert len(str(error.value).splitlines()) == 7
     with pytest.raises(NotADirectoryError, match="expected a folder"):
         errors_before_training(path, tmp_path / "none")
+
+
+def test_checks_before_training_show_their_progress_once_they_take_long(good, monkeypatch, capsys):
+    errors_before_training(*good)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(check, "_SILENT", 0.0)
+    errors_before_training(*good)
+    assert "images checked" in capsys.readouterr().err
+
+
+def test_ctrl_c_does_not_wait_for_the_other_images(good, monkeypatch):
+    looked = []
+
+    def look(path):
+        time.sleep(0.01)
+        looked.append(path)
+        return HEIGHT, WIDTH
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(image_faults, "image_size", look)
+    images = [(k, {"id": k, "file_name": f"{k}.png", "height": HEIGHT, "width": WIDTH}) for k in range(2000)]
+    with pytest.raises(KeyboardInterrupt):
+        image_faults.image_faults(images, good[1], pixels=False, progress=stop)
+    assert len(looked) < 2000
+
+
+def test_an_id_with_a_decimal_point_is_shown_with_it(good):
+    coco = json.loads(good[0].read_text())
+    coco["annotations"][0]["image_id"] = 1.0
+    (fault,) = structural_faults(coco)
+    assert str(fault).endswith("image_id: expected a whole number or a text, got 1.0")
+
+
+def test_classes_of_the_same_name_do_for_class_agnostic_training(tmp_path):
+    coco = good_set(tmp_path)
+    coco["categories"] = [dict(one, name="same") for one in coco["categories"]]
+    path = write(coco, tmp_path)
+    with pytest.raises(ValueError, match=r"'same' for the ids .* or train with --class-agnostic"):
+        errors_before_training(path, tmp_path / "images")
+    with pytest.raises(ValueError, match="'same' for the ids"):
+        load_coco(path)
+    errors_before_training(path, tmp_path / "images", class_agnostic=True)
+    assert len(load_coco(path, class_agnostic=True)["annotations"]) == len(coco["annotations"])
 
 
 @pytest.mark.parametrize("name", ["outside", "polygon of two points", "no polygons", "empty run lengths"])

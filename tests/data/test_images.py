@@ -128,6 +128,15 @@ def test_a_link_to_nothing_is_a_broken_image(tmp_path):
             read(tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("make", [getattr(os, "mkfifo", None), os.mkdir])
+def test_what_is_not_a_file_is_a_broken_image(tmp_path, make):
+    if make is None:
+        pytest.skip("no pipes in folders here")
+    make(tmp_path / "a.png")
+    with pytest.raises(BrokenImageError, match="not a file but a folder, a pipe or a device"):
+        image_size(tmp_path / "a.png")
+
+
 def test_exif_that_cannot_be_written_again_is_applied(pixels, tmp_path):
     # Orientation 6, and the camera's maker as a fraction 1/0, not a text.
     entries = struct.pack("<HHHIIHHIIIII", 2, 0x112, 3, 1, 6, 0x10F, 5, 1, 38, 0, 1, 0)
@@ -183,6 +192,14 @@ def test_formats_of_an_installed_plug_in_are_read(pixels, tmp_path, monkeypatch)
     assert [path.name for path in list_images(tmp_path)] == ["a.heic"]
     np.testing.assert_array_equal(read_image(tmp_path / "a.heic"), pixels)
     assert len(registered) == 2  # reading alone, as in training, registers it too
+
+
+@pytest.mark.parametrize(("name", "package"), [("a.HEIC", "pillow-heif"), ("a.jxl", "pillow-jxl-plugin")])
+def test_a_format_whose_plug_in_is_missing_is_named(name, package, tmp_path, monkeypatch):
+    plugins(monkeypatch, pillow_heif=None, pillow_jxl=None)
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(BrokenImageError, match=f"files need pip install {package}$"):
+        read_image(tmp_path / name)
 
 
 @pytest.mark.parametrize(("suffix", "feature"), [("gif", None), ("avif", "avif"), ("jp2", "jpg_2000")])

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, features
 from pycocotools import mask as coco_mask
+from safetensors.torch import save
 
 HEIGHT, WIDTH = 16, 24
 NAMES = ("a.png", "b.png")
@@ -106,6 +108,15 @@ def cityscapes() -> dict[str, Any]:
 
 YOLO = b"0 0.1 0.1 0.9 0.1 0.9 0.8\n1 0.2 0.2 0.5 0.2 0.5 0.5 0.3 0.6\n"
 YOLO_CONFIG = b"names:\n  0: x\n  1: y\n"
+
+
+def weights() -> dict[str, bytes]:
+    """A state dict in each format of weights, by name."""
+    state = {"layer.weight": torch.arange(600.0).view(30, 20), "layer.bias": torch.ones(3, dtype=torch.half)}
+    zipped, legacy = io.BytesIO(), io.BytesIO()
+    torch.save({"state_dict": state, "meta": {"epoch": 3, "names": ["x", "y"]}}, zipped)
+    torch.save({"state_dict": state}, legacy, _use_new_zipfile_serialization=False)
+    return {"zip": zipped.getvalue(), "legacy": legacy.getvalue(), "safetensors": save(state)}
 
 
 def label_image() -> bytes:

@@ -25,6 +25,7 @@ from sp_fast.data.formats import to_coco
 from sp_fast.data.images import BrokenImageError, image_size, read_image
 from sp_fast.data.imported import import_masks
 from sp_fast.data.rle import rle_areas, to_rle
+from sp_fast.weights.unpickle import load_foreign
 from tests.fuzz import samples
 from tests.fuzz.damage import damaged_bytes, damaged_json
 
@@ -139,6 +140,21 @@ def test_images(folder: Path, name: str, data: st.DataObject) -> None:
             with contextlib.suppress(BrokenImageError):
                 sizes.append(read())
     assert len(set(sizes)) <= 1
+
+
+WEIGHTS = samples.weights()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", WEIGHTS)
+@given(data=st.data())
+@many
+def test_weights(folder: Path, kind: str, data: st.DataObject) -> None:
+    path = folder / "weights.pth"
+    path.write_bytes(data.draw(damaged_bytes(WEIGHTS[kind])))
+    with limited():
+        _, refused = result(lambda: load_foreign(path))
+    assert not refused or str(path) in refused
 
 
 def write(folder: Path, format: str, data: st.DataObject) -> Path:

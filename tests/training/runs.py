@@ -131,6 +131,12 @@ def train_ranks(count: int, folder: Path, *arguments: object) -> None:
 
 
 def run_ranks(count: int, function: Callable, *arguments: Any) -> None:
+    """Calls a function in `count` processes, see `ranks_of`, which have to end well."""
+    for finished in ranks_of(count, function, *arguments):
+        assert finished.returncode == 0, finished.stderr[-3000:]
+
+
+def ranks_of(count: int, function: Callable, *arguments: Any) -> list[Finished]:
     """Calls a function in `count` processes that find each other as those of torchrun do, without a GPU."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {
@@ -142,8 +148,7 @@ def run_ranks(count: int, function: Callable, *arguments: Any) -> None:
         "CUDA_VISIBLE_DEVICES": "",
     }
     ranks = [dict(shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(count)]
-    for finished in _in_processes(ranks, function, *arguments):
-        assert finished.returncode == 0, finished.stderr[-3000:]
+    return _in_processes(ranks, function, *arguments)
 
 
 def _in_processes(environments: list[dict[str, str]], function: Callable, *arguments: Any) -> list[Finished]:

@@ -69,6 +69,11 @@ def other_ids(coco):
         annotation["category_id"] = new[annotation["category_id"]]
 
 
+def one_name(coco):
+    for category in coco["categories"]:
+        category["name"] = "same"
+
+
 def rates(folder):
     """Learning rate of each step."""
     lines = [
@@ -157,6 +162,17 @@ def test_classes_are_matched_by_name(run, scenes, with_categories, tmp_path):
 
     validation = [*finetune_options(scenes)[4:], "--eval-only", "--load-from", latest]
     status, said = run("finetune", *validation, folder="evaluated")  # the checkpoint names the classes
+    assert status == 0, said
+
+
+def test_classes_of_the_same_name(run, scenes, with_categories):
+    _, images, _, annotations, _ = with_categories(one_name)
+    data = ["--images", images, "--annotations", annotations]
+    data += ["--val-images", images, "--val-annotations", annotations, "--steps", 1]
+    status, said = run("finetune", *data)
+    assert status == 2
+    assert "'same' for the ids" in said
+    status, said = run("finetune", *data, "--class-agnostic")
     assert status == 0, said
 
 

@@ -18,6 +18,7 @@ from tests.training.runs import (
     environment,
     finetune_options,
     pretrain_options,
+    ranks_of,
     train,
     train_ranks,
     write_config,
@@ -27,6 +28,7 @@ from tests.training.runs import (
 pytest.importorskip("mmdet")
 
 from sp_fast.mmdet_plugin.safe_resume import load_checkpoint_file
+from sp_fast.train import main
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,20 @@ def test_two_processes_fine_tune_and_validate_like_one(scenes, uneven, tmp_path)
     assert len({found["image_id"] for found in one}) == 3
     assert [found["image_id"] for found in two] == [found["image_id"] for found in one]
     assert [found["score"] for found in two] == pytest.approx([found["score"] for found in one])
+
+
+def test_a_damaged_checkpoint_is_one_line_of_one_process(scenes, tmp_path):
+    config = write_config(tmp_path / "config.py", "finetune")
+    folder, damaged = tmp_path / "run", tmp_path / "damaged.pth"
+    torch.save({"state_dict": {"weight": torch.zeros(4096)}}, damaged)
+    damaged.write_bytes(damaged.read_bytes()[:9000])
+    data = [*finetune_options(scenes)[:4], "--no-val", "--load-from", damaged, "--work-dir", folder]
+    first, second = ranks_of(2, main, [str(config), *map(str, data)])
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert len([line for line in first.stderr.splitlines() if str(damaged) in line]) == 1
+    assert "Traceback" not in first.stderr + second.stderr
+    assert str(damaged) not in second.stderr
+    assert not folder.exists()
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def test_safetensors(tmp_path):
 
 def whole(tmp_path):
     path = tmp_path / "whole.pth"
-    torch.save({"weight": torch.zeros(1000)}, path)
+    torch.save({"weight": torch.zeros(2000)}, path)
     return path.read_bytes()
 
 
@@ -171,6 +171,7 @@ def script(tmp_path):
         (lambda _: b"\xff\xd8\xff\xe0" + bytes(100), "a JPEG image"),
         (lambda _: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         (lambda tmp_path: whole(tmp_path)[:2000], "a zip archive that is cut off or damaged"),
+        (lambda tmp_path: whole(tmp_path)[:-50], "a zip archive that is cut off or damaged"),
         (without_directory, "a zip archive that is damaged"),
         (with_another_bit, "a damaged file: the checksum of"),
         (lambda tmp_path: legacy(tmp_path)[:-2000], "a pickle that is cut off"),
@@ -183,6 +184,7 @@ def script(tmp_path):
         "image",
         "lfs",
         "cut zip",
+        "zip without its end",
         "damaged zip",
         "bit",
         "cut legacy",
