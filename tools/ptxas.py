@@ -30,7 +30,7 @@ from sp_fast.files import write_text
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "ptxas.md"
 
-ARCHITECTURES = ("80", "90")
+ARCHITECTURES = ("80", "90", "100", "120")
 
 # SASS of 16-byte accesses to global memory: into registers, from registers, straight into shared memory.
 ACCESSES = {
@@ -143,6 +143,7 @@ def launches(
         matched = torch.empty(stages, images, prompts, dtype=torch.int64)
         scalar = torch.empty(())
         first, second = plan_loss(updated, p, matched, True, scalar)
+        weights, gradients = plan_loss_backward(scalar, updated, p, matched, True, updated, p)
         return {
             "match_prompts forward": plan_match(k, p, count, decorated, index),
             "match_prompts backward": plan_match_backward(
@@ -150,9 +151,8 @@ def launches(
             ),
             "kernel_supervision_loss forward": first,
             "kernel_supervision_loss forward, total": second,
-            "kernel_supervision_loss backward": plan_loss_backward(
-                scalar, updated, p, matched, True, updated, p
-            ),
+            "kernel_supervision_loss backward, weights": weights,
+            "kernel_supervision_loss backward": gradients,
         }
 
 

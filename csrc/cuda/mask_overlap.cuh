@@ -15,27 +15,27 @@ constexpr bool kByteProducts = false;
 // Products of bytes count a common cell as 2^k * 2^(3 - k), so masks must have less than 2^28 cells.
 constexpr int kByteScale = 3;
 
-// Cells j, j + 8, j + 16 and j + 24 of a row's word as four bytes, 2^(j % 4) where they are inside.
-__device__ __forceinline__ unsigned row_bytes(unsigned word, int j) {
-    return (j < 4 ? word : word >> 4) & (0x01010101u << j % 4);
-}
+// Cells j, j + 8, j + 16 and j + 24 of a row's word, j in 0..3, as four bytes, 2^j where they are inside.
+__device__ __forceinline__ unsigned row_bytes(unsigned word, int j) { return word & (0x01010101u << j); }
 
-// The same cells of a column's word, given with the bits of each byte reversed, as 2^(3 - j % 4).
+// The same cells of a column's word, whose bits are reversed within each four, as 2^(3 - j).
 __device__ __forceinline__ unsigned column_bytes(unsigned reversed, int j) {
-    return (j < 4 ? reversed >> 4 : reversed) & (0x08080808u >> j % 4);
+    return reversed & (0x08080808u >> j);
 }
 
-__device__ __forceinline__ unsigned reverse_in_bytes(unsigned word) {
-    return __byte_perm(__brev(word), 0, 0x0123);
+// Reverses the bits within each four.
+__device__ __forceinline__ unsigned reverse_in_fours(unsigned word) {
+    const unsigned in_bytes = __byte_perm(__brev(word), 0, 0x0123);
+    return (in_bytes >> 4 & 0x0f0f0f0fu) | (in_bytes << 4 & 0xf0f0f0f0u);
 }
 
 #ifdef SP_FAST_CUDA_ON_CPU
 // The common cells of two words as products of bytes, which must be those of the bits.
 inline int common_in_words(unsigned row, unsigned column) {
-    const unsigned reversed = reverse_in_bytes(column);
+    const unsigned reversed = reverse_in_fours(column);
     unsigned sum = 0;
     for (int j = 0; j < 8; ++j) {
-        const unsigned x = row_bytes(row, j), y = column_bytes(reversed, j);
+        const unsigned x = row_bytes(row >> j / 4 * 4, j % 4), y = column_bytes(reversed >> j / 4 * 4, j % 4);
         for (int byte = 0; byte < 32; byte += 8) sum += (x >> byte & 0xff) * (y >> byte & 0xff);
     }
     const int common = __popc(row & column);
@@ -91,29 +91,43 @@ __device__ __forceinline__ void multiply_bytes(int (&counts)[4], const unsigned 
 
 // `multiply_bits` for a tile, whose counts are times 2^kByteScale with products of bytes.
 template <int Rows, int Columns>
-__device__ __forceinline__ void add_common(int (&counts)[Rows][Columns][4], const unsigned (&a)[Rows][4],
+__device__ __forceinline__ void add_common(int (&counts)[Rows][Columns][4], unsigned (&a)[Rows][4],
                                            unsigned (&b)[Columns][2]) {
     if constexpr (kByteProducts) {
 #pragma unroll
         for (int c = 0; c < Columns; ++c) {
 #pragma unroll
-            for (int i = 0; i < 2; ++i) b[c][i] = reverse_in_bytes(b[c][i]);
+            for (int i = 0; i < 2; ++i) b[c][i] = reverse_in_fours(b[c][i]);
         }
+        // Unrolled, both halves would not fit in the registers.
+#pragma unroll 1
+        for (int half = 0; half < 2; ++half) {
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-            unsigned of_columns[Columns][2];
+            for (int j = 0; j < 4; ++j) {
+                unsigned of_columns[Columns][2];
 #pragma unroll
-            for (int c = 0; c < Columns; ++c) {
+                for (int c = 0; c < Columns; ++c) {
 #pragma unroll
-                for (int i = 0; i < 2; ++i) of_columns[c][i] = column_bytes(b[c][i], j);
+                    for (int i = 0; i < 2; ++i) of_columns[c][i] = column_bytes(b[c][i], j);
+                }
+#pragma unroll
+                for (int r = 0; r < Rows; ++r) {
+                    unsigned of_rows[4];
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) of_rows[i] = row_bytes(a[r][i], j);
+#pragma unroll
+                    for (int c = 0; c < Columns; ++c) multiply_bytes(counts[r][c], of_rows, of_columns[c]);
+                }
             }
 #pragma unroll
             for (int r = 0; r < Rows; ++r) {
-                unsigned of_rows[4];
 #pragma unroll
-                for (int i = 0; i < 4; ++i) of_rows[i] = row_bytes(a[r][i], j);
+                for (int i = 0; i < 4; ++i) a[r][i] >>= 4;
+            }
 #pragma unroll
-                for (int c = 0; c < Columns; ++c) multiply_bytes(counts[r][c], of_rows, of_columns[c]);
+            for (int c = 0; c < Columns; ++c) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) b[c][i] >>= 4;
             }
         }
     } else {
@@ -166,7 +180,7 @@ __device__ __forceinline__ void common_cells(int (&counts)[Rows][Columns][4],
     int done = 0;
 #pragma unroll 1
     for (; done + 32 <= size; done += 32) {
-#pragma unroll
+#pragma unroll(kByteProducts ? 1 : 4)
         for (int i = 0; i < 8; i += 2) add(done + first + i, true, true);
     }
 #pragma unroll 1
