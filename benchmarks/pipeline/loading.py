@@ -36,7 +36,7 @@ class _Measuring(ForkingPickler):
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, torch.Tensor):
             storage = value.untyped_storage()
-            self.shared[storage.data_ptr()] = storage.nbytes()
+            self.shared[storage._cdata] = storage.nbytes()  # its data move when it becomes shared
         return NotImplemented
 
 

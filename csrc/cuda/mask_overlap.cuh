@@ -78,8 +78,9 @@ __device__ __forceinline__ void multiply_bits(int (&counts)[4], const unsigned (
 }
 
 // The same for bytes instead of bits: lanes hold and get what they do in `multiply_bits`.
-__device__ __forceinline__ void multiply_bytes(int (&counts)[4], const unsigned (&a)[4],
-                                               const unsigned (&b)[2]) {
+__device__ __forceinline__ void multiply_bytes([[maybe_unused]] int (&counts)[4],
+                                               [[maybe_unused]] const unsigned (&a)[4],
+                                               [[maybe_unused]] const unsigned (&b)[2]) {
 #ifndef SP_FAST_CUDA_ON_CPU
     asm volatile(
         "mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 "
