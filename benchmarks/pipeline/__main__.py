@@ -2,10 +2,12 @@
 
     python -m benchmarks.pipeline
     python -m benchmarks.pipeline --only loader losses --image 400 667
+    python -m benchmarks.pipeline --tree ../earlier
 
-Each part runs in a process of its own on one thread. `before` comes from a file that an earlier version wrote
-with --save. With the environment variable SP_FAST_DATA, images are those of its coco_mini/train and
-backbones have its weights; else both are made up.
+Each part runs in a process of its own on one thread. `before` comes from a file; with --tree, which names a
+built checkout of an earlier version, it is measured in turn with `after` and written to the file. With the
+environment variable SP_FAST_DATA, images are those of its coco_mini/train and backbones have its weights;
+else both are made up.
 """
 
 from __future__ import annotations
@@ -48,11 +50,16 @@ def function_of(part: str) -> Callable[[Task], list[Row]]:
     return function
 
 
-def run_part(part: str, sizes: Sizes, data: Path | None) -> list[Row]:
-    """Measure a part in a process of its own; no rows and its last lines on stderr where it fails."""
+def run_part(part: str, sizes: Sizes, data: Path | None, tree: Path | None = None) -> list[Row]:
+    """Measure a part in a process of its own; no rows and its last lines on stderr where it fails.
+
+    With a `tree`, sp_fast is that of this folder.
+    """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "rows.json"
-        task = dict(sizes=dataclasses.asdict(sizes), data=str(data or ""), result=str(result))
+        task = dict(
+            sizes=dataclasses.asdict(sizes), data=str(data or ""), tree=str(tree or ""), result=str(result)
+        )
         command = [sys.executable, "-m", "benchmarks.pipeline", "--part", part, json.dumps(task)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -64,6 +71,8 @@ def run_part(part: str, sizes: Sizes, data: Path | None) -> list[Row]:
 
 def measure_part(part: str, given: dict[str, Any]) -> None:
     """The work of the process of a part."""
+    if given["tree"]:
+        sys.path.insert(0, given["tree"])
     sizes = Sizes(**{**given["sizes"], "image": tuple(given["sizes"]["image"])})
     data = Path(given["data"]) if given["data"] else None
     with tempfile.TemporaryDirectory() as folder:
@@ -86,25 +95,32 @@ def main() -> int:
         parser.add_argument(f"--{field.name}", type=int, default=field.default, **several)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--before", type=Path, default=BEFORE, help="file of an earlier run")
-    parser.add_argument("--save", type=Path, help="write the values to this file, to be a later run's before")
+    parser.add_argument("--tree", type=Path, help="built checkout of an earlier version, to measure before")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of pipeline.md")
     arguments = parser.parse_args()
     sizes = _sizes(arguments)
     sizes = dataclasses.replace(sizes, image=tuple(sizes.image))
     data = Path(os.environ["SP_FAST_DATA"]) if os.environ.get("SP_FAST_DATA") else None
     rows: list[Row] = []
+    earlier: list[Row] = []
     failed = 0
     for number, part in enumerate(arguments.only, start=1):
         print(f"\r[{number}/{len(arguments.only)}] {part:<24}", end="", file=sys.stderr, flush=True)
         found = run_part(part, sizes, data)
         failed += not found
         rows += found
+        if arguments.tree:
+            earlier += run_part(part, sizes, data, arguments.tree.resolve())
     print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
     pixels = "photographs" if data else "made up"
-    run = Run(processor(), pixels, dataclasses.asdict(sizes), {row.key: row.value for row in rows})
-    if arguments.save:
-        run.write(arguments.save)
-        return int(failed > 0)
+
+    def run_of(rows: list[Row]) -> Run:
+        values = {row.key: row.value for row in rows}
+        return Run(processor(), pixels, dataclasses.asdict(sizes), values)
+
+    run = run_of(rows)
+    if arguments.tree:
+        run_of(earlier).write(arguments.before)
     before = Run.read(arguments.before, pixels) if arguments.before.is_file() else None
     print(terminal(rows, run, before))
     if not failed and set(arguments.only) == set(PARTS):

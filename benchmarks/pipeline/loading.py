@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+
 import sp_fast.models  # noqa: F401
 
 # isort: split

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def measure(name: str, task: Task) -> list[Row]:
         workers=1,
         progress=lambda done, total: times.append(1e3 * time.process_time()),
     )
-    between = [end - start for start, end in zip(times, times[1:], strict=False)]
+    between = [end - start for start, end in pairwise(times)]
     whole = statistics.median(between[count // 2 :])
     backbone = _backbone(name, task.data)
     image = torch.from_numpy(read_image(list_images(task.folder / "images")[0])).permute(2, 0, 1)

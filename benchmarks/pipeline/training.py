@@ -5,11 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
-import sp_fast.models  # noqa: F401
+
+import sp_fast
+import sp_fast.models
 
 # isort: split
 from mmengine.config import Config
@@ -23,7 +26,7 @@ from sp_fast.mmdet_plugin.runner import Runner
 from sp_fast.proposals.store import seeds_path
 
 _OBJECTS = 5  # per image
-_STUDY = Path(__file__).parents[2] / "studies" / "mini_coco" / "configs"
+_STUDY = Path(sp_fast.__file__).parents[1] / "studies" / "mini_coco" / "configs"
 
 
 class Training(NamedTuple):
@@ -119,7 +122,7 @@ def measure(name: str, task: Task) -> list[Row]:
     runner.register_hook(hook)
     runner.register_hook(_EndHook(hook))
     runner.train()
-    between = [end - start for start, end in zip(hook.times, hook.times[1:], strict=False)]
+    between = [end - start for start, end in pairwise(hook.times)]
     what = f"{training.title}, {training.batch} x {training.size} px"
     return [
         Row("Training step, loading included, ms", what, statistics.median(between[:-1])),
