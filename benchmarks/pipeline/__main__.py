@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pipeline.rows import Row, Sizes, Task
-from benchmarks.pipeline.table import Run, markdown, processor, terminal
+from benchmarks.pipeline.table import Run, markdown, terminal
 
 RESULTS = Path(__file__).parents[1] / "results"
 BEFORE = RESULTS / "pipeline_before.json"
@@ -113,14 +113,9 @@ def main() -> int:
             earlier += run_part(part, sizes, data, arguments.tree.resolve())
     print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
     pixels = "photographs" if data else "made up"
-
-    def run_of(rows: list[Row]) -> Run:
-        values = {row.key: row.value for row in rows}
-        return Run(processor(), pixels, dataclasses.asdict(sizes), values)
-
-    run = run_of(rows)
+    run = Run.of(rows, sizes, pixels)
     if arguments.tree:
-        run_of(earlier).write(arguments.before)
+        Run.of(earlier, sizes, pixels).write(arguments.before)
     before = Run.read(arguments.before, pixels) if arguments.before.is_file() else None
     print(terminal(rows, run, before))
     if not failed and set(arguments.only) == set(PARTS):

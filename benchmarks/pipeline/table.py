@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.pipeline.rows import Row
+from benchmarks.pipeline.rows import Row, Sizes
 
 _NUMBERS = ("before", "after", "times", "floor", "goal")
 
@@ -27,6 +27,12 @@ class Run:
     sizes: dict[str, Any]
     values: dict[str, float]
     version: str = torch.__version__
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], sizes: Sizes, pixels: str) -> Run:
+        """The run that just measured these rows, its sizes as JSON has them."""
+        plain = json.loads(json.dumps(dataclasses.asdict(sizes)))
+        return cls(processor(), pixels, plain, {row.key: row.value for row in rows})
 
     @classmethod
     def read(cls, path: Path, pixels: str) -> Run | None:

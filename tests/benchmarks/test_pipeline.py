@@ -25,8 +25,9 @@ ROWS = [
 
 def run(values, **changed):
     """A run with these values."""
-    given = dict(processor="A", pixels="made up", sizes=dataclasses.asdict(SMALL), version="2.14")
-    return Run(**{**given, **changed}, values=values)
+    rows = [Row("", name, value) for name, value in values.items()]
+    made = Run.of(rows, SMALL, "made up")
+    return dataclasses.replace(made, **{"processor": "A", "values": values, **changed})
 
 
 @pytest.mark.parametrize("part", ["loader", "losses", "deformable", "propose_mobilenet_v2", "step_demo"])
@@ -35,7 +36,6 @@ def test_a_part_measures_all_its_rows(part, tmp_path):
     assert rows
     for row in rows:
         assert math.isfinite(row.value)
-        assert row.value >= 0
         assert len(row.name) <= 33
     assert any(row.value > 0 for row in rows)
 
