@@ -16,13 +16,14 @@ NUMERIC := tests/ops tests/proposals/test_proposer.py tests/pretraining/test_pro
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export MAX_JOBS := $(JOBS)
 
-.PHONY: help setup demo test cpp-test cpp-test-with-compiler fuzz docs bench gpu-test gpu-bench gpu-sanitize ptxas lint format clean
+.PHONY: help setup demo test cpp-test cpp-test-with-compiler fuzz docs bench bench-pipeline gpu-test gpu-bench gpu-sanitize ptxas lint format clean
 
 help:
 	@echo "make demo     pre-train, fine-tune and compare on a synthetic set (8 minutes on 2 cores)"
 	@echo "make test     every test, the C++ and CUDA sources compiled first"
 	@echo "make fuzz     damaged annotation files and images, for 10 minutes (make fuzz MINUTES=60)"
 	@echo "make bench    the ops and a training step against plain PyTorch"
+	@echo "make bench-pipeline   what a user waits for, on the CPU -> benchmarks/results/pipeline.md"
 	@echo "make gpu-test, gpu-bench, gpu-sanitize   on a machine with a GPU: 9 minutes each, no network, no setup"
 	@echo "make ptxas    registers, spills and wide accesses of every kernel -> benchmarks/results/ptxas.md"
 	@echo "make docs     the documentation as a site -> build/site"
@@ -80,6 +81,10 @@ docs: setup
 
 bench: setup
 	@$(BIN)/python -m pytest -q benchmarks --benchmark-only --benchmark-group-by=group --benchmark-columns=median,iqr,rounds
+
+# Options: make bench-pipeline PIPELINE="--only loader losses --image 400 667".
+bench-pipeline: setup
+	@$(BIN)/python -m benchmarks.pipeline $(PIPELINE)
 
 # No setup: a machine with a GPU may have no network, but has PyTorch. Options: make gpu-test GPU="--minutes 5".
 gpu-test gpu-bench gpu-sanitize: gpu-%:

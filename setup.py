@@ -4,7 +4,8 @@ Environment:
     SP_FAST_EXTENSION     0: no extension; 1: the extension or an error; unset: the extension if it builds.
     SP_FAST_CUDA          0: no CUDA; 1: CUDA or an error; unset: CUDA if it builds.
     SP_FAST_STRICT        1: warnings of nvcc are errors.
-    TORCH_CUDA_ARCH_LIST  architectures, 8.0 or above; default "8.0;9.0+PTX".
+    TORCH_CUDA_ARCH_LIST  architectures, 8.0 or above; default "8.0;9.0;10.0;12.0+PTX", and
+                          "8.0;9.0+PTX" where nvcc is older than 12.8.
     MAX_JOBS              number of parallel compiler processes.
 """
 
@@ -20,6 +21,7 @@ from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).resolve().parent
 ARCHITECTURES = "8.0;9.0+PTX"
+WITH_BLACKWELL, BLACKWELL_SINCE = "8.0;9.0;10.0;12.0+PTX", (12, 8)
 # Entries of TORCH_CUDA_ARCH_LIST below compute capability 8.0, by name or by number.
 TOO_OLD = re.compile(r"[1-7]\.|Kepler|Maxwell|Pascal|Volta|Turing")
 
@@ -45,22 +47,23 @@ def compilers() -> list[str]:
     return [nvcc for nvcc in map(shutil.which, paths if home else ["nvcc", *paths]) if nvcc]
 
 
-def toolkit_of(nvcc: str) -> tuple[str, int]:
-    """The toolkit's folder and major version, as nvcc reports them (it may be a wrapper script)."""
+def toolkit_of(nvcc: str) -> tuple[str, tuple[int, int]]:
+    """The toolkit's folder and version, as nvcc reports them (it may be a wrapper script)."""
     dry_run = subprocess.run(
         [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True, check=False
     )
     top = re.search(r"^#\$ TOP=(.+)$", dry_run.stderr, re.MULTILINE)
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
-    release = re.search(r"release (\d+)\.", version.stdout)
+    release = re.search(r"release (\d+)\.(\d+)", version.stdout)
     if top is None or release is None:
-        return nvcc, 0
-    return str(Path(top.group(1).strip()).resolve()), int(release.group(1))
+        return nvcc, (0, 0)
+    return str(Path(top.group(1).strip()).resolve()), (int(release.group(1)), int(release.group(2)))
 
 
-def architectures() -> str:
-    """TORCH_CUDA_ARCH_LIST without the architectures that the kernels do not support."""
-    names = re.split(r"[;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or ARCHITECTURES)
+def architectures(version: tuple[int, int]) -> str:
+    """TORCH_CUDA_ARCH_LIST without the architectures that the kernels do not support, or the default."""
+    default = WITH_BLACKWELL if version >= BLACKWELL_SINCE else ARCHITECTURES
+    names = re.split(r"[;\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip() or default)
     kept = ";".join(name for name in names if name and not TOO_OLD.match(name))
     dropped = ", ".join(filter(TOO_OLD.match, names))
     if dropped:
@@ -74,22 +77,22 @@ def set_up_cuda() -> str | None:
         return None
     found = [toolkit_of(nvcc) for nvcc in compilers()]
     wanted = int((torch.version.cuda or "0").split(".")[0])
-    fitting = [folder for folder, major in found if major == wanted]
-    names = architectures()
+    fitting = [(folder, version) for folder, version in found if version[0] == wanted]
+    names = architectures(fitting[0][1] if fitting else (0, 0))
     if not wanted:
         obstacle = f"PyTorch {torch.__version__} is not a CUDA build"
     elif not found:
         obstacle = "nvcc was not found in CUDA_HOME, or in PATH, /usr/local/cuda and pip's packages"
     elif not fitting:
-        versions = ", ".join(f"{folder} is CUDA {major or 'unknown'}" for folder, major in found)
+        versions = ", ".join(f"{folder} is CUDA {version[0] or 'unknown'}" for folder, version in found)
         obstacle = f"PyTorch is built for CUDA {torch.version.cuda} and {versions}"
     elif not names:
         obstacle = "TORCH_CUDA_ARCH_LIST names no architecture of 8.0 or above"
     else:
         # cpp_extension reads CUDA_HOME when it is imported; its guess would mistake a wrapper of nvcc.
-        os.environ["CUDA_HOME"] = fitting[0]
+        os.environ["CUDA_HOME"] = fitting[0][0]
         os.environ["TORCH_CUDA_ARCH_LIST"] = names
-        return fitting[0]
+        return fitting[0][0]
     if requested("SP_FAST_CUDA"):
         sys.exit(
             f"SP_FAST_CUDA=1, but {obstacle}. Install the CUDA toolkit that matches PyTorch and set "

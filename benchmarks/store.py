@@ -27,25 +27,25 @@ HEIGHT, WIDTH, MASKS = 480, 640, 20
 RANKS, TAKEN = 2, 2000
 
 
-def masks_of(images: int) -> Iterator[dict[str, Any]]:
+def masks_of(images: int, height: int = HEIGHT, width: int = WIDTH) -> Iterator[dict[str, Any]]:
     """Ellipses in the form that `write_masks` takes: a few hundred, repeated."""
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    y, x = np.mgrid[:height, :width]
     made = []
     for _ in range(500):
-        axes, centre = rng.uniform(20, 110, 2), rng.uniform(0, 1, 2) * (WIDTH, HEIGHT)
+        axes, centre = rng.uniform(20, 110, 2), rng.uniform(0, 1, 2) * (width, height)
         inside = ((x - centre[0]) / axes[0]) ** 2 + ((y - centre[1]) / axes[1]) ** 2 < 1
         rle = coco_mask.encode(np.asfortranarray(inside, dtype=np.uint8))
         box = coco_mask.toBbox(rle).astype(int).tolist()
         made.append({"counts": rle["counts"].decode(), "bbox": box, "area": int(coco_mask.area(rle))})
     for row in range(images * MASKS):
-        yield {"image_id": row // MASKS + 1, "size": [HEIGHT, WIDTH], **made[row % 500], "seed_row": row}
+        yield {"image_id": row // MASKS + 1, "size": [height, width], **made[row % 500], "seed_row": row}
 
 
-def entries_of(images: int) -> list[dict[str, Any]]:
+def entries_of(images: int, height: int = HEIGHT, width: int = WIDTH) -> list[dict[str, Any]]:
     """Entries of the images."""
     return [
-        {"id": k + 1, "file_name": f"{k:012d}.jpg", "height": HEIGHT, "width": WIDTH} for k in range(images)
+        {"id": k + 1, "file_name": f"{k:012d}.jpg", "height": height, "width": width} for k in range(images)
     ]
 
 

@@ -68,7 +68,9 @@ at::Tensor pack_masks(const at::Tensor& masks) {
     at::parallel_for(0, shape.number, kGrain, [&](int64_t begin, int64_t end) {
         std::vector<uint8_t> row(shape.words() * 32, 0);
         for (int64_t m = begin; m < end; ++m) {
-            std::copy_n(from + m * shape.cells(), shape.cells(), row.data());
+            // A bool made from other bytes, as by view(torch.bool), may be any number.
+            const auto* mask = from + m * shape.cells();
+            std::transform(mask, mask + shape.cells(), row.data(), [](uint8_t cell) { return cell != 0; });
             pack_words(row.data(), shape.words(), to + m * shape.words());
         }
     });

@@ -4,8 +4,9 @@ Forward: each program handles a few proposals of one stage and image and writes 
 losses; a second, tiny kernel adds these up in a fixed order. Letting the last program to finish add up would
 need a zeroed counter (a memset, so no fewer nodes in a CUDA graph), a fence and an atomic.
 
-Backward: one kernel writes every element of both gradients once. A program either handles a few kernels of
-one stage and image and sums over their proposals in ascending order, or one proposal and sums over stages.
+Backward: a tiny kernel makes the weight of a pair from the number of pairs of its stage; a second one writes
+every element of both gradients once. A program either handles a few kernels of one stage and image and sums
+over their proposals in ascending order, or one proposal and sums over stages.
 """
 
 from __future__ import annotations
@@ -40,16 +41,14 @@ def cosine_factors(x, y, weight):
 
 
 @triton.jit
-def matched_number(rows, stages, batch, proposals, stride_b, stride_l, BLOCK: tl.constexpr):
-    """Number of matched pairs in each stage, fp32 [stages]; `rows` points to the indices of each stage."""
-    number = tl.zeros([stages.shape[0]], tl.float32)
+def matched_number(row, batch, proposals, stride_b, stride_l, BLOCK: tl.constexpr):
+    """Number of matched pairs in a stage, fp32; `row` points to its indices."""
+    number = 0.0
     for start in range(0, batch * proposals, BLOCK):
         at = start + tl.arange(0, BLOCK)
         pairs = (at // proposals).to(tl.int64) * stride_b + (at % proposals).to(tl.int64) * stride_l
-        matched = tl.load(
-            rows[:, None] + pairs[None, :], mask=stages[:, None] & (at < batch * proposals)[None, :], other=-1
-        )
-        number += tl.sum((matched >= 0).to(tl.float32), axis=1)
+        matched = tl.load(row + pairs, mask=at < batch * proposals, other=-1)
+        number += tl.sum((matched >= 0).to(tl.float32), axis=0)
     return number
 
 
@@ -115,26 +114,27 @@ def total_loss(partial, loss, stages, parts, MEAN: tl.constexpr, BLOCK_S: tl.con
     tl.store(loss, total)
 
 
-@triton.jit
-def weights(
-    scale,
+@triton.jit(do_not_specialize=["batch", "proposals"])
+def pair_weights(
+    grad,
     index,
-    s,
-    stages,
+    weights,
     batch,
     proposals,
-    stride_s,
-    stride_b,
-    stride_l,
+    index_stride_s,
+    index_stride_b,
+    index_stride_l,
     MEAN: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Weight of one pair in the gradient, for each of the stages s."""
-    weight = scale + tl.zeros([s.shape[0]], tl.float32)
+    s = tl.program_id(0).to(tl.int64)
+    weight = -tl.load(grad).to(tl.float32)
     if MEAN:
-        pairs = matched_number(index + s * stride_s, s < stages, batch, proposals, stride_b, stride_l, BLOCK)
-        weight = tl.math.div_rn(weight, tl.maximum(pairs, 1.0))
-    return weight
+        number = matched_number(
+            index + s * index_stride_s, batch, proposals, index_stride_b, index_stride_l, BLOCK
+        )
+        weight = tl.math.div_rn(weight, tl.maximum(number, 1.0))
+    tl.store(weights + s, weight)
 
 
 @triton.jit
@@ -182,7 +182,7 @@ def target_gradient(kernel_at, target_at, index_at, weight, number, kernel_strid
 
 @triton.jit(do_not_specialize=["stages", "batch", "number", "proposals", "kernel_programs"])
 def loss_backward(
-    grad,
+    weights,
     kernels,
     targets,
     index,
@@ -203,20 +203,17 @@ def loss_backward(
     index_stride_s,
     index_stride_b,
     index_stride_l,
-    MEAN: tl.constexpr,
     CHANNELS: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_L: tl.constexpr,
     BLOCK_C: tl.constexpr,
-    BLOCK_PAIRS: tl.constexpr,
 ):
     program = tl.program_id(0)
     c = tl.arange(0, BLOCK_C).to(tl.int64)
     real = (c < CHANNELS)[None, :]
     kernel_c = kernels + c[None, :] * kernel_stride_c
     target_c = targets + c[None, :] * target_stride_c
-    scale = -tl.load(grad).to(tl.float32)
     if program < kernel_programs:
         blocks = tl.cdiv(number, BLOCK_N)
         b = (program // blocks % batch).to(tl.int64)
@@ -229,19 +226,7 @@ def loss_backward(
             kernel_at,
             target_c + b * target_stride_b,
             index + s * index_stride_s + b * index_stride_b,
-            weights(
-                scale,
-                index,
-                s,
-                stages,
-                batch,
-                proposals,
-                index_stride_s,
-                index_stride_b,
-                index_stride_l,
-                MEAN,
-                BLOCK_PAIRS,
-            ),
+            tl.load(weights + s),
             n,
             number,
             proposals,
@@ -263,19 +248,7 @@ def loss_backward(
                 kernel_c + stage[:, None] * kernel_stride_s + image * kernel_stride_b,
                 target_c + image * target_stride_b + proposal * target_stride_l,
                 index + stage * index_stride_s + image * index_stride_b + proposal * index_stride_l,
-                weights(
-                    scale,
-                    index,
-                    stage,
-                    stages,
-                    batch,
-                    proposals,
-                    index_stride_s,
-                    index_stride_b,
-                    index_stride_l,
-                    MEAN,
-                    BLOCK_PAIRS,
-                ),
+                tl.load(weights + stage, mask=stage < stages, other=0.0),
                 number,
                 kernel_stride_n,
                 stage < stages,
@@ -329,15 +302,26 @@ def plan_backward(
     mean: bool,
     grad_kernels: Tensor,
     grad_targets: Tensor,
-) -> Launch:
-    """Plan the launch that fills the two gradients, both contiguous."""
+) -> tuple[Launch, Launch]:
+    """Plan the two launches that fill the gradients, both contiguous."""
     stages, batch, number, channels = kernels.shape
     proposals = targets.shape[1]
     block_c = triton.next_power_of_2(channels)
     block_n = max(1, min(8, TILE // block_c))
     kernel_programs = stages * batch * triton.cdiv(number, block_n)
-    arguments = {
+    weights = torch.empty(stages, dtype=torch.float32, device=kernels.device)
+    first = {
         "grad": grad,
+        "index": index,
+        "weights": weights,
+        "batch": batch,
+        "proposals": proposals,
+        **strides(index=(index, "sbl")),
+        "MEAN": mean,
+        "BLOCK": up_to(1024, batch * proposals),
+    }
+    second = {
+        "weights": weights,
         "kernels": kernels,
         "targets": targets,
         "index": index,
@@ -349,15 +333,14 @@ def plan_backward(
         "proposals": proposals,
         "kernel_programs": kernel_programs,
         **strides(kernel=(kernels, "sbnc"), target=(targets, "blc"), index=(index, "sbl")),
-        "MEAN": mean,
         "CHANNELS": channels,
         "BLOCK_S": up_to(max(1, min(8, TILE // block_c)), stages),
         "BLOCK_N": block_n,
         "BLOCK_L": up_to(64, proposals),
         "BLOCK_C": block_c,
-        "BLOCK_PAIRS": up_to(256, batch * proposals),
     }
-    return Launch(loss_backward, kernel_programs + batch * proposals, arguments)
+    programs = kernel_programs + batch * proposals
+    return Launch(pair_weights, stages, first), Launch(loss_backward, programs, second)
 
 
 def kernel_supervision_loss(kernels: Tensor, targets: Tensor, index: Tensor, mean: bool) -> Tensor:
@@ -385,5 +368,6 @@ def kernel_supervision_loss_backward(
     grad_kernels = make(kernels.shape, dtype=kernels.dtype, device=kernels.device)
     grad_targets = make(targets.shape, dtype=targets.dtype, device=targets.device)
     if kernels.numel() and index.numel():
-        plan_backward(grad, kernels, targets, index, mean, grad_kernels, grad_targets).run(kernels.device)
+        for launch in plan_backward(grad, kernels, targets, index, mean, grad_kernels, grad_targets):
+            launch.run(kernels.device)
     return grad_kernels, grad_targets

@@ -183,6 +183,9 @@ def plan_forward(
     block_c = triton.next_power_of_2(channels)
     block_n = max(1, min(4, TILE // block_c))
     segment = up_to(64 // prompts.element_size(), channels)
+    # fp32 prompts are held twice, as loaded and divided by their norms, besides the next block: with more of
+    # them, registers allow two programs on a multiprocessor, and those of a training step take two waves.
+    block_l = max(1, min(32, (TILE if prompts.element_size() == 4 else 4 * TILE) // block_c))
     arguments = {
         "kernels": kernels,
         "prompts": prompts,
@@ -195,7 +198,7 @@ def plan_forward(
         "count_stride": 0 if count is None else count.stride(0),
         "CHANNELS": channels,
         "BLOCK_N": block_n,
-        "BLOCK_L": up_to(max(1, min(32, 4 * TILE // block_c)), prompt_number),
+        "BLOCK_L": up_to(block_l, prompt_number),
         "SEGMENTS": block_c // segment,
         "SEGMENT": segment,
     }

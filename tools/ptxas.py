@@ -30,6 +30,7 @@ from sp_fast.files import write_text
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "ptxas.md"
 
+# Those recorded. With nvcc 12.8, the extension has code for 10.0 and 12.0 too.
 ARCHITECTURES = ("80", "90")
 
 # SASS of 16-byte accesses to global memory: into registers, from registers, straight into shared memory.
@@ -80,12 +81,17 @@ def extension() -> tuple[Path, str]:
         raise RuntimeError(f"the extension is not built ({error}): run make setup") from None
     cuda = _C.build_info()["cuda"] or {}
     built = [str(one) for one in cuda.get("architectures", ())]
-    if built != list(ARCHITECTURES):
+    if not set(built) >= set(ARCHITECTURES):
         raise RuntimeError(
             f"expected an extension built with nvcc for {', '.join(ARCHITECTURES)}, got one for "
             f"{', '.join(built) or 'the CPU only'}"
         )
     return Path(_C.__file__), cuda["compiler"]
+
+
+def recorded(kernels: Iterable[Kernel]) -> list[Kernel]:
+    """The kernels of ARCHITECTURES."""
+    return [kernel for kernel in kernels if kernel.architecture in ARCHITECTURES]
 
 
 def short_name(demangled: str) -> str:
@@ -143,6 +149,7 @@ def launches(
         matched = torch.empty(stages, images, prompts, dtype=torch.int64)
         scalar = torch.empty(())
         first, second = plan_loss(updated, p, matched, True, scalar)
+        weights, gradients = plan_loss_backward(scalar, updated, p, matched, True, updated, p)
         return {
             "match_prompts forward": plan_match(k, p, count, decorated, index),
             "match_prompts backward": plan_match_backward(
@@ -150,9 +157,8 @@ def launches(
             ),
             "kernel_supervision_loss forward": first,
             "kernel_supervision_loss forward, total": second,
-            "kernel_supervision_loss backward": plan_loss_backward(
-                scalar, updated, p, matched, True, updated, p
-            ),
+            "kernel_supervision_loss backward, weights": weights,
+            "kernel_supervision_loss backward": gradients,
         }
 
 
@@ -204,7 +210,7 @@ def main() -> None:
         module, version = extension()
     except RuntimeError as error:
         sys.exit(f"ptxas: {error}")
-    cuda = render(kernels_in(module), version)
+    cuda = render(recorded(kernels_in(module)), version)
     write_text(cuda + table("Triton: the launches of a training step", triton_kernels()), RESULT)
     print(RESULT.relative_to(ROOT))
 

@@ -5,11 +5,51 @@
 
 namespace sp_fast::cuda {
 
+// Compute capability 10.0 and above has no product of bits: the compiler makes each of them eight products of
+// bytes and some hundred instructions that split the words. There the words of a whole tile are split once.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool kByteProducts = true;
+#else
+constexpr bool kByteProducts = false;
+#endif
+// Products of bytes count a common cell as 2^k * 2^(3 - k), so masks must have less than 2^28 cells.
+constexpr int kByteScale = 3;
+
+// Cells j, j + 8, j + 16 and j + 24 of a row's word, j in 0..3, as four bytes, 2^j where they are inside.
+__device__ __forceinline__ unsigned row_bytes(unsigned word, int j) { return word & (0x01010101u << j); }
+
+// The same cells of a column's word, whose bits are reversed within each four, as 2^(3 - j).
+__device__ __forceinline__ unsigned column_bytes(unsigned reversed, int j) {
+    return reversed & (0x08080808u >> j);
+}
+
+// Reverses the bits within each four.
+__device__ __forceinline__ unsigned reverse_in_fours(unsigned word) {
+    const unsigned in_bytes = __byte_perm(__brev(word), 0, 0x0123);
+    return (in_bytes >> 4 & 0x0f0f0f0fu) | (in_bytes << 4 & 0xf0f0f0f0u);
+}
+
+#ifdef SP_FAST_CUDA_ON_CPU
+// The common cells of two words as products of bytes, which must be those of the bits.
+inline int common_in_words(unsigned row, unsigned column) {
+    const unsigned reversed = reverse_in_fours(column);
+    unsigned sum = 0;
+    for (int j = 0; j < 8; ++j) {
+        const unsigned x = row_bytes(row >> j / 4 * 4, j % 4), y = column_bytes(reversed >> j / 4 * 4, j % 4);
+        for (int byte = 0; byte < 32; byte += 8) sum += (x >> byte & 0xff) * (y >> byte & 0xff);
+    }
+    const int common = __popc(row & column);
+    if (sum != unsigned(common) << kByteScale) on_cpu::fail("products of bytes differ from products of bits");
+    return common;
+}
+#endif
+
 // Adds to `counts` the cells common to 16 masks (rows) and 8 masks (columns) within 256 cells. Lane 4 g + t
 // holds two words of rows g and g + 8 in `a` (first words, then second words), the same two words of column g
 // in `b`, and the counts of columns 2 t and 2 t + 1 with row g, then with row g + 8. It does not matter which
 // words a lane holds, as long as rows and columns agree.
-__device__ __forceinline__ void add_common(int (&counts)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+__device__ __forceinline__ void multiply_bits(int (&counts)[4], const unsigned (&a)[4],
+                                              const unsigned (&b)[2]) {
 #ifdef SP_FAST_CUDA_ON_CPU
     unsigned words[6][32];
     const unsigned mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
@@ -24,8 +64,8 @@ __device__ __forceinline__ void add_common(int (&counts)[4], const unsigned (&a)
     for (int i = 0; i < 4; ++i) {
         const int high = i / 2, column = 2 * t + i % 2;
         for (int k = 0; k < 4; ++k) {
-            counts[i] += __popc(words[high][4 * g + k] & words[4][4 * column + k]) +
-                         __popc(words[2 + high][4 * g + k] & words[5][4 * column + k]);
+            counts[i] += common_in_words(words[high][4 * g + k], words[4][4 * column + k]) +
+                         common_in_words(words[2 + high][4 * g + k], words[5][4 * column + k]);
         }
     }
 #else
@@ -35,6 +75,69 @@ __device__ __forceinline__ void add_common(int (&counts)[4], const unsigned (&a)
         : "+r"(counts[0]), "+r"(counts[1]), "+r"(counts[2]), "+r"(counts[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
+}
+
+// The same for bytes instead of bits: lanes hold and get what they do in `multiply_bits`.
+__device__ __forceinline__ void multiply_bytes([[maybe_unused]] int (&counts)[4],
+                                               [[maybe_unused]] const unsigned (&a)[4],
+                                               [[maybe_unused]] const unsigned (&b)[2]) {
+#ifndef SP_FAST_CUDA_ON_CPU
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(counts[0]), "+r"(counts[1]), "+r"(counts[2]), "+r"(counts[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// `multiply_bits` for a tile, whose counts are times 2^kByteScale with products of bytes.
+template <int Rows, int Columns>
+__device__ __forceinline__ void add_common(int (&counts)[Rows][Columns][4], unsigned (&a)[Rows][4],
+                                           unsigned (&b)[Columns][2]) {
+    if constexpr (kByteProducts) {
+#pragma unroll
+        for (int c = 0; c < Columns; ++c) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) b[c][i] = reverse_in_fours(b[c][i]);
+        }
+        // Unrolled, both halves would not fit in the registers.
+#pragma unroll 1
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                unsigned of_columns[Columns][2];
+#pragma unroll
+                for (int c = 0; c < Columns; ++c) {
+#pragma unroll
+                    for (int i = 0; i < 2; ++i) of_columns[c][i] = column_bytes(b[c][i], j);
+                }
+#pragma unroll
+                for (int r = 0; r < Rows; ++r) {
+                    unsigned of_rows[4];
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) of_rows[i] = row_bytes(a[r][i], j);
+#pragma unroll
+                    for (int c = 0; c < Columns; ++c) multiply_bytes(counts[r][c], of_rows, of_columns[c]);
+                }
+            }
+#pragma unroll
+            for (int r = 0; r < Rows; ++r) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) a[r][i] >>= 4;
+            }
+#pragma unroll
+            for (int c = 0; c < Columns; ++c) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) b[c][i] >>= 4;
+            }
+        }
+    } else {
+#pragma unroll
+        for (int r = 0; r < Rows; ++r) {
+#pragma unroll
+            for (int c = 0; c < Columns; ++c) multiply_bits(counts[r][c], a[r], b[c]);
+        }
+    }
 }
 
 // Adds to `counts` the cells common to 16 * Rows masks and 8 * Columns masks, all of `size` words. Each lane
@@ -47,7 +150,7 @@ __device__ __forceinline__ void common_cells(int (&counts)[Rows][Columns][4],
                                              const unsigned* const (&columns)[Columns], int size) {
     const int first = threadIdx.x % 4 * 8;
     const auto add = [&](int word, bool inside_0, bool inside_1) {
-        unsigned b[Columns][2];
+        unsigned a[Rows][4], b[Columns][2];
 #pragma unroll
         for (int c = 0; c < Columns; ++c) {
             b[c][0] = columns[c] == nullptr ? ~0u : inside_0 ? columns[c][word] : 0;
@@ -55,16 +158,30 @@ __device__ __forceinline__ void common_cells(int (&counts)[Rows][Columns][4],
         }
 #pragma unroll
         for (int r = 0; r < Rows; ++r) {
-            const unsigned a[4] = {inside_0 ? rows[r][0][word] : 0, inside_0 ? rows[r][1][word] : 0,
-                                   inside_1 ? rows[r][0][word + 1] : 0, inside_1 ? rows[r][1][word + 1] : 0};
+            a[r][0] = inside_0 ? rows[r][0][word] : 0;
+            a[r][1] = inside_0 ? rows[r][1][word] : 0;
+            a[r][2] = inside_1 ? rows[r][0][word + 1] : 0;
+            a[r][3] = inside_1 ? rows[r][1][word + 1] : 0;
+        }
+        add_common(counts, a, b);
+    };
+    const auto scale = [&](auto shifted) {
+        if constexpr (kByteProducts) {
 #pragma unroll
-            for (int c = 0; c < Columns; ++c) add_common(counts[r][c], a, b[c]);
+            for (int r = 0; r < Rows; ++r) {
+#pragma unroll
+                for (int c = 0; c < Columns; ++c) {
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) counts[r][c][i] = shifted(counts[r][c][i]);
+                }
+            }
         }
     };
+    scale([](int count) { return count << kByteScale; });
     int done = 0;
 #pragma unroll 1
     for (; done + 32 <= size; done += 32) {
-#pragma unroll
+#pragma unroll(kByteProducts ? 1 : 4)
         for (int i = 0; i < 8; i += 2) add(done + first + i, true, true);
     }
 #pragma unroll 1
@@ -72,6 +189,7 @@ __device__ __forceinline__ void common_cells(int (&counts)[Rows][Columns][4],
         const int word = done + first + i;
         add(word, word < size, word + 1 < size);
     }
+    scale([](int count) { return count >> kByteScale; });
 }
 
 // Copies a word from global to shared memory without registers; complete after copy_wait and a barrier.

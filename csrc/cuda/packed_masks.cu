@@ -6,9 +6,10 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 
-// Packs four bytes of 0 or 1 to four bits.
+// Packs four bytes to four bits: 1 where a byte is not 0.
 __device__ __forceinline__ unsigned bits_of(unsigned bytes) {
-    return ((bytes & 0x01010101u) * 0x01020408u) >> 24;
+    const unsigned high = (((bytes & 0x7f7f7f7fu) + 0x7f7f7f7fu) | bytes) & 0x80808080u;
+    return ((high >> 7) * 0x01020408u) >> 24;
 }
 
 // Unpacks four bits to four bytes of 0 or 1.

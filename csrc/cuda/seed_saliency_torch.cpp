@@ -18,8 +18,10 @@ namespace {
 // 50 on an H100) when they are read.
 #ifdef SP_FAST_CUDA_ON_CPU
 constexpr int64_t kBytes = 32 << 10;  // small tests take several products
+constexpr int64_t kImages = 5;
 #else
 constexpr int64_t kBytes = 32 << 20;
+constexpr int64_t kImages = 65'535;  // maximum of one product: cuBLAS may have a block's z for each
 #endif
 
 // Elements in 16 bytes: products read rows of a multiple of 16 bytes several times faster than others.
@@ -102,7 +104,7 @@ std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, con
     const at::Tensor in_place = cells_in_place(features, cosine);
     // Rows of y are whole cache lines.
     const int64_t pitch = 32 * words;
-    const int64_t most = std::max<int64_t>(kBytes / (number * pitch * 4), 1);
+    const int64_t most = std::clamp<int64_t>(kBytes / (number * pitch * 4), 1, kImages);
     const int64_t products = (batch + most - 1) / most, images = (batch + products - 1) / products;
     const at::Tensor y = at::empty({images, number, pitch}, options.dtype(at::kFloat));
     at::Tensor copy, factors;

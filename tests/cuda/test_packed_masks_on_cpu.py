@@ -45,3 +45,10 @@ def test_strided_and_misaligned_masks(ops, width):
     assert torch.equal(ops.pack_masks(scattered(masks)), packing.pack_masks(masks))
     shifted = torch.cat([torch.zeros(1, dtype=torch.bool), masks.flatten()])[1:].view(masks.shape)
     assert torch.equal(ops.pack_masks(shifted), packing.pack_masks(masks))
+
+
+@pytest.mark.parametrize("width", [64, 61])
+def test_any_byte_but_0_is_inside(ops, width):
+    cells = torch.randint(0, 256, (3, 5, width), generator=generator(0), dtype=torch.uint8)
+    cells[torch.rand(cells.shape, generator=generator(1)) < 0.5] = 0
+    assert torch.equal(ops.pack_masks(cells.view(torch.bool)), packing.pack_masks(cells != 0))

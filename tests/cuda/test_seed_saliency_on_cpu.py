@@ -88,6 +88,12 @@ def test_several_tiles_of_channels_and_cells(saliency, layout, dtype, similarity
     check(saliency, laid_out(features, layout), scattered(seeds), None, similarity)
 
 
+def test_more_images_than_one_product_takes(saliency):
+    random = generator(0)
+    features, seeds = torch.randn(13, 4, 2, 3, generator=random), torch.randn(13, 1, 4, generator=random)
+    check(saliency, features, seeds)
+
+
 @pytest.mark.parametrize(("size", "depth"), [((4, 8), 1), ((3, 11), 7)])
 def test_several_products(saliency, depth, size):
     random = generator(0)

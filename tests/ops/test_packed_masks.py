@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sp_fast.ops import PackedMasks
+from sp_fast.ops.extension import COMPILED
 from tests.ops.op_cases import SEEDS, generator
 
 SIZES = st.tuples(st.integers(0, 3), st.integers(0, 4), st.integers(0, 9), st.integers(0, 40))
@@ -42,6 +43,14 @@ def test_bit_k_of_word_j_is_cell_32_j_plus_k():
 
 def test_bits_past_the_last_cell_are_zero():
     assert PackedMasks.pack(torch.ones(1, 5, 7, dtype=torch.bool)).words.tolist() == [[-1, 0b111]]
+
+
+@pytest.mark.skipif(not COMPILED, reason="needs the compiled extension")
+@pytest.mark.parametrize("width", [64, 61])
+def test_any_byte_but_0_is_inside(width):
+    cells = torch.randint(0, 256, (3, 5, width), generator=generator(0), dtype=torch.uint8)
+    cells[torch.rand(cells.shape, generator=generator(1)) < 0.5] = 0
+    assert torch.equal(PackedMasks.pack(cells.view(torch.bool)).unpack(), cells != 0)
 
 
 def test_indexing_follows_the_leading_dimensions():

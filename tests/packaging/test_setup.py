@@ -47,12 +47,26 @@ def test_architectures_that_the_kernels_do_not_compile_for_are_left_out(
     home = toolkit(tmp_path / "cuda", torch.version.cuda)
     monkeypatch.setenv("CUDA_HOME", home)
     assert script.set_up_cuda() == home
-    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0+PTX"
+    assert os.environ["TORCH_CUDA_ARCH_LIST"].startswith("8.0;9.0")
     assert capsys.readouterr().out == ""
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Turing 7.5;8.6 10.0+PTX")
     assert script.set_up_cuda() == home
     assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.6;10.0+PTX"
     assert "TORCH_CUDA_ARCH_LIST: Turing, 7.5 left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("version", "architectures"),
+    [
+        ((12, 6), "8.0;9.0+PTX"),
+        ((12, 8), "8.0;9.0;10.0;12.0+PTX"),
+        ((13, 0), "8.0;9.0;10.0;12.0+PTX"),
+    ],
+)
+def test_machine_code_for_blackwell_where_nvcc_can_make_it(script, tmp_path, version, architectures):
+    nvcc = f"{toolkit(tmp_path / 'cuda', '.'.join(map(str, version)))}/bin/nvcc"
+    assert script.toolkit_of(nvcc) == (str(tmp_path / "cuda"), version)
+    assert script.architectures(version) == architectures
 
 
 @with_cuda
@@ -91,7 +105,7 @@ def test_nvcc_of_pip_is_tried_after_those_of_the_system(script, tmp_path, monkey
     found = script.compilers()
     assert found[0] == f"{system}/bin/nvcc"
     assert found[-1] == f"{home}/bin/nvcc"
-    assert script.toolkit_of(found[-1]) == (home, 13)
+    assert script.toolkit_of(found[-1]) == (home, (13, 0))
 
 
 def test_if_only_the_cuda_sources_fail_the_rest_is_built(script, monkeypatch, capsys):
