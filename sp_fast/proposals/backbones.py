@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sp_fast.ops.checks import check_choice
 from sp_fast.proposals.extents import MaskedPadding, pad_batch, sizes_tensor
+from sp_fast.proposals.folded import FoldedNetwork
 from sp_fast.proposals.frozen import Backbone, Features, checked
 from sp_fast.proposals.networks import NETWORKS, RESNETS, layers, parameter_shapes
 from sp_fast.proposals.timm_backbone import timm_backbone
@@ -40,6 +41,7 @@ class ConvBackbone(Backbone):
             padding=padding,
         )
         self._masking = MaskedPadding(self, padding)
+        self._folded = FoldedNetwork(body) if name in NETWORKS and padding == "zeros" else None
         if style == "caffe":
             self.std = (1.0, 1.0, 1.0)
 
@@ -50,7 +52,15 @@ class ConvBackbone(Backbone):
 
     @torch.no_grad()
     def features(self, images: Sequence[Tensor]) -> Features:
-        """See `Backbone.features`: all images go through the network at once, padded to one size."""
+        """See `Backbone.features`.
+
+        All images go through the network at once, padded to one size; on a CPU one by one, through the
+        folded network where there is one, since larger batches cost more memory than they gain.
+        """
+        if self._folded is not None and self._folded.usable():
+            found = [self._folded(self.normalize(image)[None])[0] for image in images]
+            maps, own = pad_batch(found)
+            return Features(maps, sizes_tensor(own, maps.device), own)
         batch, sizes = pad_batch([self.normalize(image) for image in images])
         self._masking.begin(sizes, (batch.shape[-2], batch.shape[-1]))
         try:
