@@ -28,7 +28,13 @@ class ConvBackbone(Backbone):
     """One of torchvision's networks, or any body of convolutions and pooling with strides 4, 8, 16 and 32."""
 
     def __init__(
-        self, body: nn.Module, name: str, style: str = "pytorch", stage: int = 4, padding: str = "zeros"
+        self,
+        body: nn.Module,
+        name: str,
+        style: str = "pytorch",
+        stage: int = 4,
+        padding: str = "zeros",
+        folded: bool = True,
     ) -> None:
         super().__init__(
             body,
@@ -41,7 +47,7 @@ class ConvBackbone(Backbone):
             padding=padding,
         )
         self._masking = MaskedPadding(self, padding)
-        self._folded = FoldedNetwork(body) if name in NETWORKS and padding == "zeros" else None
+        self._folded = FoldedNetwork(body) if folded and name in NETWORKS and padding == "zeros" else None
         if style == "caffe":
             self.std = (1.0, 1.0, 1.0)
 
@@ -117,6 +123,7 @@ def build_backbone(
     weights: str | os.PathLike[str] | None = None,
     allow_partial: bool = False,
     seed: int = 0,
+    folded: bool = True,
 ) -> Backbone:
     """Build a frozen backbone in eval mode.
 
@@ -130,6 +137,8 @@ def build_backbone(
         weights: checkpoint in any layout that `load_backbone_weights` reads; None: random weights.
         allow_partial: accept a checkpoint with missing parameters, which stay random.
         seed: random seed of the initial weights; the global random state is not changed.
+        folded: let a CPU run torchvision's networks with zero padding as a copy of folded layers, several
+            times as fast, which rounds differently. False: layer by layer, as on a GPU.
 
     Raises:
         ValueError: unknown name, style, stage or padding, or a checkpoint that does not fit.
@@ -151,7 +160,7 @@ def build_backbone(
         elif name == "random":
             backbone = RandomBackbone(padding)
         else:
-            backbone = ConvBackbone(layers(name, style, stage), name, style, stage, padding)
+            backbone = ConvBackbone(layers(name, style, stage), name, style, stage, padding, folded)
     if weights is not None:
         load_backbone_weights(backbone, weights, allow_partial=allow_partial)
     return backbone

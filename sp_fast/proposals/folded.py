@@ -68,7 +68,9 @@ def folded(body: nn.Module) -> fx.GraphModule:
         activation = _following(norm or node, layers, *_ACTIVATIONS)
         if norm is not None:
             conv = fuse_conv_bn_eval(conv, layers[str(norm.target)])
-        name, arguments = ("none", []) if activation is None else _ACTIVATIONS[type(layers[str(activation.target)])]
+        name, arguments = (
+            ("none", []) if activation is None else _ACTIVATIONS[type(layers[str(activation.target)])]
+        )
         traced.add_submodule(f"folded{number}", _Convolution(conv, name, arguments))
         node.target = f"folded{number}"
         for other in (activation, norm):

@@ -26,12 +26,14 @@ from sp_fast.data.images import (
     check_exif,
     file_size,
     list_images,
-    read_image,
+    read_for_size,
 )
 from sp_fast.ops.checks import check_int
+from sp_fast.proposals.extents import Size
+from sp_fast.proposals.freed_memory import freed_memory_kept
 from sp_fast.proposals.image_masks import encoded_masks
 from sp_fast.proposals.proposer import SaliencyProposer
-from sp_fast.proposals.pyramid import resized
+from sp_fast.proposals.pyramid import fitted, resized_to
 from sp_fast.proposals.records import ImageRecord
 from sp_fast.proposals.shards import WHOLE, Shard
 from sp_fast.proposals.store import ProposalStore, seeds_path
@@ -73,6 +75,7 @@ class _Loaded:
     pixels: Tensor  # uint8 [3, h, w], RGB, resized
 
 
+@freed_memory_kept()
 def propose_folder(
     images: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -236,13 +239,13 @@ def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
 
 def _load(index: int, path: Path, sides: tuple[int, int] | None, limit: int | None, exif: str) -> _Loaded:
     """Read an image; resize it to `sides`, or, if it is larger, to a longer side of `limit`."""
-    pixels = torch.from_numpy(read_image(path, exif=exif)).permute(2, 0, 1)
-    height, width = pixels.shape[-2:]
-    if limit is not None and max(height, width) > limit:
-        sides = limit, limit
-    if sides is not None:
-        pixels = resized(pixels, *sides)
-    return _Loaded(index, height, width, pixels)
+
+    def wanted(size: Size) -> Size:
+        of = (limit, limit) if limit is not None and max(size) > limit else sides
+        return size if of is None else fitted(size, *of)
+
+    pixels, size = read_for_size(path, wanted, exif=exif)
+    return _Loaded(index, *size, resized_to(torch.from_numpy(pixels).permute(2, 0, 1), wanted(size)))
 
 
 def _batches(
@@ -300,17 +303,22 @@ def _is_of_the_machine(error: RuntimeError) -> bool:
 def _propose(
     pool: ThreadPoolExecutor, proposer: SaliencyProposer, batch: list[_Loaded], device: str | torch.device
 ) -> list[Future[ImageRecord]]:
-    """Propose masks for a batch; the pool resizes and encodes them."""
+    """Propose masks for a batch; the pool resizes and encodes them.
+
+    The saliency stays on the device, where it is resized too: only the run lengths of the masks leave it.
+    """
     proposals, saliency, sizes = proposer.with_saliency(
         [image.pixels.to(device, non_blocking=True) for image in batch]
     )
-    saliency, counts = saliency.cpu(), proposals.count.tolist()
-    scores, seeds, thresholds = (x.cpu() for x in (proposals.score, proposals.seeds, proposals.threshold))
+    counts = proposals.count.tolist()
+    scores, seeds = proposals.score.cpu(), proposals.seeds.cpu()
     futures = []
     for i, (image, count, (height, width)) in enumerate(zip(batch, counts, sizes, strict=True)):
         own = saliency[i, :count, :height, :width]
         futures.append(
-            pool.submit(_record, image, own, scores[i, :count], seeds[i, :count], thresholds[i, :count])
+            pool.submit(
+                _record, image, own, scores[i, :count], seeds[i, :count], proposals.threshold[i, :count]
+            )
         )
     return futures
 
