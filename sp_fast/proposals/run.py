@@ -109,7 +109,7 @@ def propose_folder(
         batch_size: images per batch, all of one orientation. None: 8 on a GPU, 1 on a CPU, where the memory
             of larger batches costs more than it gains.
         device: device of the network.
-        workers: number of threads that read images and encode masks.
+        workers: number of threads that read images, and of those that encode masks.
         exif: "apply" or "ignore" the EXIF orientation of the images; `info.exif` of `out` says which.
         shard: (3, 8): make the third of eight parts of the images. Processes with the other parts may run at
             the same time, on any machine that sees `out`; the last to finish writes it, with the same bytes
@@ -139,7 +139,8 @@ def propose_folder(
         raise ValueError(f"shard: expected a number from 1 to {shard[1]}, got {shard[0]}")
     sides = _sides(size) if proposer.options.sizes is None else None
     limit = None if proposer.options.sizes is None else max(proposer.options.sizes)
-    load = partial(_load, sides=sides, limit=limit, exif=exif)
+    pinned = torch.device(device).type == "cuda"
+    load = partial(_load, sides=sides, limit=limit, exif=exif, pinned=pinned)
     folder, out = Path(images), Path(out)
     paths = list_images(folder)
     files = [(path.relative_to(folder).as_posix(), file_size(path)) for path in paths]
@@ -164,7 +165,7 @@ def propose_folder(
 
     def proposed(batch: list[_Loaded]) -> list[Future[ImageRecord]]:
         try:
-            return _propose(pool, proposer, batch, device)
+            return _propose(encoders, proposer, batch, device)
         except RuntimeError as error:
             if _is_of_the_machine(error):
                 raise
@@ -176,11 +177,13 @@ def propose_folder(
             broken.check(len(paths))
             return []
 
-    pool = ThreadPoolExecutor(workers)
+    readers, encoders = ThreadPoolExecutor(workers), ThreadPoolExecutor(workers)
     try:
         commit([])
         encoding: list[Future[ImageRecord]] = []
-        for batch in _batches(pool, load, paths, store.todo(), batch_size, store.block, 2 * workers, broken):
+        for batch in _batches(
+            readers, load, paths, store.todo(), batch_size, store.block, 2 * workers, broken
+        ):
             following = proposed(batch)
             commit(encoding)  # while the device may still be busy with the batch
             encoding = following
@@ -192,7 +195,8 @@ def propose_folder(
         store.discard()
         raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (readers, encoders):
+            pool.shutdown(wait=False, cancel_futures=True)
         store.close()
     if store.merged:
         for name, why in store.skipped.items():
@@ -237,7 +241,9 @@ def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return max(sides), min(sides)
 
 
-def _load(index: int, path: Path, sides: tuple[int, int] | None, limit: int | None, exif: str) -> _Loaded:
+def _load(
+    index: int, path: Path, *, sides: Size | None, limit: int | None, exif: str, pinned: bool
+) -> _Loaded:
     """Read an image; resize it to `sides`, or, if it is larger, to a longer side of `limit`."""
 
     def wanted(size: Size) -> Size:
@@ -245,7 +251,8 @@ def _load(index: int, path: Path, sides: tuple[int, int] | None, limit: int | No
         return size if of is None else fitted(size, *of)
 
     pixels, size = read_for_size(path, wanted, exif=exif)
-    return _Loaded(index, *size, resized_to(torch.from_numpy(pixels).permute(2, 0, 1), wanted(size)))
+    resized = resized_to(torch.from_numpy(pixels).permute(2, 0, 1), wanted(size))
+    return _Loaded(index, *size, resized.pin_memory() if pinned else resized)
 
 
 def _batches(
