@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sp_fast.ops.checks import check_choice
 from sp_fast.proposals.extents import MaskedPadding, pad_batch, sizes_tensor
+from sp_fast.proposals.folded import FoldedNetwork
 from sp_fast.proposals.frozen import Backbone, Features, checked
 from sp_fast.proposals.networks import NETWORKS, RESNETS, layers, parameter_shapes
 from sp_fast.proposals.timm_backbone import timm_backbone
@@ -27,7 +28,13 @@ class ConvBackbone(Backbone):
     """One of torchvision's networks, or any body of convolutions and pooling with strides 4, 8, 16 and 32."""
 
     def __init__(
-        self, body: nn.Module, name: str, style: str = "pytorch", stage: int = 4, padding: str = "zeros"
+        self,
+        body: nn.Module,
+        name: str,
+        style: str = "pytorch",
+        stage: int = 4,
+        padding: str = "zeros",
+        folded: bool = True,
     ) -> None:
         super().__init__(
             body,
@@ -40,6 +47,7 @@ class ConvBackbone(Backbone):
             padding=padding,
         )
         self._masking = MaskedPadding(self, padding)
+        self._folded = FoldedNetwork(body) if folded and name in NETWORKS and padding == "zeros" else None
         if style == "caffe":
             self.std = (1.0, 1.0, 1.0)
 
@@ -50,7 +58,15 @@ class ConvBackbone(Backbone):
 
     @torch.no_grad()
     def features(self, images: Sequence[Tensor]) -> Features:
-        """See `Backbone.features`: all images go through the network at once, padded to one size."""
+        """See `Backbone.features`.
+
+        All images go through the network at once, padded to one size; on a CPU one by one, through the
+        folded network where there is one, since larger batches cost more memory than they gain.
+        """
+        if self._folded is not None and self._folded.usable():
+            found = [self._folded(self.normalize(image)[None])[0] for image in images]
+            maps, own = pad_batch(found)
+            return Features(maps, sizes_tensor(own, maps.device), own)
         batch, sizes = pad_batch([self.normalize(image) for image in images])
         self._masking.begin(sizes, (batch.shape[-2], batch.shape[-1]))
         try:
@@ -107,6 +123,7 @@ def build_backbone(
     weights: str | os.PathLike[str] | None = None,
     allow_partial: bool = False,
     seed: int = 0,
+    folded: bool = True,
 ) -> Backbone:
     """Build a frozen backbone in eval mode.
 
@@ -120,6 +137,8 @@ def build_backbone(
         weights: checkpoint in any layout that `load_backbone_weights` reads; None: random weights.
         allow_partial: accept a checkpoint with missing parameters, which stay random.
         seed: random seed of the initial weights; the global random state is not changed.
+        folded: let a CPU run torchvision's networks with zero padding as a copy of folded layers, several
+            times as fast, which rounds differently. False: layer by layer, as on a GPU.
 
     Raises:
         ValueError: unknown name, style, stage or padding, or a checkpoint that does not fit.
@@ -141,7 +160,7 @@ def build_backbone(
         elif name == "random":
             backbone = RandomBackbone(padding)
         else:
-            backbone = ConvBackbone(layers(name, style, stage), name, style, stage, padding)
+            backbone = ConvBackbone(layers(name, style, stage), name, style, stage, padding, folded)
     if weights is not None:
         load_backbone_weights(backbone, weights, allow_partial=allow_partial)
     return backbone

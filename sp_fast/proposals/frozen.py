@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ class Backbone(nn.Module):
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise RGB images [..., 3, H, W], uint8 or floating point in 0..255; returns floating point."""
         x = checked(images)
-        mean, std = (x.new_tensor(values).reshape(3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (_per_channel(tuple(values), x.dtype, x.device) for values in (self.mean, self.std))
         return (x - mean) / std
 
     def translate(self, tensors: Mapping[str, Tensor]) -> Translated:
@@ -84,6 +85,13 @@ class Backbone(nn.Module):
             images: [3, H, W] each, RGB, uint8 or floating point in 0..255, on the backbone's device.
         """
         raise NotImplementedError
+
+
+@lru_cache
+def _per_channel(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same values [3, 1, 1] on a device, copied there once."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device).reshape(3, 1, 1)
 
 
 def checked(images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from sp_fast.proposals.extents import inside, pad_batch
+from sp_fast.proposals.extents import Size, inside, pad_batch
 
 
 def resized(image: Tensor, longer: int, shorter: int) -> Tensor:
@@ -17,10 +17,18 @@ def resized(image: Tensor, longer: int, shorter: int) -> Tensor:
 
     The aspect ratio is kept, so that one of the sides has its limit.
     """
-    size = image.shape[-2:]
+    return resized_to(image, fitted((image.shape[-2], image.shape[-1]), longer, shorter))
+
+
+def resized_to(image: Tensor, size: Size) -> Tensor:
+    """Resize an image [3, H, W] to a height and width, with antialiasing."""
+    return image if size == image.shape[-2:] else vision.resize(image, list(size), antialias=True)
+
+
+def fitted(size: Size, longer: int, shorter: int) -> Size:
+    """Height and width scaled to the limits of the longer and the shorter side."""
     scale = min(longer / max(size), shorter / min(size))
-    fitted = [max(1, round(side * scale)) for side in size]
-    return image if fitted == list(size) else vision.resize(image, fitted, antialias=True)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def cell_colours(images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Tensor:

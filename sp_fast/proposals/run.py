@@ -26,12 +26,14 @@ from sp_fast.data.images import (
     check_exif,
     file_size,
     list_images,
-    read_image,
+    read_for_size,
 )
 from sp_fast.ops.checks import check_int
+from sp_fast.proposals.extents import Size
+from sp_fast.proposals.freed_memory import freed_memory_kept
 from sp_fast.proposals.image_masks import encoded_masks
 from sp_fast.proposals.proposer import SaliencyProposer
-from sp_fast.proposals.pyramid import resized
+from sp_fast.proposals.pyramid import fitted, resized_to
 from sp_fast.proposals.records import ImageRecord
 from sp_fast.proposals.shards import WHOLE, Shard
 from sp_fast.proposals.store import ProposalStore, seeds_path
@@ -73,6 +75,7 @@ class _Loaded:
     pixels: Tensor  # uint8 [3, h, w], RGB, resized
 
 
+@freed_memory_kept()
 def propose_folder(
     images: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -106,7 +109,7 @@ def propose_folder(
         batch_size: images per batch, all of one orientation. None: 8 on a GPU, 1 on a CPU, where the memory
             of larger batches costs more than it gains.
         device: device of the network.
-        workers: number of threads that read images and encode masks.
+        workers: number of threads that read images, and of those that encode masks.
         exif: "apply" or "ignore" the EXIF orientation of the images; `info.exif` of `out` says which.
         shard: (3, 8): make the third of eight parts of the images. Processes with the other parts may run at
             the same time, on any machine that sees `out`; the last to finish writes it, with the same bytes
@@ -136,7 +139,8 @@ def propose_folder(
         raise ValueError(f"shard: expected a number from 1 to {shard[1]}, got {shard[0]}")
     sides = _sides(size) if proposer.options.sizes is None else None
     limit = None if proposer.options.sizes is None else max(proposer.options.sizes)
-    load = partial(_load, sides=sides, limit=limit, exif=exif)
+    pinned = torch.device(device).type == "cuda"
+    load = partial(_load, sides=sides, limit=limit, exif=exif, pinned=pinned)
     folder, out = Path(images), Path(out)
     paths = list_images(folder)
     files = [(path.relative_to(folder).as_posix(), file_size(path)) for path in paths]
@@ -161,7 +165,7 @@ def propose_folder(
 
     def proposed(batch: list[_Loaded]) -> list[Future[ImageRecord]]:
         try:
-            return _propose(pool, proposer, batch, device)
+            return _propose(encoders, proposer, batch, device)
         except RuntimeError as error:
             if _is_of_the_machine(error):
                 raise
@@ -173,11 +177,13 @@ def propose_folder(
             broken.check(len(paths))
             return []
 
-    pool = ThreadPoolExecutor(workers)
+    readers, encoders = ThreadPoolExecutor(workers), ThreadPoolExecutor(workers)
     try:
         commit([])
         encoding: list[Future[ImageRecord]] = []
-        for batch in _batches(pool, load, paths, store.todo(), batch_size, store.block, 2 * workers, broken):
+        for batch in _batches(
+            readers, load, paths, store.todo(), batch_size, store.block, 2 * workers, broken
+        ):
             following = proposed(batch)
             commit(encoding)  # while the device may still be busy with the batch
             encoding = following
@@ -189,7 +195,8 @@ def propose_folder(
         store.discard()
         raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (readers, encoders):
+            pool.shutdown(wait=False, cancel_futures=True)
         store.close()
     if store.merged:
         for name, why in store.skipped.items():
@@ -234,15 +241,18 @@ def _sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return max(sides), min(sides)
 
 
-def _load(index: int, path: Path, sides: tuple[int, int] | None, limit: int | None, exif: str) -> _Loaded:
+def _load(
+    index: int, path: Path, *, sides: Size | None, limit: int | None, exif: str, pinned: bool
+) -> _Loaded:
     """Read an image; resize it to `sides`, or, if it is larger, to a longer side of `limit`."""
-    pixels = torch.from_numpy(read_image(path, exif=exif)).permute(2, 0, 1)
-    height, width = pixels.shape[-2:]
-    if limit is not None and max(height, width) > limit:
-        sides = limit, limit
-    if sides is not None:
-        pixels = resized(pixels, *sides)
-    return _Loaded(index, height, width, pixels)
+
+    def wanted(size: Size) -> Size:
+        of = (limit, limit) if limit is not None and max(size) > limit else sides
+        return size if of is None else fitted(size, *of)
+
+    pixels, size = read_for_size(path, wanted, exif=exif)
+    resized = resized_to(torch.from_numpy(pixels).permute(2, 0, 1), wanted(size))
+    return _Loaded(index, *size, resized.pin_memory() if pinned else resized)
 
 
 def _batches(
@@ -300,17 +310,22 @@ def _is_of_the_machine(error: RuntimeError) -> bool:
 def _propose(
     pool: ThreadPoolExecutor, proposer: SaliencyProposer, batch: list[_Loaded], device: str | torch.device
 ) -> list[Future[ImageRecord]]:
-    """Propose masks for a batch; the pool resizes and encodes them."""
+    """Propose masks for a batch; the pool resizes and encodes them.
+
+    The saliency stays on the device, where it is resized too: only the run lengths of the masks leave it.
+    """
     proposals, saliency, sizes = proposer.with_saliency(
         [image.pixels.to(device, non_blocking=True) for image in batch]
     )
-    saliency, counts = saliency.cpu(), proposals.count.tolist()
-    scores, seeds, thresholds = (x.cpu() for x in (proposals.score, proposals.seeds, proposals.threshold))
+    counts = proposals.count.tolist()
+    scores, seeds = proposals.score.cpu(), proposals.seeds.cpu()
     futures = []
     for i, (image, count, (height, width)) in enumerate(zip(batch, counts, sizes, strict=True)):
         own = saliency[i, :count, :height, :width]
         futures.append(
-            pool.submit(_record, image, own, scores[i, :count], seeds[i, :count], thresholds[i, :count])
+            pool.submit(
+                _record, image, own, scores[i, :count], seeds[i, :count], proposals.threshold[i, :count]
+            )
         )
     return futures
 

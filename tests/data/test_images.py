@@ -17,6 +17,7 @@ from sp_fast.data.images import (
     BrokenImages,
     image_size,
     list_images,
+    read_for_size,
     read_image,
     read_labelled,
 )
@@ -335,3 +336,30 @@ def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path):
         assert list_images(tmp_path) == [tmp_path / "a.png", tmp_path / "\u00fc.png"]
     assert all(str(one.message).isascii() for one in said)
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_large_images_are_read_small(tmp_path, suffix, mode, orientation):
+    rows, columns = np.mgrid[:800, :1200]
+    smooth = np.stack([rows / 4, columns / 6, (rows + columns) / 10], axis=-1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(smooth).convert(mode).save(tmp_path / f"a{suffix}", quality=95, exif=exif)
+    whole = read_image(tmp_path / f"a{suffix}")
+    given, (height, width) = read_for_size(tmp_path / f"a{suffix}", lambda size: (size[0] // 8, size[1] // 8))
+    assert (height, width) == whole.shape[:2]
+    turned = orientation == 6 and suffix == ".png"  # read whole, to be turned
+    assert given.shape == ((height, width, 3) if turned else (height // 4, width // 4, 3))
+    step = height // given.shape[0]
+    means = whole.reshape(given.shape[0], step, given.shape[1], step, 3).mean((1, 3))
+    assert np.abs(given - means).max() < 4
+
+
+def test_images_that_are_not_much_larger_are_read_whole(pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "a.jpg")
+    height, width = pixels.shape[:2]
+    given, size = read_for_size(tmp_path / "a.jpg", lambda size: (size[0] // 2, size[1] // 2))
+    assert size == (height, width)
+    assert np.array_equal(given, read_image(tmp_path / "a.jpg"))

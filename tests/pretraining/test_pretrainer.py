@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sp_fast.knet.targets import quarter_size
+from sp_fast.ops.mask_runs import image_masks
 from sp_fast.pretraining.sources import mean_inside
-from sp_fast.proposals.image_masks import image_masks
 from tests.pretraining.families import KERNELS, STAGES, batch, losses_of
 from tests.pretraining.families import build as build_family
 

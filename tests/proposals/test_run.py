@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from sp_fast.data.coco import load_coco
 from sp_fast.data.images import TooManyBrokenError, read_image
 from sp_fast.data.store import can_store, open_store
+from sp_fast.ops.mask_runs import image_masks
 from sp_fast.proposals import SaliencyProposer, build_backbone
-from sp_fast.proposals.image_masks import image_masks
 from sp_fast.proposals.run import ProposeSummary, describe, propose_folder
 from sp_fast.proposals.store import ProposalStore, seeds_path
 
