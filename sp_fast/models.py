@@ -12,5 +12,6 @@ from sp_fast.mmdet_plugin import (  # noqa: F401
     paste,
     progress,
     samplers,
+    step_values,
     transforms,
 )

@@ -16,6 +16,7 @@ ORDER = (
     "files",
     "locks",
     "progress",
+    "transfers",
     "pages",
     "ops",
     "data",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sp_fast.knet.masks import upsample
 from sp_fast.knet.targets import Targets
+from sp_fast.transfers import to_device
 
 # Replaces costs that are not finite, so that the solver runs and the losses show the NaN.
 WORST_COST = 1e6
@@ -165,7 +166,7 @@ class BatchedMaskAssigner:
         assigned, kernel_row, target_row = solve(to_host(costs))
         packed = np.concatenate([assigned.ravel(), kernel_row.ravel(), target_row.ravel()])
         sizes = [assigned.size, kernel_row.size, target_row.size]
-        gt, kernels, rows = torch.from_numpy(packed).to(costs.device).split(sizes)
+        gt, kernels, rows = to_device(packed, costs.device).split(sizes)
         return Assignment(
             gt.view(assigned.shape), kernels.view(kernel_row.shape), rows.view(target_row.shape)
         )

@@ -34,6 +34,7 @@ from sp_fast.mmdet_plugin.hooks import (
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
+from sp_fast.mmdet_plugin.step_values import LateHook
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
@@ -243,6 +244,13 @@ class Runner(mmengine_runner.Runner):
             return str(latest)
         named = (Path(self.work_dir) / "last_checkpoint").is_file()
         return find_latest_checkpoint(self.work_dir) if named else None
+
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """See mmengine; every hook has seen the step's losses before."""
+        for hook in self.hooks:
+            if isinstance(hook, LateHook):
+                hook.catch_up(self)
+        super().save_checkpoint(*args, **kwargs)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """See mmengine, which names a GPU for every process and so fails where there is none."""
