@@ -183,7 +183,7 @@ def _why_copying(packet: Any, args: Any, kwargs: Any) -> str:
         source, there = args[0], isinstance(args[1], CountedTensor)
         at_once = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
     here = isinstance(source, CountedTensor)
-    if here == there or source.numel() == 0 and at_once:
+    if here == there or (source.numel() == 0 and at_once):
         return ""
     host = args[0] if here and packet is aten.copy_ else source
     if at_once and host.untyped_storage().data_ptr() in _pinned:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +22,13 @@ def to_device(values: Any, device: torch.device, dtype: torch.dtype | None = Non
     if tensor.device.type == "cpu" and device.type not in ("cpu", "mps"):
         tensor = tensor.pin_memory()  # copies from other memory wait
     return tensor.to(device, non_blocking=True)
+
+
+def together(arrays: Sequence[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Copies arrays of one data type to a device in one transfer, with their shapes."""
+    flat = to_device(np.concatenate([one.ravel() for one in arrays]), device)
+    parts = flat.split([one.size for one in arrays])
+    return [part.view(one.shape) for part, one in zip(parts, arrays, strict=True)]
 
 
 class Arriving:

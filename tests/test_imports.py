@@ -26,6 +26,7 @@ ORDER = (
     "proposals",
     "mmcv_bridge",
     "knet",
+    "query_heads",
     "pretraining",
     "mmdet_plugin",
     "models",
