@@ -33,7 +33,8 @@ _WAITING = {
 _COPIES = {aten.copy_, aten._to_copy, aten._copy_from, aten._copy_from_and_resize}
 _INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 _recorders: list[Counter[str]] = []
-_pinned: set[int] = set()
+_waits: Counter[str] = Counter()
+_pinned: list[Tensor] = []  # kept, so that no later tensor gets their memory
 
 
 class CountedTensor(Tensor):
@@ -59,6 +60,20 @@ class CountedTensor(Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operation; see the module."""
         return _run(func, args, kwargs or {})
+
+
+class _Event:
+    """An event that has come about once the host has waited for the device after it was recorded."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self._waits = -1
+
+    def record(self, *_: Any) -> None:
+        self._waits = _waits.total()
+
+    def synchronize(self) -> None:
+        if self._waits == _waits.total():
+            _count("event")
 
 
 class _Module(_DummyBackendModule):
@@ -102,8 +117,8 @@ class _Spelled(TorchFunctionMode):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             args = (args[0], tuple(torch.tensor(i) if isinstance(i, list) else i for i in index), *args[2:])
         if func is Tensor.pin_memory:
-            _pinned.add(args[0].untyped_storage().data_ptr())
-            return args[0]
+            _pinned.append(args[0].clone())
+            return _pinned[-1]
         return func(*args, **kwargs)
 
 
@@ -112,11 +127,13 @@ def counting() -> Iterator[Counter[str]]:
     """Counts the waits within its block by operation and place in the code."""
     found: Counter[str] = Counter()
     _recorders.append(found)
+    event, torch.Event = torch.Event, _Event  # type: ignore[misc]
     try:
         with _Spelled():
             yield found
     finally:
-        _recorders.remove(found)
+        torch.Event = event  # type: ignore[misc]
+        _recorders[:] = [one for one in _recorders if one is not found]
         _pinned.clear()
 
 
@@ -127,8 +144,7 @@ def _named(device: Any) -> bool:
 def _run(func: Any, args: Any, kwargs: Any) -> Any:
     reason = _recorders and _why_waiting(func, args, kwargs)
     if reason:
-        for one in _recorders:
-            one[f"{reason} at {_place()}"] += 1
+        _count(reason)
     target = kwargs.get("device")
     if func.overloadpacket is aten._to_copy and target is not None and torch.device(target).type == "cpu":
         return func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
@@ -138,6 +154,11 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
         if results is first:
             return args[0]
     return tree_map(lambda one: CountedTensor(one) if type(one) is Tensor else one, results)
+
+
+def _count(reason: str) -> None:
+    for one in (*_recorders, _waits):
+        one[f"{reason} at {_place()}"] += 1
 
 
 def _inner(value: Any) -> Any:
@@ -174,28 +195,26 @@ def _why_indexing(name: str, args: Any) -> str:
 
 def _why_copying(packet: Any, args: Any, kwargs: Any) -> str:
     if packet is aten._to_copy:
-        source, there = args[0], torch.device(kwargs.get("device") or args[0].device).type == NAME
-        at_once = kwargs.get("non_blocking", False)
+        source, there = args[0], _named(kwargs.get("device") or args[0].device)
     elif packet is aten.copy_:
         source, there = args[1], isinstance(args[0], CountedTensor)
-        at_once = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
     else:
         source, there = args[0], isinstance(args[1], CountedTensor)
-        at_once = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
     here = isinstance(source, CountedTensor)
-    if here == there or (source.numel() == 0 and at_once):
+    if here == there or source.numel() == 0:
         return ""
-    host = args[0] if here and packet is aten.copy_ else source
-    if at_once and host.untyped_storage().data_ptr() in _pinned:
-        return ""
-    return "copy to the host" if here else "copy from the host"
+    at_once = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
+    if here:  # PyTorch's own result of such a copy is in pinned memory
+        return "" if at_once and packet is aten._to_copy else "copy to the host"
+    pinned = source.untyped_storage().data_ptr() in {one.untyped_storage().data_ptr() for one in _pinned}
+    return "" if at_once and pinned else "copy from the host"
 
 
 def _place() -> str:
     """The innermost line of this package and that of the caller of PyTorch."""
     frames = [
         one
-        for one in traceback.extract_stack(sys._getframe(2))
+        for one in traceback.extract_stack(sys._getframe(1))
         if "/torch/" not in one.filename and "counted_device" not in one.filename
     ]
     if not frames:

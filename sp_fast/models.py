@@ -10,6 +10,7 @@ from sp_fast.mmdet_plugin import (  # noqa: F401
     loops,
     metrics,
     paste,
+    preprocessor,
     progress,
     samplers,
     step_values,
