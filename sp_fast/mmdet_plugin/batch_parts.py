@@ -86,7 +86,7 @@ class BatchParts:
         return None
 
     def _update(self, optim_wrapper: Any) -> dict[str, Tensor]:
-        """The optimiser's step, if one is due; returns the norm of the gradients by its name, if it is known."""
+        """The optimiser's step, if one is due; returns the norm of the gradients by its name, if known."""
         if not optim_wrapper.should_update():
             return {}
         try:
@@ -102,7 +102,10 @@ class BatchParts:
 def _norm_on_device(optim_wrapper: Any) -> Iterator[dict[str, Tensor]]:
     """Within its block, clipping puts the norm of the gradients here; mmengine would wait for its value."""
     found: dict[str, Tensor] = {}
-    clip = getattr(optim_wrapper, "clip_func", None)
+    if not optim_wrapper.clip_grad_kwargs:
+        yield found
+        return
+    clip = optim_wrapper.clip_func
 
     def clipped(*args: Any, **kwargs: Any) -> None:
         norm = clip(*args, **kwargs)

@@ -18,6 +18,8 @@ from sp_fast.transfers import to_device
 class BatchPreprocessor(DetDataPreprocessor):
     """mmdet's `DetDataPreprocessor`, with the same arguments and results, that does not wait for the GPU."""
 
+    _channel_conversion: bool
+
     def cast_data(self, data: Any) -> Any:
         """See mmengine."""
         if isinstance(data, Tensor):

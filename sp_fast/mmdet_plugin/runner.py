@@ -70,6 +70,7 @@ class Runner(mmengine_runner.Runner):
         torchrun asks whole process groups to stop, and a training whose workers are gone cannot save.
         """
         loader = mmengine_runner.Runner.build_dataloader(*args, **kwargs)
+        loader.pin_memory = torch.cuda.is_available()  # by a thread of its own, beside the step
         loader.worker_init_fn = functools.partial(_in_own_group, loader.worker_init_fn)
         return loader
 
@@ -252,8 +253,19 @@ class Runner(mmengine_runner.Runner):
                 hook.catch_up(self)
         super().save_checkpoint(*args, **kwargs)
 
+    def setup_env(self, env_cfg: dict) -> None:
+        """See mmengine; fp32 products on a GPU are in TF32."""
+        super().setup_env(env_cfg)
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """See mmengine, which names a GPU for every process and so fails where there is none."""
+        """See mmengine, which names a GPU for every process and so fails where there is none.
+
+        On a GPU the weights, and so the maps, have their channels last, as its convolutions want them.
+        """
+        if torch.cuda.is_available():
+            model = model.to(memory_format=torch.channels_last)
         if not self.distributed or model_wrapper_cfg is not None or torch.cuda.is_available():
             return super().wrap_model(model_wrapper_cfg, model)
         unused = self.cfg.get("find_unused_parameters", False)

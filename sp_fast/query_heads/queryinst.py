@@ -75,7 +75,7 @@ def match(costs: Tensor, level: Tensor, levels: int) -> Matching:
     host = to_host(torch.cat([costs.flatten(), level.to(costs.dtype)]))
     solved = solve(host[: costs.numel()].reshape(1, *costs.shape))
     gt, row, target = (one[0] for one in solved)
-    places = host[costs.numel() :].astype(np.int64)
+    places: np.ndarray = host[costs.numel() :].astype(np.int64)
     per_level = [np.flatnonzero(places == k) for k in range(levels)]
     per_pair = [np.flatnonzero(places[row] == k) for k in range(levels)]
     index = target - row // costs.shape[1] * costs.shape[2]

@@ -220,7 +220,7 @@ MMDET_CONFIGS = {
 
 @pytest.mark.parametrize("family", MMDET_CONFIGS)
 def test_shipped_models_equal_mmdets(family):
-    """Our configs and mmdet's build the same modules, with parameters of the same names and shapes."""
+    """Our configs and mmdet's build the same modules, but for subclasses, with the same names and shapes."""
     theirs = Config(dict(model=model_of_mmdet(MMDET_CONFIGS[family]))).model
     theirs.data_preprocessor.pop("batch_augments", None)
     ours = Config.fromfile(BASES / f"{family}_r50.py").model
@@ -229,6 +229,6 @@ def test_shipped_models_equal_mmdets(family):
     shapes = [{name: one.shape for name, one in model.state_dict().items()} for model in models]
     assert shapes[0] == shapes[1]
     for first, second in zip(*(model.modules() for model in models), strict=True):
-        assert type(first) is type(second)
+        assert isinstance(second, type(first))
         for name in ("loss_weight", "alpha", "gamma", "eps", "naive_dice", "class_weight", "sampling_ratio"):
             assert getattr(first, name, None) == getattr(second, name, None), (type(first), name)
