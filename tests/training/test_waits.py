@@ -72,6 +72,8 @@ def scenes(tmp_path_factory):
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 @pytest.mark.parametrize(("family", "allowed"), [("knet", 1), ("queryinst", 6), ("mask2former", 10)])
 def test_a_step_waits_no_more_often_than_it_has_to_match(family, allowed, kind, scenes, tmp_path):
+    if family == "mask2former":
+        pytest.importorskip("sp_fast.ops.deformable_attention")  # mmcv's own waits three times a level
     prefix = "model" if kind == "finetune" else "model.detector"
     options = ["custom_hooks.1.type=CountWaitsHook", "default_hooks.logger.interval=50"]
     options += ["train_cfg.max_iters=4"]
