@@ -115,7 +115,7 @@ def pool(extractor: Any, pyramid: Sequence[Tensor], rois: Tensor, rows: Sequence
     pooled = maps[0].new_zeros(len(rois), extractor.out_channels, *size)
     for layer, features, row in zip(extractor.roi_layers, maps, rows, strict=True):
         if len(row):
-            pooled = pooled.index_copy(0, row, layer(features, rois[row]))
+            pooled.index_copy_(0, row, layer(features, rois[row]))
         else:
             pooled = pooled + features.sum() * 0  # a level without RoIs gets a gradient too
     return pooled

@@ -106,7 +106,8 @@ def mask_losses(
         layer: index of the layer.
         average: number of masks to divide by.
     """
-    chosen = maps.flatten(0, 1).index_select(0, assignment.kernel_row[layer])[:, None]  # [P, 1, h, w]
+    chosen = maps.flatten(0, 1).index_select(0, assignment.kernel_row[layer])
+    chosen = chosen[:, None].float()  # [P, 1, h, w]
     if not len(chosen):
         return chosen.sum(), chosen.sum()
     with torch.no_grad():

@@ -100,7 +100,7 @@ def run_stage(
     Args:
         head: mmdet's `SparseRoIHead`.
         stage: index of the stage.
-        pyramid: P2 to P5.
+        pyramid: P2 to P5, from `pooled_maps`.
         before: proposals of the stage before.
         targets: annotations of the batch.
     """
@@ -192,7 +192,7 @@ class BatchedQueryInstHead(SparseRoIHead):
         instances, _, metas = unpack_gt_instances(batch_data_samples)
         targets = box_targets(instances, metas)
         proposals = first_proposals(rpn_results_list)
-        losses = {}
+        losses, x = {}, pooled_maps(x)
         for stage in range(self.num_stages):
             result = run_stage(self, stage, x, proposals, targets)
             losses.update(weighted(self, stage, result.losses))
@@ -205,6 +205,11 @@ def first_proposals(results: Sequence[InstanceData]) -> Proposals:
     return Proposals(
         torch.stack([one.bboxes for one in results]), torch.stack([one.features for one in results])
     )
+
+
+def pooled_maps(pyramid: Sequence[Tensor]) -> list[Tensor]:
+    """The pyramid in fp32: mmdet rounds boxes to the maps' dtype, which in bfloat16 are whole pixels."""
+    return [features.float() for features in pyramid]
 
 
 def weighted(head: Any, stage: int, losses: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from benchmarks.counted_device import counting, register
-from tests.mmdet_plugin.step_runs import run
+from tests.mmdet_plugin.step_runs import Interrupted, run
 from tests.training.runs import write_scenes
 
 STAGES = {
@@ -59,8 +59,13 @@ class CountWaitsHook(Hook):
         if runner.iter:
             self.counts.append(found)
 
+    def before_val(self, runner: Any) -> None:
+        """Ends the run."""
+        self._block.close()
+        raise Interrupted
+
     def after_train_epoch(self, runner: Any) -> None:
-        """Ends the last count, which ends with the step."""
+        """Ends the last count."""
         self._block.close()
 
 
@@ -80,7 +85,7 @@ def test_a_step_waits_no_more_often_than_it_has_to_match(family, allowed, kind, 
     options += ["train_cfg.val_first=False", "train_cfg.val_interval=50"] if kind == "finetune" else []
     stages = [f"{prefix}.{one}" for one in STAGES[family]]
     result = run(scenes, tmp_path, f"{family}_r50", kind, *options, *stages)
-    assert result.status == 0, result.printed[-3000:]
+    assert result.status == (0 if kind == "pretrain" else None), result.printed[-3000:]
     *steps, _ = CountWaitsHook.counts  # the last one includes the end of the run
     assert len(steps) == 2
     for step in steps:

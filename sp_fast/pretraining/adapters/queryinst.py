@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sp_fast.knet.targets import TARGET_STRIDE
 from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults
-from sp_fast.query_heads.queryinst import Proposals, run_stage, weighted
+from sp_fast.query_heads.queryinst import Proposals, pooled_maps, run_stage, weighted
 from sp_fast.query_heads.targets import BoxTargets, MaskCrops, box_targets, image_sides
 
 
@@ -58,10 +58,10 @@ class QueryInstAdapter(Adapter, detector="QueryInst"):
         boxes = bbox_cxcywh_to_xyxy(rpn.init_proposal_bboxes.weight) * targets.sides  # [B, N, 4]
         kernels = rpn.init_proposal_features.weight  # [N, C]
         kernels = decorate(kernels) if inject == "init" else kernels.expand(len(boxes), -1, -1)  # [B, N, C]
-        proposals = Proposals(boxes, kernels)
+        proposals, maps = Proposals(boxes, kernels), pooled_maps(pyramid)
         losses, stages, assigned = {}, [], []
         for stage in range(head.num_stages):
-            result = run_stage(head, stage, pyramid, proposals, targets)
+            result = run_stage(head, stage, maps, proposals, targets)
             losses.update(weighted(head, stage, result.losses))
             proposals = result.proposals
             stages.append(proposals.features)
