@@ -1,6 +1,6 @@
 """Registers this package's models, data sets, transforms, metrics and hooks with mmdet, for configs."""
 
-from sp_fast import knet, pretraining  # noqa: F401
+from sp_fast import knet, pretraining, query_heads  # noqa: F401
 from sp_fast.mmdet_plugin import (  # noqa: F401
     backbones,
     datasets,
@@ -10,7 +10,9 @@ from sp_fast.mmdet_plugin import (  # noqa: F401
     loops,
     metrics,
     paste,
+    preprocessor,
     progress,
     samplers,
+    step_values,
     transforms,
 )

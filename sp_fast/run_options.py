@@ -22,7 +22,7 @@ def apply_run_options(cfg: Any, args: argparse.Namespace) -> None:
     Raises:
         ValueError: a package or a GPU is missing, or this config has no use for an option.
     """
-    if args.amp:
+    if args.amp or (args.amp is None and _bf16() and cfg.optim_wrapper.get("type") == "OptimWrapper"):
         _mixed_precision(cfg)
     if args.ema:
         cfg.custom_hooks = [*(cfg.get("custom_hooks") or []), dict(EMA)]
@@ -78,12 +78,17 @@ def _check_nothing_lost(folder: Path) -> None:
             )
 
 
+def _bf16() -> bool:
+    """Whether there is a GPU that computes in bfloat16."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 def _mixed_precision(cfg: Any) -> None:
     if not torch.cuda.is_available():
         raise ValueError(
             "--amp: expected a GPU, which mixed precision is for; there is none, leave --amp out"
         )
-    if torch.cuda.is_bf16_supported(including_emulation=False):
+    if _bf16():
         # bfloat16 has the range of float32: its losses need no scale.
         options = dict(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=dict(enabled=False))
     else:

@@ -94,7 +94,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     cached = "Keep decoded, resized images and masks in memory; features: a frozen backbone's maps too"
     add("--cache", choices=("ram", "features"), help=cached)
     add("--seed", type=int, metavar="N", help="Random seed of weights, order and augmentation")
-    add("--amp", action="store_true", help="Mixed precision on a GPU: bfloat16 if supported, else float16")
+    mixed = "Mixed precision, or not (default: on a GPU with bfloat16): bfloat16 if supported, else float16"
+    add("--amp", action=argparse.BooleanOptionalAction, help=mixed)
     add("--ema", action="store_true", help="Evaluate and save a moving average of the weights")
     stop = "Stop after N validations in a row without a better mask AP"
     add("--early-stop", type=int, metavar="N", help=stop)

@@ -144,7 +144,8 @@ def _model_options(prefix: str, chosen: dict[str, Any]) -> dict[str, Any]:
 
 def _arguments(weights: str, chosen: dict[str, Any], cache: str) -> list[str]:
     cached = ["--cache", chosen[cache]] if chosen[cache] else []
-    return ["--weights", weights, *cached, *(["--amp"] if chosen["amp"] else [])]
+    precision = ["--amp"] if chosen["amp"] else ["--no-amp"] if torch.cuda.is_available() else []
+    return ["--weights", weights, *cached, *precision]
 
 
 def write_model(plan: Plan) -> Path:

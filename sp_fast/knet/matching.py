@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sp_fast.knet.masks import upsample
 from sp_fast.knet.targets import Targets
+from sp_fast.transfers import together
 
 # Replaces costs that are not finite, so that the solver runs and the losses show the NaN.
 WORST_COST = 1e6
@@ -93,6 +94,13 @@ def mask_costs(mask_logits: Tensor, masks: Tensor, *, eps: float = 1e-3) -> tupl
     return dice, -(2 * overlap + cells - areas) / cells  # (1 - p)(1 - g) = 1 - p - g + p g
 
 
+def for_solver(costs: Tensor, count: Tensor) -> Tensor:
+    """Makes costs `[B, N, G]` finite, and +inf in the columns from `count` `[B]` on, which are padding."""
+    costs = costs.nan_to_num(nan=WORST_COST, posinf=WORST_COST, neginf=-WORST_COST)
+    padding = torch.arange(costs.shape[2], device=costs.device) >= count[:, None]  # [B, G]
+    return costs.masked_fill(padding[:, None], torch.inf)
+
+
 def to_host(costs: Tensor) -> np.ndarray:
     """Copies the costs to the host: the only transfer from the device in a training step."""
     return costs.cpu().numpy()
@@ -154,18 +162,10 @@ class BatchedMaskAssigner:
             cost = self.dice_weight * dice + self.mask_weight * mask
             if cls_logits is not None:
                 cost = cost + self.cls_weight * focal_cost(cls_logits.float(), targets.labels)
-        cost = cost.nan_to_num(nan=WORST_COST, posinf=WORST_COST, neginf=-WORST_COST)
-        padding = torch.arange(cost.shape[2], device=cost.device) >= targets.count[:, None]  # [B, G]
-        return cost.masked_fill(padding[:, None], torch.inf)
+        return for_solver(cost, targets.count)
 
     @torch.no_grad()
     def __call__(self, predictions: Sequence[tuple[Tensor, Tensor | None]], targets: Targets) -> Assignment:
         """Matches S predictions, each a pair of mask logits and class logits as in `cost`."""
         costs = torch.stack([self.cost(masks, classes, targets) for masks, classes in predictions])
-        assigned, kernel_row, target_row = solve(to_host(costs))
-        packed = np.concatenate([assigned.ravel(), kernel_row.ravel(), target_row.ravel()])
-        sizes = [assigned.size, kernel_row.size, target_row.size]
-        gt, kernels, rows = torch.from_numpy(packed).to(costs.device).split(sizes)
-        return Assignment(
-            gt.view(assigned.shape), kernels.view(kernel_row.shape), rows.view(target_row.shape)
-        )
+        return Assignment(*together(solve(to_host(costs)), costs.device))

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sp_fast.transfers import to_device
+
 TARGET_STRIDE = 4
 
 
@@ -78,7 +80,7 @@ def padded_masks(data_samples: Sequence[Any], batch_shape: tuple[int, int], devi
     )
     for i, one in enumerate(resized):
         padded[i, : len(one)] = one
-    return torch.from_numpy(padded).to(device).float() / 4
+    return to_device(padded, device).float() / 4
 
 
 def targets_from_samples(
@@ -107,4 +109,4 @@ def targets_from_samples(
                 f"{sorted(set(found.tolist()))}; set num_classes of rpn_head and mask_head to the data set's"
             )
         labels[i, : counts[i]] = found
-    return Targets(masks, labels, torch.tensor(counts, dtype=torch.int64, device=device))
+    return Targets(masks, labels, to_device(counts, device, torch.int64))

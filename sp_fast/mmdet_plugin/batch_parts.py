@@ -70,8 +70,7 @@ class BatchParts:
             shortage = str(error)
         if not shortage:
             optim_wrapper._inner_count = before + 1
-            self._update(optim_wrapper)
-            return logs
+            return {**self._update(optim_wrapper), **logs}
         # Only now, that the error no longer holds the step's tensors, can their memory be given back.
         optim_wrapper.zero_grad()
         optim_wrapper._inner_count = before
@@ -86,14 +85,38 @@ class BatchParts:
         )
         return None
 
-    def _update(self, optim_wrapper: Any) -> None:
+    def _update(self, optim_wrapper: Any) -> dict[str, Tensor]:
+        """The optimiser's step, if one is due; returns the norm of the gradients by its name, if known."""
         if not optim_wrapper.should_update():
-            return
+            return {}
         try:
-            optim_wrapper.step()
+            with _norm_on_device(optim_wrapper) as norm:
+                optim_wrapper.step()
         except torch.OutOfMemoryError as error:  # some parameters may have been updated: no second try
             raise NotEnoughMemoryError(_advice(0, str(error))) from error
         optim_wrapper.zero_grad()
+        return norm
+
+
+@contextlib.contextmanager
+def _norm_on_device(optim_wrapper: Any) -> Iterator[dict[str, Tensor]]:
+    """Within its block, clipping puts the norm of the gradients here; mmengine would wait for its value."""
+    found: dict[str, Tensor] = {}
+    if not optim_wrapper.clip_grad_kwargs:
+        yield found
+        return
+    clip = optim_wrapper.clip_func
+
+    def clipped(*args: Any, **kwargs: Any) -> None:
+        norm = clip(*args, **kwargs)
+        if norm is not None:
+            found[optim_wrapper.grad_name] = norm
+
+    optim_wrapper.clip_func = clipped
+    try:
+        yield found
+    finally:
+        optim_wrapper.clip_func = clip
 
 
 class _Gradients:

@@ -21,7 +21,9 @@ from sp_fast.files import write_tensors
 from sp_fast.mmdet_plugin.datasets import OBJECT
 from sp_fast.mmdet_plugin.detector_config import detector_config
 from sp_fast.mmdet_plugin.loops import EVALUATED
+from sp_fast.mmdet_plugin.step_values import LateHook
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
+from sp_fast.transfers import Arriving
 
 EXPORTED_NAME = "pretrained.pth"
 CHECKPOINT_NAME = "latest.pth"
@@ -45,7 +47,7 @@ class StopRequestedError(Exception):
 
 
 @HOOKS.register_module()
-class StopOnNonFiniteLossHook(Hook):
+class StopOnNonFiniteLossHook(LateHook):
     """Stops training when a loss is not finite, with the value of each component.
 
     Runs before any checkpoint of that step is written, so the last one on disk is sound.
@@ -53,19 +55,15 @@ class StopOnNonFiniteLossHook(Hook):
 
     priority = "VERY_HIGH"
 
-    def after_train_iter(self, runner: Any, outputs: dict | None = None, **_: Any) -> None:
-        """Reads the step's losses."""
-        values = {
-            name: torch.as_tensor(value).detach().item()
-            for name, value in (outputs or {}).items()
-            if "loss" in name
-        }
+    def look(self, runner: Any, step: int, values: Mapping[str, Any]) -> None:
+        """Reads a step's losses."""
+        values = {name: float(value) for name, value in values.items() if "loss" in name}
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if not bad:
             return
         parts = "\n".join(f"  {name:<24} {value:g}" for name, value in values.items())
         raise NonFiniteLossError(
-            f"step {runner.iter + 1}: {', '.join(bad)} is not finite. The losses of this step:\n{parts}\n"
+            f"step {step}: {', '.join(bad)} is not finite. The losses of this step:\n{parts}\n"
             "A lower learning rate, a longer warm-up or gradient clipping (optim_wrapper.clip_grad) may "
             f"help; the checkpoints in {runner.work_dir} are from before."
         )
@@ -118,6 +116,7 @@ class TimedCheckpointHook(Hook):
         self.seconds = seconds
         self.asked = 0
         self._time = 0.0
+        self._asked: Arriving | None = None
         self._state: tuple[int, int] | None = None
 
     @contextlib.contextmanager
@@ -172,12 +171,14 @@ class TimedCheckpointHook(Hook):
         self._save(runner, runner.iter)
 
     def _asked_anywhere(self) -> int:
-        """The signal that asked any of the processes to stop, or 0."""
+        """The signal that asked any of the processes to stop, or 0; on GPUs, before this step."""
         if get_world_size() == 1:
             return self.asked
-        asked = torch.tensor(self.asked, device="cuda" if torch.cuda.is_available() else "cpu")
+        asked = torch.full((), self.asked, device="cuda" if torch.cuda.is_available() else "cpu")
         all_reduce(asked, op="max")
-        return int(asked)
+        before, self._asked = self._asked, Arriving(asked)
+        known = self._asked if self._asked.ready else before
+        return int(known.read()) if known is not None else 0
 
     def _save(self, runner: Any, done: int) -> None:
         state = self._state_at(runner, done)

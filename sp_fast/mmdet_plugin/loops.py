@@ -12,6 +12,7 @@ from torch import nn
 
 from sp_fast.mmdet_plugin.batch_parts import BatchParts
 from sp_fast.mmdet_plugin.samplers import StepBatchSampler, seed_everything, step_seed
+from sp_fast.mmdet_plugin.step_values import StepValues
 
 EVALUATED = "evaluated_step"
 STEPS_PER_EPOCH = "steps_per_epoch"
@@ -139,7 +140,7 @@ class StepTrainLoop(BaseLoop):
             self.runner.call_hook("before_train_iter", **hook_arguments)
             outputs = self._parts.train_step(self.runner.model, data_batch, self.runner.optim_wrapper)
             self.runner.message_hub.update_info(_PARTS, self._parts.count)
-        self.runner.call_hook("after_train_iter", outputs=outputs, **hook_arguments)
+        self.runner.call_hook("after_train_iter", outputs=StepValues(outputs), **hook_arguments)
 
     def _validate_if_due(self) -> None:
         step, hub = self._iter, self.runner.message_hub

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from rich import box
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.table import Table
 
 import sp_fast
 from sp_fast.mmdet_plugin.hooks import BEST_NAME, CHECKPOINT_NAME, EXPORTED_NAME, headline
+from sp_fast.mmdet_plugin.step_values import LateHook
 from sp_fast.progress import RunProgress, clock
 
 _PACKAGE = str(Path(sp_fast.__file__).parent)
@@ -27,7 +27,7 @@ _SECONDS = 30.0  # between two lines in a log
 
 
 @HOOKS.register_module()
-class ProgressHook(Hook):
+class ProgressHook(LateHook):
     """Shows steps, speed, time left, the last loss and the last mask AP; at the end, all measured values.
 
     On a terminal that is one line, in a log file a line every half minute and one after each validation. At
@@ -45,6 +45,7 @@ class ProgressHook(Hook):
         self._images = 0
         self._metrics: dict[str, float] = {}
         self._judged = ""
+        self._loss = ""
 
     def close(self) -> None:
         """Removes the line."""
@@ -56,9 +57,14 @@ class ProgressHook(Hook):
         """Starts the clock."""
         self._started = time.monotonic()
 
-    def after_train_iter(self, runner: Any, outputs: dict | None = None, **_: Any) -> None:
+    def look(self, runner: Any, step: int, values: Mapping[str, Any]) -> None:
+        """Keeps a step's loss."""
+        self._loss = f"loss {float(values['loss']):.3f}" if "loss" in values else ""
+
+    def after_train_iter(self, runner: Any, outputs: Mapping[str, Any] | None = None, **_: Any) -> None:
         """Shows a step."""
-        note = f"loss {float(outputs['loss']):.3f}" if outputs and "loss" in outputs else ""
+        super().after_train_iter(runner, outputs)
+        note = self._loss
         if not self._console.is_terminal:
             note = ", ".join([*_epoch(runner), *([note] if note else []), f"rate {_rate(runner):.1e}"])
         self._show("steps", runner.iter + 1, runner.max_iters, note + self._judged)
@@ -89,6 +95,7 @@ class ProgressHook(Hook):
 
     def after_train(self, runner: Any) -> None:
         """Says what came out."""
+        super().after_train(runner)
         self.close()
         folder = Path(runner.work_dir)
         names = [name for name in (EXPORTED_NAME, BEST_NAME, CHECKPOINT_NAME) if (folder / name).is_file()]

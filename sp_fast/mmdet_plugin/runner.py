@@ -28,6 +28,7 @@ from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, NonFiniteLossError, TimedC
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
+from sp_fast.mmdet_plugin.step_values import LateHook
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
@@ -64,6 +65,7 @@ class Runner(mmengine_runner.Runner):
         torchrun asks whole process groups to stop, and a training whose workers are gone cannot save.
         """
         loader = mmengine_runner.Runner.build_dataloader(*args, **kwargs)
+        loader.pin_memory = torch.cuda.is_available()  # by a thread of its own, beside the step
         loader.worker_init_fn = functools.partial(_in_own_group, loader.worker_init_fn)
         return loader
 
@@ -236,8 +238,26 @@ class Runner(mmengine_runner.Runner):
         newest = newest_checkpoint(Path(self.work_dir))
         return None if newest is None else str(newest)
 
+    def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """See mmengine; every hook has seen the step's losses before."""
+        for hook in self.hooks:
+            if isinstance(hook, LateHook):
+                hook.catch_up(self)
+        super().save_checkpoint(*args, **kwargs)
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """See mmengine; fp32 products on a GPU are in TF32."""
+        super().setup_env(env_cfg)
+        if torch.cuda.is_available():
+            torch.set_float32_matmul_precision("high")
+
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """See mmengine, which names a GPU for every process and so fails where there is none."""
+        """See mmengine, which names a GPU for every process and so fails where there is none.
+
+        On a GPU the weights, and so the maps, have their channels last, as its convolutions want them.
+        """
+        if torch.cuda.is_available():
+            model = model.to(memory_format=torch.channels_last)
         if not self.distributed or model_wrapper_cfg is not None or torch.cuda.is_available():
             return super().wrap_model(model_wrapper_cfg, model)
         unused = self.cfg.get("find_unused_parameters", False)

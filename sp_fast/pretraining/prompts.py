@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sp_fast.ops import match_prompts, roi_average_pool
+from sp_fast.transfers import to_device
 
 STRATEGIES = ("cosine", "random", "sequential", "none")
 BOX_SIZE = "box_size"
@@ -74,7 +75,7 @@ class PromptGenerator(nn.Module):
         if self.detach:
             features = features.detach()
         height, width = features.shape[-2:]
-        scale = boxes.new_tensor([width / image_size[1], height / image_size[0]] * 2)
+        scale = to_device([width / image_size[1], height / image_size[0]] * 2, boxes.device, boxes.dtype)
         return roi_average_pool(features, boxes * scale, count)
 
     def _by_box_size(

@@ -14,6 +14,7 @@ from sp_fast.ops import PackedMasks
 from sp_fast.pretraining.adapters import Adapter
 from sp_fast.proposals import Proposals, SaliencyProposer
 from sp_fast.proposals.objectness import means_inside
+from sp_fast.transfers import to_device
 
 
 class StepProposals(NamedTuple):
@@ -52,7 +53,7 @@ class AnnotatedSource(nn.Module):
         targets = adapter.targets(data_samples, size)
         instances = [sample.gt_instances for sample in data_samples]
         boxes = pad_rows([_as_tensor(one.bboxes).to(images) for one in instances], 4)
-        count = torch.tensor([len(one.labels) for one in instances], device=images.device)
+        count = to_device([len(one.labels) for one in instances], images.device, torch.int64)
         if not self.stored_seeds:
             masks = adapter.target_masks(targets, data_samples, size)
             return StepProposals(targets, boxes, mean_inside(features, masks), count)
@@ -93,7 +94,7 @@ class SharedSource(nn.Module):
         self, adapter: Adapter, images: Tensor, features: Tensor, data_samples: list
     ) -> StepProposals:
         """Computes proposals of the valid part of each image; see `StepProposals`."""
-        size = torch.tensor([sample.img_shape[:2] for sample in data_samples], device=images.device)  # [B, 2]
+        size = to_device([sample.img_shape[:2] for sample in data_samples], images.device)  # [B, 2]
         sides = zip(size.unbind(1), features.shape[-2:], images.shape[-2:], strict=True)
         valid = torch.stack([-(-side * cells // pixels) for side, cells, pixels in sides], 1)  # rounded up
         with torch.autocast(images.device.type, enabled=False):

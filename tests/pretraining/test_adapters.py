@@ -6,6 +6,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config
 
 from sp_fast.configs import model_of_mmdet
+from sp_fast.query_heads import mask2former, queryinst
 from tests.pretraining.families import (
     BASES,
     CHANNELS,
@@ -82,69 +83,32 @@ def results_of(model, data):
     return seen[0].kernels, seen[0].assigned
 
 
-def test_mask2former_returns_the_matching_of_its_losses():
-    model = build("mask2former")
-    head, used = model.detector.panoptic_head, []
-    original = head._get_targets_single
-
-    def record(*args):
-        targets = original(*args)
-        row = torch.full((KERNELS,), -1)
-        row[targets[6].pos_inds] = targets[6].pos_assigned_gt_inds
-        used.append(row)
-        return targets
-
-    head._get_targets_single = record
-    _, assigned = results_of(model, batch([3, 4]))
-    used = torch.stack(used).view(STAGES + 1, 2, KERNELS)
-    assert torch.equal(assigned, used[1:])
-    assert type(head.assigner).__name__ == "HungarianAssigner"
+@pytest.mark.parametrize("family", ["queryinst", "mask2former"])
+def test_the_matching_is_that_of_the_losses(family, monkeypatch):
+    module, used = {"queryinst": queryinst, "mask2former": mask2former}[family], []
+    match = module.match
+    monkeypatch.setattr(module, "match", lambda *args: used.append(match(*args)) or used[-1])
+    _, assigned = results_of(build(family), batch([3, 4]))
+    # Mask2Former's first matching is that of the initial queries.
+    expected = used[0].gt[1:] if family == "mask2former" else torch.stack([one.gt for one in used])
+    assert torch.equal(assigned, expected)
 
 
-def test_mask2formers_assigner_is_restored_after_an_error():
-    model = build("mask2former")
-    head = model.detector.panoptic_head
-    assigner, head.loss_mask = head.assigner, None
-    with pytest.raises(TypeError):
-        losses_of(model, batch([2]))
-    assert head.assigner is assigner
-
-
-def test_queryinst_returns_the_matching_of_its_losses():
-    model = build("queryinst")
-    used = []
-    for head in model.detector.roi_head.bbox_head:
-        original = head.loss_and_target
-
-        def record(scores, boxes, sampled, *args, original=original, **kwargs):
-            rows = torch.full((len(sampled), KERNELS), -1)
-            for row, one in zip(rows, sampled, strict=True):
-                row[one.pos_inds] = one.pos_assigned_gt_inds
-            used.append(rows)
-            return original(scores, boxes, sampled, *args, **kwargs)
-
-        head.loss_and_target = record
-    _, assigned = results_of(model, batch([3, 4]))
-    assert torch.equal(assigned, torch.stack(used))
-
-
-def test_queryinst_keeps_its_initial_boxes():
+def test_queryinst_keeps_its_initial_boxes(monkeypatch):
     """Prompts change the proposal features of the first stage, but not its boxes."""
-    first = {}
+    original, first = queryinst.run_stage, {}
     for strategy in ("cosine", "none"):
-        model = build("queryinst", prompts=dict(strategy=strategy))
-        roi_head, seen = model.detector.roi_head, []
-        original = roi_head._bbox_forward
+        seen = []
 
-        def record(stage, x, rois, features, metas, original=original, seen=seen):
-            seen.append((rois, features))
-            return original(stage, x, rois, features, metas)
+        def record(head, stage, pyramid, before, targets, seen=seen):
+            seen.append(before)
+            return original(head, stage, pyramid, before, targets)
 
-        roi_head._bbox_forward = record
-        losses_of(model, batch([2, 2]))
+        monkeypatch.setattr("sp_fast.pretraining.adapters.queryinst.run_stage", record)
+        losses_of(build("queryinst", prompts=dict(strategy=strategy)), batch([2, 2]))
         first[strategy] = seen[0]
-    assert torch.equal(first["cosine"][0], first["none"][0])
-    assert not torch.equal(first["cosine"][1], first["none"][1])
+    assert torch.equal(first["cosine"].boxes, first["none"].boxes)
+    assert not torch.equal(first["cosine"].features, first["none"].features)
 
 
 @pytest.mark.parametrize("source", ["import", "shared"])
@@ -256,7 +220,7 @@ MMDET_CONFIGS = {
 
 @pytest.mark.parametrize("family", MMDET_CONFIGS)
 def test_shipped_models_equal_mmdets(family):
-    """Our configs and mmdet's build the same modules, with parameters of the same names and shapes."""
+    """Our configs and mmdet's build the same modules, but for subclasses, with the same names and shapes."""
     theirs = Config(dict(model=model_of_mmdet(MMDET_CONFIGS[family]))).model
     theirs.data_preprocessor.pop("batch_augments", None)
     ours = Config.fromfile(BASES / f"{family}_r50.py").model
@@ -265,6 +229,6 @@ def test_shipped_models_equal_mmdets(family):
     shapes = [{name: one.shape for name, one in model.state_dict().items()} for model in models]
     assert shapes[0] == shapes[1]
     for first, second in zip(*(model.modules() for model in models), strict=True):
-        assert type(first) is type(second)
+        assert isinstance(second, type(first))
         for name in ("loss_weight", "alpha", "gamma", "eps", "naive_dice", "class_weight", "sampling_ratio"):
             assert getattr(first, name, None) == getattr(second, name, None), (type(first), name)

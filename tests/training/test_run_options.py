@@ -101,6 +101,19 @@ def test_the_type_of_mixed_precision(command, monkeypatch, bf16, dtype):
     assert wrapper.optimizer.type == "AdamW"
 
 
+def test_bfloat16_is_the_default_of_a_gpu_that_has_it(command, monkeypatch):
+    def wrapper(*options):
+        return load_config(parse_arguments(command("finetune", *options))).optim_wrapper.type
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert wrapper() == wrapper("--no-amp") == "OptimWrapper"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    assert (wrapper(), wrapper("--no-amp")) == ("AmpOptimWrapper", "OptimWrapper")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert wrapper() == "OptimWrapper"
+
+
 def test_an_override_that_fits_no_entry(error):
     said = error("finetune", "--cfg-options", "optim_wrapper.optimizer.lr.x=1")
     assert said.startswith("sp-fast train: --cfg-options: ")

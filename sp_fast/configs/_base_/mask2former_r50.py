@@ -5,6 +5,10 @@ custom_imports = dict(imports=['sp_fast.models'])
 model = __import__('sp_fast.configs').configs.model_of_mmdet('mask2former/mask2former_r50_8xb2-lsj-50e_coco.py')
 model['backbone'].pop('init_cfg')  # weights are given by --weights
 model['data_preprocessor'].pop('batch_augments')  # pad to the largest image of the batch, not to a fixed size
+# As in mmdet, but without waiting for the GPU at every image.
+model['data_preprocessor']['type'] = 'BatchPreprocessor'
+model['panoptic_head']['type'] = 'BatchedMask2FormerHead'
+model['panoptic_head']['pixel_decoder']['type'] = 'BatchedPixelDecoder'
 
 # Gradient clipping, learning rates and weight decay as in mmdet's config, for the training configs.
 embedding = dict(lr_mult=1.0, decay_mult=0.0)

@@ -1,6 +1,7 @@
 default_scope = 'mmdet'
 
 default_hooks = dict(
+    runtime_info=dict(type='StepInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),

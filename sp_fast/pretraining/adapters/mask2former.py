@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from mmengine.structures import InstanceData
 from torch import Tensor
 
+from sp_fast.knet.targets import Targets
 from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults
-
-
-class Instances(NamedTuple):
-    """Targets of Mask2Former: `labels` and `masks` of every image, and the images' meta information."""
-
-    instances: list[InstanceData]
-    metas: list[dict]
+from sp_fast.query_heads.mask2former import layer_losses
+from sp_fast.query_heads.pixel_decoder import decode_pixels
+from sp_fast.query_heads.targets import mask_targets
 
 
 class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
@@ -39,10 +34,10 @@ class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
         """Computes C2 to C5 and the maps of the pixel decoder."""
         maps = tuple(self.detector.backbone(images))
         inputs = self.detector.neck(maps) if self.detector.with_neck else maps
-        mask_features, memories = self.detector.panoptic_head.pixel_decoder(list(inputs))
+        mask_features, memories = decode_pixels(self.detector.panoptic_head.pixel_decoder, list(inputs))
         return maps, (mask_features, *reversed(memories))
 
-    def targets(self, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Instances:
+    def targets(self, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Targets:
         """See `Adapter.targets`; raises ValueError if masks are not padded to the size of the images."""
         for i, sample in enumerate(data_samples):
             masks = sample.gt_instances.masks
@@ -51,33 +46,21 @@ class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
                     f"data_samples[{i}]: expected masks of the padded {image_size[0]} x {image_size[1]}, got "
                     f"{masks.height} x {masks.width}; set data_preprocessor.pad_mask=True"
                 )
-        instances = self.detector.panoptic_head.preprocess_gt(
-            [sample.gt_instances for sample in data_samples], [None] * len(data_samples)
-        )
-        return Instances(instances, [sample.metainfo for sample in data_samples])
+        return mask_targets([sample.gt_instances for sample in data_samples])
 
     def targets_from_masks(
         self, masks: Tensor, boxes: Tensor, count: Tensor, data_samples: Sequence[Any]
-    ) -> Instances:
-        """See `Adapter.targets_from_masks`; copies the counts to the host, as mmdet's targets are ragged."""
-        hard = (masks >= 0.5).long()
-        instances = [
-            InstanceData(labels=count.new_zeros(found), masks=hard[i, :found])
-            for i, found in enumerate(count.tolist())
-        ]
-        return Instances(instances, [sample.metainfo for sample in data_samples])
+    ) -> Targets:
+        """See `Adapter.targets_from_masks`."""
+        return Targets((masks >= 0.5).float(), torch.zeros_like(masks[..., 0, 0], dtype=torch.int64), count)
 
     def loss(
-        self, pyramid: tuple[Tensor, ...], targets: Instances, decorate: Decorate, inject: str
+        self, pyramid: tuple[Tensor, ...], targets: Targets, decorate: Decorate, inject: str
     ) -> StageResults:
         """See `Adapter.loss`. Each layer is matched on its own predictions, at random points."""
-        head = self.detector.panoptic_head
         classes, masks, kernels = self._decode(pyramid, decorate, inject)
-        with _recorded(head) as matchings:
-            losses = head.loss_by_feat(classes, masks, targets.instances, targets.metas)
-        # Ordered by prediction, then image; the first prediction comes from the initial queries.
-        assigned = torch.stack(matchings).unflatten(0, (len(masks), -1))[1:] - 1
-        return StageResults(losses, torch.stack(kernels), assigned)
+        losses, assigned = layer_losses(self.detector.panoptic_head, classes, masks, targets)
+        return StageResults(losses, torch.stack(kernels), assigned[1:])  # without the initial queries'
 
     def _decode(
         self, pyramid: tuple[Tensor, ...], decorate: Decorate, inject: str
@@ -120,27 +103,3 @@ class Mask2FormerAdapter(Adapter, detector="Mask2Former"):
             if i == 0 and inject == "proposal":
                 query = decorate(query)
         return [one[0] for one in outputs], [one[1] for one in outputs], queries
-
-
-class _Recorder:
-    """Wraps `assigner` and keeps its results."""
-
-    def __init__(self, assigner: Any) -> None:
-        self.assigner = assigner
-        self.matchings: list[Tensor] = []
-
-    def assign(self, *args: Any, **kwargs: Any) -> Any:
-        result = self.assigner.assign(*args, **kwargs)
-        self.matchings.append(result.gt_inds)  # 0 for none, else 1 + index
-        return result
-
-
-@contextmanager
-def _recorded(head: Any) -> Iterator[list[Tensor]]:
-    """Records the matchings that `head` makes; to match again would draw other points."""
-    recorder = _Recorder(head.assigner)
-    head.assigner = recorder
-    try:
-        yield recorder.matchings
-    finally:
-        head.assigner = recorder.assigner

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from mmdet.models.utils import unpack_gt_instances
-from mmdet.structures import DetDataSample
-from mmdet.structures.mask import BitmapMasks
-from mmengine.structures import InstanceData
+from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor
 
 from sp_fast.knet.targets import TARGET_STRIDE
 from sp_fast.pretraining.adapters.base import Adapter, Decorate, StageResults
+from sp_fast.query_heads.queryinst import Proposals, pooled_maps, run_stage, weighted
+from sp_fast.query_heads.targets import BoxTargets, MaskCrops, box_targets, image_sides
 
 
 class QueryInstAdapter(Adapter, detector="QueryInst"):
@@ -36,78 +35,37 @@ class QueryInstAdapter(Adapter, detector="QueryInst"):
         maps = tuple(self.detector.backbone(images))
         return maps, tuple(self.detector.neck(maps))
 
-    def targets(self, data_samples: Sequence[Any], image_size: tuple[int, int]) -> Sequence[Any]:
-        """Returns the data samples: QueryInst crops its targets from their masks."""
-        return data_samples
+    def targets(self, data_samples: Sequence[Any], image_size: tuple[int, int]) -> BoxTargets:
+        """See `Adapter.targets`."""
+        instances, _, metas = unpack_gt_instances(data_samples)
+        return box_targets(instances, metas)
 
     def targets_from_masks(
         self, masks: Tensor, boxes: Tensor, count: Tensor, data_samples: Sequence[Any]
-    ) -> list[DetDataSample]:
-        """See `Adapter.targets_from_masks`. Takes two transfers, as mmdet crops targets from NumPy arrays."""
-        counts, arrays = count.tolist(), (masks >= 0.5).to(torch.uint8).cpu().numpy()
-        targets = []
-        for i, (sample, found) in enumerate(zip(data_samples, counts, strict=True)):
-            instances = InstanceData(
-                bboxes=boxes[i, :found],
-                labels=count.new_zeros(found),
-                masks=QuarterSizeMasks(arrays[i, :found], *arrays.shape[2:]),
-            )
-            targets.append(DetDataSample(metainfo=sample.metainfo, gt_instances=instances))
-        return targets
+    ) -> BoxTargets:
+        """See `Adapter.targets_from_masks`."""
+        size = (masks.shape[2] * TARGET_STRIDE, masks.shape[3] * TARGET_STRIDE)
+        sides = image_sides([sample.metainfo for sample in data_samples], boxes)
+        labels = torch.zeros_like(boxes[..., 0], dtype=torch.int64)
+        crops = [MaskCrops(one >= 0.5, TARGET_STRIDE) for one in masks]
+        return BoxTargets(boxes, labels, count, sides, size, crops)
 
     def loss(
-        self, pyramid: tuple[Tensor, ...], targets: Sequence[Any], decorate: Decorate, inject: str
+        self, pyramid: tuple[Tensor, ...], targets: BoxTargets, decorate: Decorate, inject: str
     ) -> StageResults:
         """See `Adapter.loss`. Each stage is matched on its own predictions."""
-        roi_head = self.detector.roi_head
-        instances, _, metas = unpack_gt_instances(targets)
-        proposals = self.detector.rpn_head.predict(pyramid, targets)
-        kernels = torch.stack([one.pop("features") for one in proposals])  # [B, N, C]
-        if inject == "init":
-            kernels = decorate(kernels)
+        head, rpn = self.detector.roi_head, self.detector.rpn_head
+        boxes = bbox_cxcywh_to_xyxy(rpn.init_proposal_bboxes.weight) * targets.sides  # [B, N, 4]
+        kernels = rpn.init_proposal_features.weight  # [N, C]
+        kernels = decorate(kernels) if inject == "init" else kernels.expand(len(boxes), -1, -1)  # [B, N, C]
+        proposals, maps = Proposals(boxes, kernels), pooled_maps(pyramid)
         losses, stages, assigned = {}, [], []
-        for stage, weight in enumerate(roi_head.stage_loss_weights):
-            boxes = roi_head.bbox_loss(
-                stage=stage,
-                x=pyramid,
-                results_list=proposals,
-                object_feats=kernels,
-                batch_img_metas=metas,
-                batch_gt_instances=instances,
-            )
-            masks = roi_head.mask_loss(stage, pyramid, boxes, instances, roi_head.train_cfg[stage])
-            for name, value in {**boxes["loss_bbox"], **masks["loss_mask"]}.items():
-                losses[f"s{stage}.{name}"] = value * weight if "loss" in name else value
-            kernels, proposals = boxes["object_feats"], boxes["results_list"]
-            stages.append(kernels)
-            assigned.append(_assigned(boxes["sampling_results"], kernels.shape[1]))
+        for stage in range(head.num_stages):
+            result = run_stage(head, stage, maps, proposals, targets)
+            losses.update(weighted(head, stage, result.losses))
+            proposals = result.proposals
+            stages.append(proposals.features)
+            assigned.append(result.assigned)
             if stage == 0 and inject == "proposal":
-                kernels = decorate(kernels)
+                proposals = proposals._replace(features=decorate(proposals.features))
         return StageResults(losses, torch.stack(stages), torch.stack(assigned))
-
-
-def _assigned(sampling_results: Sequence[Any], num_kernels: int) -> Tensor:
-    """Index of the target of each kernel in one stage's matching, int64 `[B, N]`; -1 for none."""
-    index = sampling_results[0].pos_inds.new_full((len(sampling_results), num_kernels), -1)
-    for row, result in zip(index, sampling_results, strict=True):
-        row[result.pos_inds] = result.pos_assigned_gt_inds
-    return index
-
-
-class QuarterSizeMasks(BitmapMasks):
-    """Masks at stride 4 that are cropped with boxes in image pixels.
-
-    Args:
-        masks: masks, uint8 `[G, h, w]`.
-        height: h, in cells.
-        width: w, in cells.
-    """
-
-    def __init__(self, masks: np.ndarray, height: int, width: int) -> None:
-        super().__init__(masks, height, width)
-        # mmdet clips boxes to this size before cropping.
-        self.height, self.width = height * TARGET_STRIDE, width * TARGET_STRIDE
-
-    def crop_and_resize(self, bboxes: np.ndarray, *args: Any, **kwargs: Any) -> BitmapMasks:
-        """See `BitmapMasks.crop_and_resize`; boxes are in image pixels."""
-        return super().crop_and_resize(bboxes / TARGET_STRIDE, *args, **kwargs)
