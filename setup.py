@@ -168,7 +168,7 @@ def extension(toolkit: str | None):
         define_macros=[("SP_FAST_WITH_CUDA", None)] if toolkit else [],
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args={
-            # Nothing reads the flags of floating-point exceptions; with them, GCC branches instead of vectorising.
+            # Nothing reads the flags of floating-point exceptions; for them, GCC would not vectorise.
             "cxx": ["-O3", "-g0", "-Wall", "-Wextra", "-fno-trapping-math", *system],
             "nvcc": ["-O3", *(["-Werror=all-warnings"] if requested("SP_FAST_STRICT") else []), *system],
         },

@@ -1,8 +1,8 @@
 """Sums of upsampled masks and targets in Triton.
 
-Every program reads a range of cells of the small maps; each stands for 2 x 2 upsampled cells. Programs write
-partial sums, which PyTorch adds up in a fixed order. Backward: each program gathers the gradient of some cells
-from the 4 x 4 upsampled cells that depend on them, so there are no atomic additions.
+Every program reads a range of cells of the small maps; each stands for 2 x 2 upsampled cells. Programs
+write partial sums, which PyTorch adds up in a fixed order. Backward: each program gathers the gradient of
+some cells from the 4 x 4 upsampled cells that depend on them, so there are no atomic additions.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def overlap_sums(
                 place = at_cell(y, x, height, width, i, j)
                 g_real = (g < targets)[:, None] & real[None, :]
                 t = target(wanted, place[None, :], g_real)
-                overlaps += tl.dot(p, tl.trans(t), input_precision="ieee")
+                overlaps += tl.dot(p, tl.trans(t), input_precision="tf32x3")
                 areas += tl.sum(p, axis=1)
                 square_sums += tl.sum(p * p, axis=1)
                 g_areas += tl.sum(t, axis=1)
@@ -181,7 +181,7 @@ def plan_overlaps(logits: Tensor, masks: Tensor) -> tuple[Launch, list[Tensor]]:
     targets = masks.shape[1]
     block_g = max(16, up_to(64, targets))
     programs = batch * triton.cdiv(number, 16) * max(1, triton.cdiv(targets, block_g))
-    span, splits = spans(height * width, 64, programs)
+    span, splits = spans(height * width, 32, programs)
     shapes = ((batch, number, targets), (batch, number), (batch, number), (batch, targets), (batch, targets))
     parts = [torch.empty((splits, *s), dtype=torch.float32, device=logits.device) for s in shapes]
     names = ("overlap", "area", "squares", "target_area", "target_squares")
@@ -197,7 +197,7 @@ def plan_overlaps(logits: Tensor, masks: Tensor) -> tuple[Launch, list[Tensor]]:
         "span": span,
         "BLOCK_N": 16,
         "BLOCK_G": block_g,
-        "BLOCK": 64,
+        "BLOCK": 32,
     }
     return Launch(overlap_sums, splits * programs, arguments), parts
 

@@ -1,4 +1,4 @@
-"""Maps upsampled bilinearly by 2 (cell centres aligned), in Triton: cells around each cell of the small map."""
+"""Maps upsampled bilinearly by 2 in Triton, cell centres aligned: the cells around each small cell."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def neighbours(maps, y, x, height, width, inside):
 
 @triton.jit
 def between(before, here, after, PART: tl.constexpr):
-    """The cell 2 y + PART - 1 of a line, PART in 0..3, from the cells y - 1, y and y + 1 before upsampling."""
+    """The upsampled cell 2 y + PART - 1 of a line, PART in 0..3, from the cells y - 1, y and y + 1."""
     if PART == 0:
         value = 0.75 * before + 0.25 * here
     elif PART == 1:
@@ -52,7 +52,7 @@ def cell(around, I: tl.constexpr, J: tl.constexpr):  # noqa: E741
 
 @triton.jit
 def share(at, size, PART: tl.constexpr):
-    """Weight of cell `at` of a line of `size` in the upsampled cell 2 at + PART - 1; 0 if there is no such cell."""
+    """Weight of cell `at` of a line in the upsampled cell 2 at + PART - 1; 0 if there is no such cell."""
     if PART == 0:
         weight = tl.where(at > 0, 0.25, 0.0)
     elif PART == 1:

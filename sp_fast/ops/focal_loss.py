@@ -12,11 +12,11 @@ from sp_fast.ops.triton_kernels import triton_for
 
 
 def upsampled_focal_loss(logits: Tensor, labels: Tensor, *, alpha: float = 0.25) -> Tensor:
-    """Sigmoid focal loss with gamma = 2 of class maps upsampled bilinearly by 2, summed over cells and classes.
+    """Sigmoid focal loss with gamma = 2 of class maps upsampled bilinearly by 2, summed over all elements.
 
-    With z = -x where the class is the cell's label and z = x elsewhere: the sum of
-    a sigmoid(z)^2 log(1 + exp(z)), a = alpha for labels and 1 - alpha elsewhere. No upsampled map and no one-hot
-    label is kept. Differentiable in the logits.
+    With z = -x and a = alpha where the class is the cell's label, z = x and a = 1 - alpha elsewhere: the sum
+    of a sigmoid(z)^2 log(1 + exp(z)). No upsampled map and no one-hot label is kept. Differentiable in the
+    logits.
 
     Args:
         logits: class logits [B, K, h, w], fp32, fp16, bf16 or fp64.

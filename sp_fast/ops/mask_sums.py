@@ -16,7 +16,7 @@ MASKS = (*FLOATS_AND_DOUBLE, torch.uint8)
 
 
 class MaskOverlaps(NamedTuple):
-    """Sums over the cells of p g [B, N, G], p and p^2 [B, N], g and g^2 [B, G]; fp32 (fp64 for fp64 logits)."""
+    """Sums over cells of p g [B, N, G], p and p^2 [B, N], g and g^2 [B, G]; fp32, or fp64 for fp64 logits."""
 
     overlap: Tensor
     area: Tensor

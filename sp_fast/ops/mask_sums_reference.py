@@ -1,7 +1,7 @@
 """Sums of upsampled masks, and the focal loss of an upsampled map, in plain PyTorch, forward and backward.
 
-The definitions that the compiled ops are tested against; arguments must already be checked. Accumulation is in
-fp32, or in fp64 for fp64 inputs.
+The definitions that the compiled ops are tested against; arguments must already be checked. Accumulation is
+in fp32, or in fp64 for fp64 inputs.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def _wanted(masks: Tensor, like: Tensor) -> Tensor:
 
 
 def mask_overlaps(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Sums of p g [B, N, G], p and p^2 [B, N], g and g^2 [B, G], where p = sigmoid of the upsampled logits."""
+    """Sums of p g [B, N, G], p and p^2 [B, N], g and g^2 [B, G]; p is the sigmoid of the upsampled logits."""
     p = upsampled(logits).sigmoid().flatten(2)
     g = _wanted(masks, logits).flatten(2)
     return p @ g.transpose(1, 2), p.sum(-1), p.square().sum(-1), g.sum(-1), g.square().sum(-1)
 
 
 def mask_pair_sums(logits: Tensor, masks: Tensor, row: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums of binary cross-entropy, p g, p^2 and g^2 of every pair of logits[i] and masks[row[i]], each [P]."""
+    """Sums of binary cross-entropy, p g, p^2 and g^2 of each pair logits[i], masks[row[i]], each [P]."""
     x = upsampled(logits).flatten(1)
     if not len(masks):
         return tuple(x.sum(1) for _ in range(4))  # type: ignore[return-value]
@@ -62,7 +62,7 @@ def mask_pair_sums_backward(
 
 
 def upsampled_focal_loss(logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
-    """Focal loss (gamma = 2) of the upsampled logits [B, K, 2 h, 2 w], summed; labels outside 0..K-1 are background."""
+    """Focal loss (gamma = 2) of the upsampled logits, summed; labels outside 0..K-1 are background."""
     x = upsampled(logits)
     positive = labels[:, None] == torch.arange(x.shape[1], device=x.device).view(-1, 1, 1)
     z = torch.where(positive, -x, x)
