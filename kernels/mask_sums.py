@@ -179,9 +179,9 @@ def plan_overlaps(logits: Tensor, masks: Tensor) -> tuple[Launch, list[Tensor]]:
     """Plan the launch that fills the partial sums; a first dimension counts the ranges of cells."""
     batch, number, height, width = logits.shape
     targets = masks.shape[1]
-    block_g = max(16, up_to(64, targets))
+    block_g = max(16, up_to(32, targets))
     programs = batch * triton.cdiv(number, 16) * max(1, triton.cdiv(targets, block_g))
-    span, splits = spans(height * width, 32, programs)
+    span, splits = spans(height * width, 16, programs)
     shapes = ((batch, number, targets), (batch, number), (batch, number), (batch, targets), (batch, targets))
     parts = [torch.empty((splits, *s), dtype=torch.float32, device=logits.device) for s in shapes]
     names = ("overlap", "area", "squares", "target_area", "target_squares")
@@ -197,7 +197,7 @@ def plan_overlaps(logits: Tensor, masks: Tensor) -> tuple[Launch, list[Tensor]]:
         "span": span,
         "BLOCK_N": 16,
         "BLOCK_G": block_g,
-        "BLOCK": 32,
+        "BLOCK": 16,
     }
     return Launch(overlap_sums, splits * programs, arguments), parts
 
