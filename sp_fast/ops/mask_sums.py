@@ -37,8 +37,7 @@ class MaskPairSums(NamedTuple):
 def mask_overlaps(logits: Tensor, masks: Tensor) -> MaskOverlaps:
     """Sums of every mask with every target of its image, for p = sigmoid(logits upsampled bilinearly by 2).
 
-    No upsampled mask is kept. Not differentiable. Cells where g is 0 add nothing to the overlap, even if p is
-    NaN there.
+    No upsampled mask is kept. Not differentiable. A NaN of p where g is 0 may or may not reach the overlap.
 
     Args:
         logits: mask logits [B, N, h, w], fp32, fp16, bf16 or fp64.
