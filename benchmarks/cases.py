@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks import plain
 from benchmarks.inputs import LAYOUTS, Inputs, Sizes
 from sp_fast import ops
-from sp_fast.ops import reference
+from sp_fast.ops import mask_sums_reference, reference
 from sp_fast.proposals import SaliencyProposer
 
 Function = Callable[..., Any]
@@ -157,8 +157,42 @@ def _prompts(sizes: Sizes, inputs: Inputs) -> list[Case]:
     return found
 
 
+def _mask_losses(sizes: Sizes, inputs: Inputs) -> list[Case]:
+    def stacked(of: Any) -> Function:
+        return lambda logits, masks, row: torch.stack(of.mask_pair_sums(logits, masks, row)[:3])
+
+    number = f"{sizes.kernels} masks, {sizes.prompts} targets per image"
+    pairs = f"{sizes.images * sizes.prompts} pairs, forward + backward"
+    focal = partial(mask_sums_reference.upsampled_focal_loss, alpha=0.25)
+    return [
+        Case(
+            "mask_costs",
+            f"sums of the mask costs, {number}",
+            inputs.image_masks,
+            ops.mask_overlaps,
+            mask_sums_reference.mask_overlaps,
+        ),
+        Case(
+            "mask_losses",
+            f"sums of the mask losses, {pairs}",
+            inputs.mask_pairs,
+            stacked(ops),
+            stacked(mask_sums_reference),
+            wanted=1,
+        ),
+        Case(
+            "focal_loss",
+            "focal loss of 80 class maps, forward + backward",
+            inputs.class_maps,
+            ops.upsampled_focal_loss,
+            focal,
+            wanted=1,
+        ),
+    ]
+
+
 def cases(sizes: Sizes, device: str) -> list[Case]:
     """Every benchmark at these sizes."""
     inputs = Inputs(sizes, device)
-    parts = (_saliency, _masks, _proposals, _pooling, _prompts)
+    parts = (_saliency, _masks, _proposals, _pooling, _prompts, _mask_losses)
     return [case for part in parts for case in part(sizes, inputs)]

@@ -112,6 +112,35 @@ class Inputs:
         inputs = kernels, targets, torch.where(padding, -1, order[:, :, : sizes.prompts])
         return (torch.ones((), device=self.device), *inputs) if backward else inputs
 
+    def image_masks(self, i: int) -> tuple[Tensor, Tensor]:
+        """Mask logits of every kernel at half the size of P2, and as many targets as prompts."""
+        sizes = self.sizes
+        height, width = sizes.p2[1] // 2, sizes.p2[2] // 2
+        coarse = self._normal(i, 14, sizes.images, sizes.kernels, -(-height // 8), -(-width // 8))
+        logits = 4 * F.interpolate(coarse, size=(height, width), mode="bilinear")
+        low, extent = self._uniform(i, 15, 2, sizes.images, sizes.prompts, 2, 1, 1)
+        y = torch.arange(2 * height, device=self.device)[:, None] / (2 * height)
+        x = torch.arange(2 * width, device=self.device) / (2 * width)
+        inside = [
+            (at >= low[:, :, d]) & (at < low[:, :, d] + extent[:, :, d] / 2) for d, at in enumerate((y, x))
+        ]
+        return logits, (inside[0] & inside[1]).float()
+
+    def mask_pairs(self, i: int) -> tuple[Tensor, ...]:
+        """The gradient of the sums; logits and targets of one pair per prompt; and their rows."""
+        logits, masks = self.image_masks(i)
+        pairs = logits[:, : self.sizes.prompts].flatten(0, 1)
+        rows = torch.arange(len(pairs), device=self.device)
+        return self._normal(i, 16, 3, len(pairs)), pairs, masks.flatten(0, 1), rows
+
+    def class_maps(self, i: int) -> tuple[Tensor, ...]:
+        """The gradient of the loss; logits of 80 classes at half the size of P2; labels, mostly 80."""
+        sizes = self.sizes
+        height, width = sizes.p2[1] // 2, sizes.p2[2] // 2
+        logits = self._normal(i, 17, sizes.images, 80, height, width) - 4
+        labels = 320 * self._uniform(i, 18, sizes.images, 2 * height, 2 * width)
+        return torch.ones((), device=self.device), logits, labels.long().clamp(max=80)
+
     def _counts(self, i: int) -> Tensor:
         """Number of real prompts per image, at least half of the prompts."""
         most, random = self.sizes.prompts, self._random(i, 13)

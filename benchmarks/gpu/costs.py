@@ -91,6 +91,14 @@ def kernel_loss(sizes: Sizes, backward: bool) -> Work:
     return Work(2 * forward + of_kernels + targets, launches=2)
 
 
+def mask_sums(sizes: Sizes, maps: int, targets: int, backward: bool) -> Work:
+    """Read maps at half the size of P2 and targets at its size; backward, write the gradient of the maps."""
+    cells = (sizes.p2[1] // 2) * (sizes.p2[2] // 2)
+    forward = 4 * sizes.images * cells * (maps + 4 * targets)
+    gradient = 4 * sizes.images * cells * maps
+    return Work(2 * forward + gradient, launches=2) if backward else Work(forward)
+
+
 def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
     """Work of each case, step by step, and its goal as a multiple of the floor."""
     few, many = (grid[0] * grid[1] for grid in (sizes.grid, sizes.dense_grid))
@@ -107,6 +115,10 @@ def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
         "match_forward": ([matching(sizes, backward=False)], 3),
         "match_both": ([matching(sizes, backward=True)], 3.5),
         "loss_forward": ([kernel_loss(sizes, backward=False)], None),
+        "mask_costs": ([mask_sums(sizes, sizes.kernels, sizes.prompts, backward=False)], None),
+        "mask_losses": ([mask_sums(sizes, sizes.prompts, sizes.prompts, backward=True)], None),
+        # Labels are int64: as many bytes as two targets.
+        "focal_loss": ([mask_sums(sizes, 80, 2, backward=True)], None),
         "loss_both": ([kernel_loss(sizes, backward=True)], 3.5),
     }
     for layout in LAYOUTS:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS
 from mmengine.model import BaseModule, bias_init_with_prob, normal_init
 from torch import Tensor, nn
 
-from sp_fast.knet.losses import DICE_LOSS, FOCAL_LOSS, MASK_LOSS, mask_losses, paint_segmentation
-from sp_fast.knet.masks import convolve, gather_features, upsample
+from sp_fast.knet.losses import (
+    DICE_LOSS,
+    FOCAL_LOSS,
+    MASK_LOSS,
+    mask_losses,
+    paint_segmentation,
+    segmentation_loss,
+)
+from sp_fast.knet.masks import convolve, gather_features
 from sp_fast.knet.matching import Assignment
 from sp_fast.knet.outputs import FirstHeadOutput
 from sp_fast.knet.targets import Targets
@@ -96,15 +102,11 @@ class ConvKernelHead(BaseModule):
     def loss(self, first: FirstHeadOutput, targets: Targets, assignment: Assignment) -> dict[str, Tensor]:
         """Computes `loss_rpn_mask` and `loss_rpn_dice` of the matched masks, and `loss_rpn_seg`.
 
-        The segmentation target is painted from the matched masks. Its loss is divided by the number of
-        painted cells, at least 1.
+        The segmentation target is painted from the matched masks.
         """
         mask, dice = mask_losses(
             self.loss_mask, self.loss_dice, first.mask_logits, targets, assignment, stage=0
         )
-        painted = paint_segmentation(targets, assignment, self.num_classes).flatten()  # [B H W]
-        with torch.autocast(painted.device.type, enabled=False):
-            logits = upsample(first.seg_logits.float()).permute(0, 2, 3, 1).flatten(0, 2)  # [B H W, K]
-            average = (painted < self.num_classes).sum().clamp(min=1)
-            seg = self.loss_seg(logits, painted, avg_factor=average)
+        painted = paint_segmentation(targets, assignment, self.num_classes)  # [B, H, W]
+        seg = segmentation_loss(self.loss_seg, first.seg_logits, painted)
         return {"loss_rpn_mask": mask, "loss_rpn_dice": dice, "loss_rpn_seg": seg}

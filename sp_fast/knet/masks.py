@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,11 +13,25 @@ from sp_fast.knet.targets import TARGET_STRIDE
 MASK_STRIDE = 8
 
 
+class HalfProducts(torch.autograd.Function):
+    """Batched product of half-precision matrices with an fp32 result; the first has no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, inside: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(inside)
+        return torch.bmm(inside, x, out_dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        (inside,) = ctx.saved_tensors
+        return None, inside.transpose(1, 2) @ grad.to(inside.dtype)
+
+
 def gather_features(mask_logits: Tensor, x: Tensor) -> Tensor:
     """Sums the features under each hard mask: sum over cells of 1[sigmoid(mask) > 0.5] x.
 
-    No gradient flows into the masks. The sum runs over thousands of cells, so it stays in fp32 even under
-    autocast.
+    No gradient flows into the masks. The sum runs over thousands of cells, so it is accumulated in fp32 even
+    under autocast. On a GPU, half-precision features are read as they are; no fp32 copy is made.
 
     Args:
         mask_logits: mask logits `[B, N, h, w]`.
@@ -25,8 +41,11 @@ def gather_features(mask_logits: Tensor, x: Tensor) -> Tensor:
         fp32 `[B, N, C]`.
     """
     with torch.autocast(x.device.type, enabled=False):
-        inside = (mask_logits > 0).float().flatten(2)  # [B, N, h w]; sigmoid(m) > 0.5 is m > 0
-        return inside @ x.float().flatten(2).transpose(1, 2)
+        inside = (mask_logits > 0).flatten(2)  # [B, N, h w]; sigmoid(m) > 0.5 is m > 0
+        cells = x.flatten(2).transpose(1, 2)  # [B, h w, C]
+        if x.is_cuda and x.dtype in (torch.float16, torch.bfloat16):
+            return HalfProducts.apply(inside.to(x.dtype), cells)
+        return inside.float() @ cells.float()
 
 
 def convolve(kernels: Tensor, x: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from mmdet.registry import TASK_UTILS
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sp_fast.knet.masks import upsample
 from sp_fast.knet.targets import Targets
+from sp_fast.ops import mask_overlaps
 from sp_fast.transfers import together
 
 # Replaces costs that are not finite, so that the solver runs and the losses show the NaN.
@@ -70,28 +70,26 @@ def focal_cost(
 
 
 def mask_costs(mask_logits: Tensor, masks: Tensor, *, eps: float = 1e-3) -> tuple[Tensor, Tensor]:
-    """Computes dice cost and mask cost. For p = sigmoid(mask) and target g, summed over cells:
+    """Computes dice cost and mask cost. For p = sigmoid(upsampled mask) and target g, summed over cells:
 
         dice = 1 - (2 sum p g + eps) / (sum p^2 + sum g^2 + eps)
         mask = -(sum p g + sum (1 - p)(1 - g)) / HW
 
     Args:
-        mask_logits: mask logits `[B, N, H, W]`, at the size of the targets.
-        masks: target masks `[B, G, H, W]` in [0, 1].
+        mask_logits: mask logits `[B, N, h, w]`, at stride 8.
+        masks: target masks `[B, G, 2 h, 2 w]` in [0, 1], at stride 4.
         eps: smoothing constant of the dice cost.
 
     Returns:
         Both `[B, N, G]`. Source: mmdet's `DiceCost(pred_act=True, naive_dice=False)`, batched, and the
         `MaskCost` of K-Net's authors.
     """
-    p = mask_logits.sigmoid().flatten(2)
-    g = masks.to(p.dtype).flatten(2)
-    overlap = p @ g.transpose(1, 2)  # [B, N, G]
-    squares = p.square().sum(-1)[:, :, None] + g.square().sum(-1)[:, None]
-    areas = p.sum(-1)[:, :, None] + g.sum(-1)[:, None]
-    cells = p.shape[-1]
-    dice = 1 - (2 * overlap + eps) / (squares + eps)
-    return dice, -(2 * overlap + cells - areas) / cells  # (1 - p)(1 - g) = 1 - p - g + p g
+    sums = mask_overlaps(mask_logits, masks)
+    squares = sums.squares[:, :, None] + sums.target_squares[:, None]  # [B, N, G]
+    areas = sums.area[:, :, None] + sums.target_area[:, None]
+    cells = masks.shape[-2] * masks.shape[-1]
+    dice = 1 - (2 * sums.overlap + eps) / (squares + eps)
+    return dice, -(2 * sums.overlap + cells - areas) / cells  # (1 - p)(1 - g) = 1 - p - g + p g
 
 
 def for_solver(costs: Tensor, count: Tensor) -> Tensor:
@@ -158,7 +156,7 @@ class BatchedMaskAssigner:
             targets: training targets of the batch.
         """
         with torch.autocast(mask_logits.device.type, enabled=False):
-            dice, mask = mask_costs(upsample(mask_logits.float()), targets.masks)
+            dice, mask = mask_costs(mask_logits, targets.masks)
             cost = self.dice_weight * dice + self.mask_weight * mask
             if cls_logits is not None:
                 cost = cost + self.cls_weight * focal_cost(cls_logits.float(), targets.labels)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from sp_fast import ops
 from sp_fast.ops import kernel_supervision_loss, match_prompts
 from sp_fast.ops.extension import COMPILED, warn_once
 from sp_fast.ops.triton_kernels import _kernels_for
@@ -59,6 +60,24 @@ def test_an_old_gpu_gets_the_reference_with_one_warning(monkeypatch):
         assert [_kernels_for(torch.device("cuda", index)) for index in (0, 1, 0)] == [None] * 3
     assert len(given) == 1
     _kernels_for.cache_clear()
+
+
+def test_mask_losses_on_a_gpu():
+    """Use fake tensors, as below."""
+    with FakeTensorMode():
+        logits = torch.empty(2, 7, 4, 5, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        masks = torch.empty(2, 3, 8, 10, device="cuda", dtype=torch.uint8)
+        row = torch.empty(14, device="cuda", dtype=torch.int64)
+        costs = ops.mask_overlaps(logits, masks)
+        assert [tuple(x.shape) for x in costs] == [(2, 7, 3), (2, 7), (2, 7), (2, 3), (2, 3)]
+        sums = ops.mask_pair_sums(logits.flatten(0, 1), masks.flatten(0, 1), row)
+        assert [tuple(x.shape) for x in sums] == [(14,)] * 4
+        assert "PairSums" in sums.overlap.grad_fn.name()
+        assert not sums.target_squares.requires_grad
+        labels = torch.empty(2, 8, 10, device="cuda", dtype=torch.int64)
+        loss = ops.upsampled_focal_loss(logits, labels)
+        assert "FocalLoss" in loss.grad_fn.name()
+        assert all(x.is_cuda and x.dtype == torch.float32 for x in (*costs, *sums, loss))
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sp_fast import ops
-from sp_fast.ops import PackedMasks, reference
+from sp_fast.ops import PackedMasks, mask_sums_reference, reference
 from tests.ops.op_cases import generator, scattered
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -191,6 +191,27 @@ def _supervision_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
     return kernels.to(dtype), targets.to(dtype), torch.randint(-1, 33, (3, 2, 17), generator=random)
 
 
+def _image_masks(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    random = generator(seed)
+    logits = 4 * torch.randn(2, 33, 13, 21, generator=random)
+    return logits.to(dtype), torch.randint(0, 5, (2, 35, 26, 42), generator=random, dtype=torch.uint8)
+
+
+def _mask_pairs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    logits, masks = _image_masks(seed, dtype)
+    rows = torch.randint(0, 70, (66,), generator=generator(seed))
+    return logits.flatten(0, 1), masks.flatten(0, 1), rows
+
+
+def _class_maps(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    logits, _ = _image_masks(seed, dtype)
+    return logits, torch.randint(0, 40, (2, 26, 42), generator=generator(seed))
+
+
+def _pair_sums(of: Any) -> Callable[..., Any]:
+    return lambda logits, masks, row: torch.stack(of.mask_pair_sums(logits, masks, row)[:3])
+
+
 def _saliency(of: Any) -> Callable[..., Any]:
     def call(features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
         found = of.seed_saliency(features, [(3, 4), (2, 2)], valid=valid, similarity="cosine")
@@ -208,6 +229,10 @@ CASES = {
         lambda words, score: ops.mask_nms(_as_masks(words), score),
         lambda words, score: reference.mask_nms(_as_masks(words), score),
     ),
+    "mask_overlaps": Case(
+        _image_masks, ops.mask_overlaps, lambda x, masks: mask_sums_reference.mask_overlaps(x.double(), masks)
+    ),
+    "mask_pair_sums": Case(_mask_pairs, _pair_sums(ops), _pair_sums(mask_sums_reference), wanted=1),
     "matrix_nms": Case(
         _masks_inputs,
         lambda words, score: ops.matrix_nms(_as_masks(words), score).nan_to_num(),
@@ -226,5 +251,11 @@ CASES = {
     "match_prompts": Case(_matching_inputs, ops.match_prompts, reference.match_prompts, wanted=2),
     "kernel_supervision_loss": Case(
         _supervision_inputs, ops.kernel_supervision_loss, reference.kernel_supervision_loss, wanted=2
+    ),
+    "upsampled_focal_loss": Case(
+        _class_maps,
+        ops.upsampled_focal_loss,
+        lambda x, labels: mask_sums_reference.upsampled_focal_loss(x, labels, 0.25),
+        wanted=1,
     ),
 }

@@ -42,6 +42,13 @@ def training(features: Tensor, kernels: Tensor, boxes: Tensor, count: Tensor) ->
     return loss + ops.kernel_supervision_loss(stages, prompts.sin(), matched, reduction="sum"), index
 
 
+def losses(logits: Tensor, masks: Tensor, row: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    """Run the sums of mask costs and losses, and the focal loss."""
+    sums = ops.mask_pair_sums(logits.flatten(0, 1), masks.flatten(0, 1), row)
+    total = sums.cross_entropy.sum() + (sums.overlap / (sums.squares + sums.target_squares)).sum()
+    return total + ops.upsampled_focal_loss(logits, labels), *ops.mask_overlaps(logits, masks)
+
+
 def normal(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
@@ -78,6 +85,16 @@ def test_ops_with_gradients(backend):
     got, expected = compiled(training, backend)(*inputs), training(*inputs)
     torch.testing.assert_close(got, expected)
     mine, theirs = (torch.autograd.grad(result[0], (features, kernels)) for result in (got, expected))
+    torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_mask_losses(backend):
+    logits = normal(2, 3, 4, 5).requires_grad_()
+    inputs = logits, normal(2, 2, 8, 10).sigmoid(), torch.arange(6) % 4, torch.arange(160).view(2, 8, 10) % 4
+    got, expected = compiled(losses, backend)(*inputs), losses(*inputs)
+    torch.testing.assert_close(got, expected)
+    mine, theirs = (torch.autograd.grad(result[0], logits) for result in (got, expected))
     torch.testing.assert_close(mine, theirs)
 
 
