@@ -14,7 +14,7 @@ class Sizes:
     batch: int = 12
     masks: int = 20  # per image, of the loader and of K-Net's losses
     batches: int = 2  # of the loader
-    steps: int = 2  # of each training, besides one that warms up and one whose waits are counted
+    steps: int = 2  # of each training, besides one that warms up
     proposed: int = 8  # images; the first half warms up
     repeats: int = 2  # of the losses and the attention
 

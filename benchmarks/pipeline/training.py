@@ -1,4 +1,4 @@
-"""Training steps of the demo, of mini-COCO and of the other families: CPU time, and host synchronisations."""
+"""Training steps of the demo, of mini-COCO and of the other families: CPU time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from mmengine.hooks import Hook
 
 from benchmarks.pipeline.image_set import write_set
 from benchmarks.pipeline.rows import Row, Task
-from benchmarks.pipeline.synchronisations import Synchronisations
 from sp_fast.configs import find_config
 from sp_fast.mmdet_plugin.runner import Runner
 from sp_fast.proposals.store import seeds_path
@@ -33,50 +32,34 @@ class Training(NamedTuple):
     """A training whose steps are measured, at the longer side `size` of images and `batch` of them a step."""
 
     title: str
+    family: str
     config: str
     size: int
     batch: int
     channels: int  # of the seeds
-    goal: int  # of synchronisations
 
 
+_MINI_COCO = str(_STUDY / "mobilenet_v2_64_pretrain.py")
 TRAININGS = {
-    "demo": Training("demo", "demo/pretrain", 128, 8, 64, 1),
-    "mini_coco": Training("mini-COCO, K-Net", str(_STUDY / "mobilenet_v2_64_pretrain.py"), 160, 16, 320, 1),
-    "queryinst": Training("QueryInst R50", "pretrain/queryinst_r50", 160, 2, 2048, 6),
-    "mask2former": Training("Mask2Former R50", "pretrain/mask2former_r50", 160, 2, 2048, 10),
+    "demo": Training("demo", "K-Net", "demo/pretrain", 128, 8, 64),
+    "mini_coco": Training("mini-COCO, K-Net", "K-Net", _MINI_COCO, 160, 16, 320),
+    "queryinst": Training("QueryInst R50", "QueryInst", "pretrain/queryinst_r50", 160, 2, 2048),
+    "mask2former": Training("Mask2Former R50", "Mask2Former", "pretrain/mask2former_r50", 160, 2, 2048),
 }
 
 
-class _MeasureHook(Hook):
-    """Takes the CPU time from step to step, loading included, and counts synchronisations in the last."""
-
-    priority = "HIGHEST"
-
-    def __init__(self, steps: int) -> None:
-        self.counted = steps - 1
-        self.times: list[float] = []
-        self.modes = Synchronisations()
-
-    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        if batch_idx == self.counted:
-            self.modes.__enter__()
-
-
-class _EndHook(Hook):
-    """The end of each step for `_MeasureHook`, after all other hooks."""
+class _TimesHook(Hook):
+    """Takes the CPU time at the end of each step, after all other hooks."""
 
     priority = "LOWEST"
 
-    def __init__(self, measured: _MeasureHook) -> None:
-        self.measured = measured
+    def __init__(self) -> None:
+        self.times: list[float] = []
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        if batch_idx == self.measured.counted:
-            self.measured.modes.__exit__(None, None, None)
-        self.measured.times.append(1e3 * time.process_time())
+        self.times.append(1e3 * time.process_time())
 
 
 def _config(training: Training, task: Task, steps: int) -> Config:
@@ -105,9 +88,8 @@ def _config(training: Training, task: Task, steps: int) -> Config:
     return config
 
 
-def measure(name: str, task: Task) -> list[Row]:
-    """CPU time of a step with its images' loading, and its synchronisations."""
-    training = TRAININGS[name]
+def runner_of(training: Training, task: Task, steps: int) -> Runner:
+    """The training's runner, on a set of its own."""
     cv2.setNumThreads(1)
     write_set(
         task.folder,
@@ -116,18 +98,18 @@ def measure(name: str, task: Task) -> list[Row]:
         channels=training.channels,
         masks=_OBJECTS,
     )
-    steps = task.sizes.steps + 2  # the first warms up, the last is counted
-    runner = Runner.from_cfg(_config(training, task, steps))
-    hook = _MeasureHook(steps)
+    return Runner.from_cfg(_config(training, task, steps))
+
+
+def measure(name: str, task: Task) -> list[Row]:
+    """CPU time of a step with its images' loading; the first one warms up."""
+    training = TRAININGS[name]
+    runner, hook = runner_of(training, task, task.sizes.steps + 1), _TimesHook()
     runner.register_hook(hook)
-    runner.register_hook(_EndHook(hook))
     runner.train()
     between = [end - start for start, end in pairwise(hook.times)]
     what = f"{training.title}, {training.batch} x {training.size} px"
-    return [
-        Row("Training step, loading included, ms", what, statistics.median(between[:-1])),
-        Row("Host synchronisations of a step", what, sum(hook.modes.found.values()), goal=training.goal),
-    ]
+    return [Row("Training step, loading included, ms", what, statistics.median(between))]
 
 
 PARTS = {f"step_{name}": partial(measure, name) for name in TRAININGS}

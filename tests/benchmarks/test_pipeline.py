@@ -12,7 +12,6 @@ pytest.importorskip("mmdet")
 from benchmarks.pipeline.__main__ import PARTS, function_of
 from benchmarks.pipeline.loading import bytes_of
 from benchmarks.pipeline.rows import Row, Sizes, Task
-from benchmarks.pipeline.synchronisations import Synchronisations
 from benchmarks.pipeline.table import Run, markdown, terminal
 
 SMALL = Sizes(image=(96, 160), batch=2, masks=3, batches=1, steps=1, proposed=2, repeats=1)
@@ -49,18 +48,6 @@ def test_bytes_of_a_batch():
     pickled, shared = bytes_of([array, tensor, tensor[:100]])
     assert 10_000 < pickled < 12_000
     assert shared == 5_000
-
-
-def test_waits_are_counted():
-    x = torch.arange(4.0)
-    with Synchronisations() as counted:
-        x.sum().item()
-        bool(x[0] > 1)
-        x[x > 1]
-        x.nonzero()
-        x.cpu()
-        x[torch.tensor([0, 1])] + x.index_select(0, torch.tensor([1]))
-    assert dict(counted.found) == {"_local_scalar_dense": 2, "index by booleans": 1, "nonzero": 1, "cpu": 1}
 
 
 def test_the_table_has_80_columns_and_ratios():
