@@ -7,6 +7,7 @@ from torch import Tensor
 from sp_fast import ops
 from sp_fast.ops import PackedMasks
 from sp_fast.ops.take_proposals import take_proposals
+from tests.ops.deformable_cases import inside_cells
 from tests.ops.op_cases import needs_extension
 
 pytestmark = needs_extension
@@ -40,6 +41,11 @@ def training(features: Tensor, kernels: Tensor, boxes: Tensor, count: Tensor) ->
     matched = index[None, :, : boxes.shape[1]].expand(2, -1, -1)
     loss = ops.kernel_supervision_loss(stages, prompts, matched)
     return loss + ops.kernel_supervision_loss(stages, prompts.sin(), matched, reduction="sum"), index
+
+
+def attention(value: Tensor, sizes: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor]:
+    """Deformable attention of half-precision weights, which are converted inside the graph."""
+    return (ops.deformable_attention(value.sin(), sizes, locations, weights.half()).cos(),)
 
 
 def normal(*shape: int) -> Tensor:
@@ -78,6 +84,25 @@ def test_ops_with_gradients(backend):
     got, expected = compiled(training, backend)(*inputs), training(*inputs)
     torch.testing.assert_close(got, expected)
     mine, theirs = (torch.autograd.grad(result[0], (features, kernels)) for result in (got, expected))
+    torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_attention(backend):
+    case = inside_cells(
+        [(4, 3), (2, 5)],
+        torch.Generator().manual_seed(0),
+        batch=2,
+        queries=3,
+        heads=2,
+        points=2,
+        depth=5,
+        dtype=torch.float32,
+    )
+    leaves = [x.requires_grad_() for x in (case[0], *case[2:])]
+    (got,), (expected,) = compiled(attention, backend)(*case), attention(*case)
+    torch.testing.assert_close(got, expected)
+    mine, theirs = (torch.autograd.grad(result.sum(), leaves) for result in (got, expected))
     torch.testing.assert_close(mine, theirs)
 
 
