@@ -191,8 +191,23 @@ def _mask_losses(sizes: Sizes, inputs: Inputs) -> list[Case]:
     ]
 
 
+def attend(value: Tensor, locations: Tensor, weights: Tensor, sizes: Tensor) -> Tensor:
+    """Deformable attention, the inputs with gradients first."""
+    return ops.deformable_attention(value, sizes, locations, weights)
+
+
+def _attention(sizes: Sizes, inputs: Inputs) -> list[Case]:
+    dtype, found = sizes.dtypes[0], []
+    for wanted, key, passes in ((0, "forward", "forward"), (3, "both", "forward + backward")):
+        make = partial(inputs.attention, dtype=dtype, backward=bool(wanted))
+        title = f"deformable attention, 3 levels, 8 heads, 4 points, {dtype}, {passes}"
+        plain_op = plain.deformable_attention
+        found.append(Case(f"attention_{key}", title, make, attend, plain_op, compiled=False, wanted=wanted))
+    return found
+
+
 def cases(sizes: Sizes, device: str) -> list[Case]:
     """Every benchmark at these sizes."""
     inputs = Inputs(sizes, device)
-    parts = (_saliency, _masks, _proposals, _pooling, _prompts, _mask_losses)
+    parts = (_saliency, _masks, _proposals, _pooling, _prompts, _mask_losses, _attention)
     return [case for part in parts for case in part(sizes, inputs)]

@@ -30,6 +30,12 @@ class Sizes:
     kept: int = 20
     dtypes: tuple[str, ...] = ("bf16", "fp32")
 
+    @property
+    def levels(self) -> list[tuple[int, int]]:
+        """Heights and widths of C5, C4 and C3, the levels of Mask2Former's encoder."""
+        _, height, width = self.c5
+        return [(height * k, width * k) for k in (1, 2, 4)]
+
     def __str__(self) -> str:
         (d, h5, w5), (c, h2, w2) = self.c5, self.p2
         return f"{self.images} images; C5 {h5} x {w5} of {d} channels, P2 {h2} x {w2} of {c}"
@@ -140,6 +146,27 @@ class Inputs:
         logits = self._normal(i, 17, sizes.images, 80, height, width) - 4
         labels = 320 * self._uniform(i, 18, sizes.images, 2 * height, 2 * width)
         return torch.ones((), device=self.device), logits, labels.long().clamp(max=80)
+
+    def attention(self, i: int, dtype: str, backward: bool = False) -> tuple[Tensor, ...]:
+        """Value, locations, weights and sizes of deformable attention with 8 heads and 4 points per level.
+
+        Every cell asks for points around itself; for `backward`, first the gradient of the result.
+        """
+        images, channels, levels = self.sizes.images, self.sizes.p2[0], self.sizes.levels
+        sizes = torch.tensor(levels, device=self.device)
+        centres = [
+            (torch.cartesian_prod(*(torch.arange(n, device=self.device) + 0.5 for n in side)) / size).flip(1)
+            for side, size in zip(levels, sizes, strict=True)
+        ]
+        keys = sum(map(len, centres))
+        shape = (images, keys, 8, len(levels), 4)
+        offsets = 2 * self._normal(i, 14, *shape, 2) / sizes.flip(1)[:, None]
+        locations = torch.cat(centres)[:, None, None, None] + offsets
+        weights = self._normal(i, 15, *shape).flatten(3).softmax(-1).view(shape)
+        value = self._normal(i, 16, images, keys, 8, channels // 8).to(DTYPES[dtype])
+        gradient = self._normal(i, 17, images, keys, channels).to(DTYPES[dtype])
+        inputs = value, locations, weights, sizes
+        return (gradient, *inputs) if backward else inputs
 
     def _counts(self, i: int) -> Tensor:
         """Number of real prompts per image, at least half of the prompts."""

@@ -14,6 +14,7 @@ TARGETS = {
     "roi_both_nchw": 10,
     "match_forward": 1,
     "match_both": 1,
+    "attention_both": 5,
     "loss_forward": 1,
     "loss_both": 1,
 }
@@ -27,7 +28,7 @@ def test_op(benchmark, key, version):
     case = TABLE[key]
     benchmark.group = f"{case.title} (target {TARGETS[key]:g})"
     call, inputs = case.call(case.plain if version == "plain" else case.op), case.make(0)
-    if key.startswith("roi"):
+    if key.startswith(("roi", "attention")):
         benchmark.pedantic(call, inputs, rounds=5, warmup_rounds=1)
     else:
         benchmark(call, *inputs)

@@ -40,6 +40,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
           arg("cosine") = false, arg("threshold") = 0.5, release);
     m.def("connected_parts", &ops::connected_parts, arg("words"), arg("height"), arg("width"),
           arg("max_parts") = 8, arg("min_area") = 1, arg("connectivity") = 8, release);
+    m.def("deformable_attention", &ops::deformable_attention, arg("value"), arg("sizes"), arg("locations"),
+          arg("weights"), release);
     m.def("mask_nms", &ops::mask_nms, arg("words"), arg("score"), arg("iou_threshold") = 0.5,
           arg("min_area") = 2, arg("max_masks") = 20, release);
     m.def("matrix_nms", &ops::matrix_nms, arg("words"), arg("score"), arg("gaussian") = true,

@@ -10,6 +10,8 @@ namespace sp_fast::dispatched {
 
 std::tuple<at::Tensor, at::Tensor> connected_parts(const at::Tensor& words, int64_t height, int64_t width,
                                                    int64_t max_parts, int64_t min_area, int64_t connectivity);
+at::Tensor deformable_attention(const at::Tensor& value, const at::Tensor& sizes, const at::Tensor& locations,
+                                const at::Tensor& weights);
 at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
                       const std::optional<at::Tensor>& valid);
 std::tuple<at::Tensor, at::Tensor> seed_saliency(const at::Tensor& features, const at::Tensor& seeds,

@@ -24,6 +24,18 @@ at::Tensor mask_boxes(const at::Tensor& words, int64_t height, int64_t width);
 std::tuple<at::Tensor, at::Tensor> connected_parts(const at::Tensor& words, int64_t height, int64_t width,
                                                    int64_t max_parts, int64_t min_area, int64_t connectivity);
 
+// value [B, K, M, D], sizes int [L, 2], locations [B, Q, M, L, P, 2], weights [B, Q, M, L, P] -> [B, Q, M *
+// D]
+at::Tensor deformable_attention(const at::Tensor& value, const at::Tensor& sizes, const at::Tensor& locations,
+                                const at::Tensor& weights);
+
+// grad [B, Q, M * D] -> gradients of value, locations and weights
+std::tuple<at::Tensor, at::Tensor, at::Tensor> deformable_attention_backward(const at::Tensor& grad,
+                                                                             const at::Tensor& value,
+                                                                             const at::Tensor& sizes,
+                                                                             const at::Tensor& locations,
+                                                                             const at::Tensor& weights);
+
 // features [B, D, H, W]; grid: H', W' of each grid, flat; valid [B, 2] -> seeds [B, M, D]
 at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
                       const std::optional<at::Tensor>& valid);

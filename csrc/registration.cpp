@@ -21,6 +21,8 @@ c10::TypedOperatorHandle<Signature> find(const char* name) {
 
 using ConnectedParts = std::tuple<Tensor, Tensor>(const Tensor&, c10::SymInt, c10::SymInt, int64_t, int64_t,
                                                   int64_t);
+using AttentionBackward = std::tuple<Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
+                                                             const Tensor&, const Tensor&);
 using PoolBackward = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, c10::SymInt,
                             c10::SymInt, bool);
 using MatchBackward = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, c10::SymInt, bool, bool);
@@ -42,6 +44,23 @@ std::tuple<Tensor, Tensor> match_backward(const Tensor& grad, const Tensor& inde
     static const auto op = find<MatchBackward>("sp_fast::match_prompts_backward");
     return op.call(grad, index, std::move(prompts), sum_kernels, sum_prompts);
 }
+
+struct DeformableAttention : torch::autograd::Function<DeformableAttention> {
+    static Tensor forward(AutogradContext* context, const Tensor& value, const Tensor& sizes,
+                          const Tensor& locations, const Tensor& weights) {
+        at::AutoDispatchBelowADInplaceOrView below;
+        context->save_for_backward({value, sizes, locations, weights});
+        return dispatched::deformable_attention(value, sizes, locations, weights);
+    }
+
+    static variable_list backward(AutogradContext* context, variable_list grads) {
+        static const auto op = find<AttentionBackward>("sp_fast::deformable_attention_backward");
+        const auto saved = context->get_saved_variables();
+        auto [grad_value, grad_locations, grad_weights] =
+            op.call(grads[0], saved[0], saved[1], saved[2], saved[3]);
+        return {grad_value, Tensor(), grad_locations, grad_weights};
+    }
+};
 
 // The op is linear in the features, so its double backward is the op itself.
 struct RoiAveragePool : torch::autograd::Function<RoiAveragePool> {
@@ -157,6 +176,11 @@ struct KernelSupervisionLoss : torch::autograd::Function<KernelSupervisionLoss> 
     }
 };
 
+Tensor deformable_attention_autograd(const Tensor& value, const Tensor& sizes, const Tensor& locations,
+                                     const Tensor& weights) {
+    return DeformableAttention::apply(value, sizes, locations, weights);
+}
+
 Tensor roi_average_pool_autograd(const Tensor& features, const Tensor& boxes,
                                  const std::optional<Tensor>& count) {
     return RoiAveragePool::apply(features, boxes, count);
@@ -194,6 +218,12 @@ std::tuple<Tensor, Tensor> connected_parts(const Tensor& words, int64_t height, 
                                            int64_t max_parts, int64_t min_area, int64_t connectivity) {
     static const auto op = find<ConnectedParts>("sp_fast::connected_parts");
     return op.call(words, height, width, max_parts, min_area, connectivity);
+}
+
+Tensor deformable_attention(const Tensor& value, const Tensor& sizes, const Tensor& locations,
+                            const Tensor& weights) {
+    static const auto op = find<decltype(sp_fast::deformable_attention)>("sp_fast::deformable_attention");
+    return op.call(value, sizes, locations, weights);
 }
 
 Tensor pool_seeds(const Tensor& features, at::IntArrayRef grid, const std::optional<Tensor>& valid) {
@@ -250,6 +280,10 @@ TORCH_LIBRARY(sp_fast, m) {
     m.def(
         "connected_parts(Tensor words, SymInt height, SymInt width, int max_parts, int min_area, "
         "int connectivity) -> (Tensor, Tensor)");
+    m.def("deformable_attention(Tensor value, Tensor sizes, Tensor locations, Tensor weights) -> Tensor");
+    m.def(
+        "deformable_attention_backward(Tensor grad, Tensor value, Tensor sizes, Tensor locations, "
+        "Tensor weights) -> (Tensor, Tensor, Tensor)");
     m.def("pool_seeds(Tensor features, int[] grid, Tensor? valid) -> Tensor");
     m.def(
         "seed_saliency(Tensor features, Tensor seeds, Tensor? valid, bool cosine, float threshold) "
@@ -279,6 +313,8 @@ TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
     m.impl("mask_areas", mask_areas);
     m.impl("mask_boxes", mask_boxes);
     m.impl("connected_parts", connected_parts);
+    m.impl("deformable_attention", deformable_attention);
+    m.impl("deformable_attention_backward", deformable_attention_backward);
     m.impl("pool_seeds", pool_seeds);
     m.impl("seed_saliency", seed_saliency);
     m.impl("mask_nms", mask_nms);
@@ -293,14 +329,15 @@ TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
 }
 
 TORCH_LIBRARY_IMPL(sp_fast, Autograd, m) {
+    m.impl("deformable_attention", deformable_attention_autograd);
     m.impl("roi_average_pool", roi_average_pool_autograd);
     m.impl("roi_average_pool_backward", roi_average_pool_backward_autograd);
     m.impl("match_prompts", match_prompts_autograd);
     m.impl("match_prompts_backward", match_prompts_backward_autograd);
     m.impl("kernel_supervision_loss", kernel_supervision_loss_autograd);
-    for (const char* name :
-         {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "connected_parts", "pool_seeds",
-          "seed_saliency", "mask_nms", "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {
+    for (const char* name : {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "connected_parts",
+                             "deformable_attention_backward", "pool_seeds", "seed_saliency", "mask_nms",
+                             "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {
         m.impl(name, torch::autograd::autogradNotImplementedFallback());
     }
 }

@@ -1,8 +1,9 @@
-"""Prompt matching, the kernel supervision loss and mask losses in Triton: kernels and what launches them.
+"""Ops in Triton: kernels and the functions that launch them.
 
 Installed as `sp_fast.kernels` and called by `sp_fast.ops` for CUDA tensors. Importing it requires Triton.
 """
 
+from .deformable_attention import deformable_attention, deformable_attention_backward
 from .focal_loss import upsampled_focal_loss, upsampled_focal_loss_backward
 from .kernel_supervision_loss import kernel_supervision_loss, kernel_supervision_loss_backward
 from .launch import MAX_CHANNELS, supports
@@ -11,6 +12,8 @@ from .match_prompts import match_prompts, match_prompts_backward
 
 __all__ = [
     "MAX_CHANNELS",
+    "deformable_attention",
+    "deformable_attention_backward",
     "kernel_supervision_loss",
     "kernel_supervision_loss_backward",
     "mask_overlaps",

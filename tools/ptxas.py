@@ -18,6 +18,8 @@ from unittest import mock
 
 import torch
 import triton
+from sp_fast.kernels.deformable_attention import plan_backward as plan_attention_backward
+from sp_fast.kernels.deformable_attention import plan_forward as plan_attention
 from sp_fast.kernels.kernel_supervision_loss import plan_backward as plan_loss_backward
 from sp_fast.kernels.kernel_supervision_loss import plan_forward as plan_loss
 from sp_fast.kernels.launch import DTYPES, Launch
@@ -162,6 +164,20 @@ def launches(
         }
 
 
+def attention_launches(dtype: torch.dtype) -> dict[str, Launch]:
+    """Plan the launches of a layer of Mask2Former's encoder: 12 images of 800 x 1333, 8 heads."""
+    with torch.device("meta"):
+        value = torch.empty(12, 21950, 8, 32, dtype=dtype)  # 25 x 42, 50 x 84 and 100 x 167 cells
+        sizes = torch.empty(3, 2, dtype=torch.int64)
+        locations, weights = torch.empty(12, 21950, 8, 3, 4, 2), torch.empty(12, 21950, 8, 3, 4)
+        inputs, result = (value, sizes, locations, weights), value.flatten(2)
+        gradients = value.float(), locations, weights
+        return {
+            "deformable_attention forward": plan_attention(*inputs, result),
+            "deformable_attention backward": plan_attention_backward(result, *inputs, *gradients),
+        }
+
+
 def compiled(launch: Launch, architecture: int):
     """Compile and cache a Triton kernel for these arguments, with memory aligned to 16 bytes."""
     # Stands in for Triton's driver, to compile without a device. Triton caches kernels by device.
@@ -177,7 +193,7 @@ def triton_kernels(dtypes: Sequence[torch.dtype] = DTYPES) -> list[Kernel]:
     """Compile the Triton kernels of a training step for every dtype and architecture."""
     found = []
     for dtype in dtypes:
-        for name, launch in launches(dtype).items():
+        for name, launch in (launches(dtype) | attention_launches(dtype)).items():
             for architecture in ARCHITECTURES:
                 binary = compiled(launch, int(architecture))
                 with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

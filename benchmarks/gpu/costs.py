@@ -99,6 +99,20 @@ def mask_sums(sizes: Sizes, maps: int, targets: int, backward: bool) -> Work:
     return Work(2 * forward + gradient, launches=2) if backward else Work(forward)
 
 
+def attention(sizes: Sizes, dtype: str, backward: bool) -> Work:
+    """Read values, locations and weights, write the result; the gradients of all in the backward pass.
+
+    Each cell is read by many points, which the caches serve; the gradient of the values is summed in fp32.
+    """
+    cells = sizes.images * sum(height * width for height, width in sizes.levels)
+    channels = sizes.p2[0]
+    points = 4 * cells * 8 * len(sizes.levels) * 4 * 3  # fp32: x, y and a weight for each of 8 heads
+    maps = cells * channels * BYTES[dtype]
+    if not backward:
+        return Work(2 * maps + points)
+    return Work(4 * maps + 4 * cells * channels + 3 * points, launches=2)
+
+
 def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
     """Work of each case, step by step, and its goal as a multiple of the floor."""
     few, many = (grid[0] * grid[1] for grid in (sizes.grid, sizes.dense_grid))
@@ -119,6 +133,8 @@ def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
         "mask_losses": ([mask_sums(sizes, sizes.prompts, sizes.prompts, backward=True)], None),
         # Labels are int64: as many bytes as two targets.
         "focal_loss": ([mask_sums(sizes, 80, 2, backward=True)], None),
+        "attention_forward": ([attention(sizes, "bf16", backward=False)], None),
+        "attention_both": ([attention(sizes, "bf16", backward=True)], None),
         "loss_both": ([kernel_loss(sizes, backward=True)], 3.5),
     }
     for layout in LAYOUTS:

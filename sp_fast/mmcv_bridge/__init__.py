@@ -7,6 +7,7 @@ mmcv's compiled module if there is one, and otherwise `sp_fast.mmcv_bridge.ops`.
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -22,13 +23,14 @@ class _BridgeLoader(importlib.abc.Loader):
     """Fills the module `mmcv._ext` with the bridge's ops."""
 
     def exec_module(self, module: ModuleType) -> None:
-        from sp_fast.mmcv_bridge import ops
+        from sp_fast.mmcv_bridge import deformable, ops
 
         for name in ops.__all__:
             setattr(module, name, getattr(ops, name))
         # Module-level __getattr__ (PEP 562): mmcv asserts at import that every op it may call exists.
         module.__getattr__ = ops.unavailable_op  # type: ignore[method-assign]
         module.__doc__ = ops.__doc__
+        deformable.replace_in(importlib.import_module("mmcv.ops.multi_scale_deform_attn"))
 
 
 class _BridgeFinder(importlib.abc.MetaPathFinder):

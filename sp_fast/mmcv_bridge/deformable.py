@@ -1,51 +1,51 @@
-"""mmcv's multi-scale deformable attention."""
+"""mmcv's multi-scale deformable attention, as the op of `sp_fast.ops`."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from sp_fast.ops import deformable_attention
 
-def ms_deform_attn_forward(
+
+def attend(
     value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
+    value_spatial_shapes: Tensor | Sequence[tuple[int, int]],
     sampling_locations: Tensor,
     attention_weights: Tensor,
-    im2col_step: int,
 ) -> Tensor:
-    """Multi-scale deformable attention (Deformable DETR, Eq. 3): [B, Q, heads * D].
+    """Multi-scale deformable attention [B, Q, heads * D]; see `sp_fast.ops.deformable_attention`.
 
-    value [B, keys, heads, D]; spatial_shapes int [levels, 2], height and width; sampling_locations
+    value [B, keys, heads, D]; spatial shapes int [levels, 2], height and width; sampling_locations
     [B, Q, heads, levels, points, 2], x and y in [0, 1]; attention_weights [B, Q, heads, levels, points].
     """
-    from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
-
-    # A list costs one transfer from the device, a tensor one per use.
-    shapes = spatial_shapes.tolist()
-    return multi_scale_deformable_attn_pytorch(value, shapes, sampling_locations, attention_weights)
+    sizes = torch.as_tensor(value_spatial_shapes, device=value.device)
+    return deformable_attention(value, sizes, sampling_locations, attention_weights)
 
 
-def ms_deform_attn_backward(
-    value: Tensor,
-    spatial_shapes: Tensor,
-    level_start_index: Tensor,
-    sampling_locations: Tensor,
-    attention_weights: Tensor,
-    grad_output: Tensor,
-    grad_value: Tensor,
-    grad_sampling_loc: Tensor,
-    grad_attn_weight: Tensor,
-    im2col_step: int,
-) -> None:
-    """Gradients of `ms_deform_attn_forward`, written to the grad_ tensors."""
-    value, locations, weights = (
-        tensor.detach().requires_grad_() for tensor in (value, sampling_locations, attention_weights)
-    )
-    with torch.enable_grad():
-        output = ms_deform_attn_forward(
-            value, spatial_shapes, level_start_index, locations, weights, im2col_step
-        )
-    gradients = torch.autograd.grad(output, (value, locations, weights), grad_output)
-    for target, gradient in zip((grad_value, grad_sampling_loc, grad_attn_weight), gradients, strict=True):
-        target.copy_(gradient)
+class DeformableAttentionFunction:
+    """Stands in for mmcv's autograd function, which rounds locations to the dtype of the values.
+
+    In bfloat16 that moves points by up to a quarter of a cell of a map 128 cells wide.
+    """
+
+    @staticmethod
+    def apply(
+        value: Tensor,
+        value_spatial_shapes: Tensor,
+        value_level_start_index: Tensor,
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+        im2col_step: int,
+    ) -> Tensor:
+        """See `attend`; the levels follow each other, so their starts are not needed."""
+        return attend(value, value_spatial_shapes, sampling_locations, attention_weights)
+
+
+def replace_in(module: ModuleType) -> None:
+    """Make `mmcv.ops.multi_scale_deform_attn` call the op, on GPUs and on the CPU."""
+    module.MultiScaleDeformableAttnFunction = DeformableAttentionFunction  # type: ignore[attr-defined]
+    module.multi_scale_deformable_attn_pytorch = attend  # type: ignore[attr-defined]

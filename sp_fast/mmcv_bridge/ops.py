@@ -1,7 +1,7 @@
 """Ops of `mmcv._ext` (mmcv 2.1.0), with the signatures that mmcv's Python code calls.
 
 As in mmcv, most write to tensors that the caller has allocated. float16 and bfloat16 are computed in
-float32, except for attention.
+float32. Attention is not among them: `sp_fast.mmcv_bridge.deformable` replaces what calls it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,12 @@ import torch
 import torchvision
 
 from sp_fast.mmcv_bridge.boxes import nms
-from sp_fast.mmcv_bridge.deformable import ms_deform_attn_backward, ms_deform_attn_forward
 from sp_fast.mmcv_bridge.focal import sigmoid_focal_loss_backward, sigmoid_focal_loss_forward
 from sp_fast.mmcv_bridge.roi import roi_align_backward, roi_align_forward
 
 __all__ = [
     "get_compiler_version",
     "get_compiling_cuda_version",
-    "ms_deform_attn_backward",
-    "ms_deform_attn_forward",
     "nms",
     "roi_align_backward",
     "roi_align_forward",

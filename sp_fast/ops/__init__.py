@@ -4,6 +4,7 @@ They are compiled where the extension `sp_fast._C` is built, else plain PyTorch 
 """
 
 from sp_fast.ops.connected_parts import connected_parts
+from sp_fast.ops.deformable_attention import deformable_attention
 from sp_fast.ops.focal_loss import upsampled_focal_loss
 from sp_fast.ops.kernel_supervision_loss import kernel_supervision_loss
 from sp_fast.ops.mask_nms import mask_nms
@@ -21,6 +22,7 @@ __all__ = [
     "PackedMasks",
     "SeedSaliency",
     "connected_parts",
+    "deformable_attention",
     "kernel_supervision_loss",
     "mask_nms",
     "mask_overlaps",

@@ -23,8 +23,8 @@ def _kernels_for(device: torch.device) -> ModuleType | None:
         except ImportError as error:
             obstacle = f"{error}; install Triton"
     warn_once(
-        f"sp_fast.kernels is not usable ({obstacle}); on the GPU, match_prompts, kernel_supervision_loss and "
-        "the mask losses run in plain PyTorch, which is slower."
+        f"sp_fast.kernels is not usable ({obstacle}); on the GPU, deformable_attention, match_prompts, "
+        "kernel_supervision_loss and the mask losses run in plain PyTorch, which is slower."
     )
     return None
 

@@ -157,6 +157,25 @@ void test_roi_average_pool() {
     EXPECT(std::abs(grads[0].sum().item<float>() - 4) < 1e-4);
 }
 
+void test_deformable_attention() {
+    const at::Tensor value = at::arange(6, at::kFloat).view({1, 6, 1, 1});  // maps of 1 x 4 and 2 x 1 cells
+    const at::Tensor sizes = at::tensor({1, 4, 2, 1}, at::kLong).view({2, 2});
+    const at::Tensor locations =
+        at::tensor({0.5f, 0.5f, 0.5f, 0.5f, kNaN, 0.5f, 0.5f, 1.25f}).view({1, 2, 1, 2, 1, 2});
+    const at::Tensor weights = at::tensor({2.f, 10.f, 1.f, 4.f}).view({1, 2, 1, 2, 1});
+    // 2 * 1.5 + 10 * 4.5; the second query reads nothing at the first level, and beyond the last cell.
+    EXPECT(close(sp_fast::deformable_attention(value, sizes, locations, weights),
+                 at::tensor({48.f, 0.f}).view({1, 2, 1})));
+    const auto [grad_value, grad_locations, grad_weights] =
+        sp_fast::deformable_attention_backward(at::ones({1, 2, 1}), value, sizes, locations, weights);
+    EXPECT(close(grad_value.flatten(), at::tensor({0.f, 1.f, 1.f, 0.f, 5.f, 5.f})));
+    EXPECT(close(grad_weights.flatten(), at::tensor({1.5f, 4.5f, 0.f, 0.f})));
+    // On the line through the centres, the gradient is the one to the right or below: here, out of the map.
+    EXPECT(close(grad_locations.flatten(), at::tensor({8.f, -3.f, -45.f, 20.f, 0.f, 0.f, 0.f, 0.f})));
+    EXPECT(throws<c10::ValueError>(
+        [&] { sp_fast::deformable_attention(value, sizes + 1, locations, weights); }, "sizes"));
+}
+
 void test_match_prompts() {
     const at::Tensor kernels = at::tensor({1.f, 0.f, 0.f, 2.f, 1.f, 1.f}).view({3, 2});
     const at::Tensor prompts = at::tensor({kNaN, 1.f, 0.f, 3.f, 0.f, 3.f, 5.f, 0.f}).view({1, 4, 2});
@@ -193,6 +212,7 @@ int main() {
     test_matrix_nms();
     test_saliency();
     test_roi_average_pool();
+    test_deformable_attention();
     test_match_prompts();
     test_kernel_supervision_loss();
     std::printf(failures == 0 ? "all passed\n" : "%d failed\n", failures);

@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sp_fast import ops
-from sp_fast.ops import kernel_supervision_loss, match_prompts
+from sp_fast.ops import deformable_attention, kernel_supervision_loss, match_prompts
 from sp_fast.ops.extension import COMPILED, warn_once
 from sp_fast.ops.triton_kernels import _kernels_for
 
@@ -28,7 +28,8 @@ WITHOUT = """
 import sys
 sys.modules["triton"] = None
 import torch
-from sp_fast.ops import reference
+from sp_fast.ops import deformable_reference, reference
+from sp_fast.ops.deformable_attention import _backward_on_gpu as attend_backward, _on_gpu as attend
 from sp_fast.ops.kernel_supervision_loss import _backward_on_gpu as loss_backward, _on_gpu as loss_of
 from sp_fast.ops.match_prompts import _backward_on_gpu as match_backward, _on_gpu as match
 k, p = torch.randn(5, 4), torch.randn(2, 3, 4)
@@ -42,6 +43,11 @@ loss = loss_of(stages, p, matched, True)
 assert torch.equal(loss, reference.kernel_supervision_loss(stages, p, matched))
 grads = loss_backward(torch.ones(()), stages, p, matched, True)
 assert [g.shape for g in grads] == [stages.shape, p.shape]
+value, sizes, weights = torch.randn(2, 6, 1, 4), torch.tensor([[2, 3]]), torch.rand(2, 5, 1, 1, 2)
+inputs = value, sizes, torch.rand(2, 5, 1, 1, 2, 2), weights
+assert torch.equal(attend(*inputs), deformable_reference.deformable_attention(*inputs))
+grads = attend_backward(torch.ones(2, 5, 4), *inputs)
+assert [g.shape for g in grads] == [value.shape, inputs[2].shape, weights.shape]
 """
 
 
@@ -102,3 +108,18 @@ def test_autograd_and_shapes_on_a_gpu(shared):
         grads = torch.ops.sp_fast.kernel_supervision_loss_backward(loss, stages, prompts, index, True)
         assert [g.shape for g in grads] == [stages.shape, prompts.shape]
         assert all(x.is_cuda for x in (decorated, chosen, loss, of_prompts, *grads))
+
+
+def test_deformable_attention_on_a_gpu():
+    with FakeTensorMode():
+        value = torch.empty(2, 6, 4, 8, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        sizes = torch.empty(1, 2, device="cuda", dtype=torch.int64)
+        locations = torch.empty(2, 5, 4, 1, 3, 2, device="cuda", requires_grad=True)
+        weights = torch.empty(2, 5, 4, 1, 3, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        result = deformable_attention(value, sizes, locations, weights)
+        assert "DeformableAttention" in result.grad_fn.name()
+        assert (result.shape, result.dtype) == ((2, 5, 32), torch.bfloat16)
+        inputs = value, sizes, locations, weights.float()
+        grads = torch.ops.sp_fast.deformable_attention_backward(result, *inputs)
+        assert [(g.shape, g.dtype) for g in grads] == [(x.shape, x.dtype) for x in (value, *inputs[2:])]
+        assert all(x.is_cuda for x in (result, *grads))

@@ -18,6 +18,7 @@ from sp_fast.mmcv_bridge import install, ops
 import mmcv
 import mmcv.ops as mmcv_ops
 import mmdet
+from mmcv.ops import multi_scale_deform_attn
 from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -112,6 +113,27 @@ def test_ms_deform_attn():
         (value, locations, weights),
         fast_mode=True,
     )
+
+
+def test_ms_deform_attn_keeps_the_precision_of_locations():
+    """bfloat16 would move points of a map 200 cells wide by up to 0.4 cells."""
+    value = torch.arange(-150.0, 50.0).view(1, 200, 1, 1).bfloat16()
+    locations = torch.tensor([150.4, 0.5]).div(torch.tensor([200, 1])).view(1, 1, 1, 1, 1, 2)
+    inputs = torch.tensor([[1, 200]]), torch.tensor([0]), locations, torch.ones(1, 1, 1, 1, 1)
+    attended = MultiScaleDeformableAttnFunction.apply(value, *inputs, 64)
+    assert attended.dtype == torch.bfloat16
+    torch.testing.assert_close(attended.float(), torch.full((1, 1, 1), -0.1), rtol=0, atol=1e-3)
+
+
+def test_attention_on_the_cpu_is_the_op():
+    from sp_fast.mmcv_bridge import deformable
+
+    calls = multi_scale_deform_attn.multi_scale_deformable_attn_pytorch
+    assert calls is deformable.attend
+    shapes = [(4, 3), (2, 2)]
+    inputs = torch.randn(1, 16, 2, 4), torch.rand(1, 5, 2, 2, 3, 2), torch.rand(1, 5, 2, 2, 3)
+    of_list = calls(inputs[0], shapes, *inputs[1:])
+    assert torch.equal(of_list, calls(inputs[0], torch.tensor(shapes), *inputs[1:]))
 
 
 @pytest.mark.parametrize("gamma", [2.0, 0.5])

@@ -7,6 +7,7 @@ from torch import Tensor
 from sp_fast import ops
 from sp_fast.ops import PackedMasks
 from sp_fast.ops.take_proposals import take_proposals
+from tests.ops.deformable_cases import inside_cells
 from tests.ops.op_cases import needs_extension
 
 pytestmark = needs_extension
@@ -47,6 +48,11 @@ def losses(logits: Tensor, masks: Tensor, row: Tensor, labels: Tensor) -> tuple[
     sums = ops.mask_pair_sums(logits.flatten(0, 1), masks.flatten(0, 1), row)
     total = sums.cross_entropy.sum() + (sums.overlap / (sums.squares + sums.target_squares)).sum()
     return total + ops.upsampled_focal_loss(logits, labels), *ops.mask_overlaps(logits, masks)
+
+
+def attention(value: Tensor, sizes: Tensor, locations: Tensor, weights: Tensor) -> tuple[Tensor]:
+    """Deformable attention between two other ops."""
+    return (ops.deformable_attention(value.sin(), sizes, locations, weights).cos(),)
 
 
 def normal(*shape: int) -> Tensor:
@@ -95,6 +101,25 @@ def test_mask_losses(backend):
     got, expected = compiled(losses, backend)(*inputs), losses(*inputs)
     torch.testing.assert_close(got, expected)
     mine, theirs = (torch.autograd.grad(result[0], logits) for result in (got, expected))
+    torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_attention(backend):
+    case = inside_cells(
+        [(4, 3), (2, 5)],
+        torch.Generator().manual_seed(0),
+        batch=2,
+        queries=3,
+        heads=2,
+        points=2,
+        depth=5,
+        dtype=torch.float32,
+    )
+    leaves = [x.requires_grad_() for x in (case[0], *case[2:])]
+    (got,), (expected,) = compiled(attention, backend)(*case), attention(*case)
+    torch.testing.assert_close(got, expected)
+    mine, theirs = (torch.autograd.grad(result.sum(), leaves) for result in (got, expected))
     torch.testing.assert_close(mine, theirs)
 
 

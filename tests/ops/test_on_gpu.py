@@ -8,6 +8,8 @@ import torch
 from sp_fast.ops import (
     PackedMasks,
     connected_parts,
+    deformable_attention,
+    deformable_reference,
     kernel_supervision_loss,
     mask_nms,
     match_prompts,
@@ -17,6 +19,7 @@ from sp_fast.ops import (
     seed_saliency,
 )
 from sp_fast.proposals import SaliencyProposer
+from tests.ops.deformable_cases import inside_cells
 from tests.ops.gpu_cases import (
     CASES,
     DTYPES,
@@ -238,6 +241,29 @@ def test_matching_and_supervision(number, prompts, channels, dtype):
     case = CASES["kernel_supervision_loss"]
     assert_expected(
         on_gpu(case, to_gpu((kernels, prompt, index))), expected_results(case, (kernels, prompt, index))
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("queries", "heads", "depth"), [(1, 1, 1), (300, 8, 32), (70, 3, 20)])
+def test_deformable_attention(queries, heads, depth, dtype):
+    """It has no entry in CASES: atomic additions differ from run to run in their last bits."""
+    random = generator(11)
+    numbers = {"batch": 2, "queries": queries, "heads": heads, "points": 4, "depth": depth}
+    value, sizes, *others = inside_cells([(4, 5), (7, 9), (14, 18)], random, dtype=dtype, **numbers)
+    case = Case(
+        lambda *_: (),
+        lambda v, l, w, s: deformable_attention(v, s, l, w),  # noqa: E741
+        lambda v, l, w, s: deformable_reference.deformable_attention(v, s, l, w),  # noqa: E741
+        wanted=3,
+    )
+    inputs = (value, *others, sizes)
+    got, expected = on_gpu(case, to_gpu(inputs)), expected_results(case, inputs)
+    # Gradients are sums over channels or queries, compared relative to the largest.
+    scales = [max(1.0, x.abs().max().item()) for x in expected]
+    assert_expected(
+        [x / scale for x, scale in zip(got, scales, strict=True)],
+        [x / scale for x, scale in zip(expected, scales, strict=True)],
     )
 
 
