@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmdet.registry import MODELS
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -32,6 +33,8 @@ from safetensors.numpy import save_file
 import sp_fast.models  # noqa: F401
 from sp_fast.configs import find_config
 from sp_fast.data.coco import write_masks
+from sp_fast.mmdet_plugin.transforms import pack_for
+from sp_fast.ops import PackedMasks
 from sp_fast.proposals.store import seeds_path
 
 HEIGHT, WIDTH, MASKS, IMAGES = 384, 640, 20, 24
@@ -108,8 +111,9 @@ def loader_cost(config: str) -> dict[str, float]:
         loader_config.dataset = options
         logging.getLogger().setLevel(logging.ERROR)
         loader = Runner.build_dataloader(loader_config, seed=0)
-        found = {**_sample_cost(loader.dataset), **_batch_cost(loader)}
         detector = cfg.model.get("detector", cfg.model)
+        pack_for(MODELS.get(detector.type), loader.dataset)
+        found = {**_sample_cost(loader.dataset), **_batch_cost(loader)}
         if detector.type == "KNet" and options.type == "InstanceDataset":
             found["targets_ms"] = _targets_cost(loader)
     return found
@@ -120,13 +124,14 @@ def _sample_cost(dataset: Any) -> dict[str, float]:
     for i in [0, *range(len(dataset))]:
         started = time.process_time()
         sample = dataset[i]
+        pickled = ForkingPickler.dumps(sample)
         times.append(time.process_time() - started)
-        sizes.append(size_of(sample))
+        sizes.append(len(pickled) + shared_bytes(sample))
     return {"cpu_ms": 1e3 * median(times[1:]), "megabytes": median(sizes) / 1e6}
 
 
-def size_of(sample: Any) -> int:
-    """Bytes of a sample on its way to another process: the pickle, and the storages in shared memory."""
+def shared_bytes(sample: Any) -> int:
+    """Bytes of the tensors of a sample, which go to another process in shared memory."""
     storages: dict[int, int] = {}
 
     def walk(value: Any) -> None:
@@ -138,11 +143,13 @@ def size_of(sample: Any) -> int:
         elif isinstance(value, (list, tuple)):
             for one in value:
                 walk(one)
+        elif isinstance(value, PackedMasks):
+            walk(value.words)
         elif hasattr(value, "__dict__"):
             walk(vars(value))
 
     walk(sample)
-    return len(ForkingPickler.dumps(sample)) + sum(storages.values())
+    return sum(storages.values())
 
 
 def _batch_cost(loader: Any) -> dict[str, float]:

@@ -34,6 +34,7 @@ from sp_fast.mmdet_plugin.hooks import (
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
+from sp_fast.mmdet_plugin.transforms import pack_for
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
@@ -190,6 +191,8 @@ class Runner(mmengine_runner.Runner):
 
     def train(self) -> nn.Module:
         """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
+        model = unwrapped(self.model)
+        pack_for(getattr(model, "detector", model), self.train_loop.dataloader.dataset)
         timed = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
         with self._line_closed(), timed.watching() if timed else contextlib.nullcontext():
             try:

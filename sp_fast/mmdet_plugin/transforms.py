@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform, Compose
-from mmdet.datasets.transforms import PackDetInputs, Rotate
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, Rotate
 from mmdet.registry import TRANSFORMS
+from mmdet.structures.mask import BitmapMasks
 from mmengine.logging import print_log
+from torch import Tensor
 
 from sp_fast.data.images import read_image, read_labelled
+from sp_fast.data.rle import to_rle
+from sp_fast.mmdet_plugin.run_masks import RunMasks, packed_bitmaps
+from sp_fast.mmdet_plugin.wrapped import inner_datasets
 
 _AT_ONCE = 4  # channels for which OpenCV has a fast path
 
@@ -52,9 +59,24 @@ class ReadImage(BaseTransform):
 
     @staticmethod
     def _with(image: np.ndarray, results: dict[str, Any]) -> dict[str, Any]:
-        results["img"] = np.ascontiguousarray(image[..., ::-1])
+        results["img"] = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
+
+
+@TRANSFORMS.register_module()
+class LoadInstances(LoadAnnotations):
+    """mmdet's LoadAnnotations with boxes and masks, which stay run lengths; see `RunMasks`."""
+
+    def __init__(self) -> None:
+        super().__init__(with_bbox=True, with_mask=True)
+
+    def _load_masks(self, results: dict[str, Any]) -> None:
+        height, width = results["ori_shape"]
+        rles = [to_rle(mask, height, width) for mask in self._process_masks(results)]
+        counts = [rle["counts"] for rle in rles]
+        as_bytes = [one.encode() if isinstance(one, str) else one for one in counts]
+        results["gt_masks"] = RunMasks(as_bytes, height, width)
 
 
 @TRANSFORMS.register_module()
@@ -91,6 +113,8 @@ class RotateInstances(Rotate):
 
     def _transform_masks(self, results: dict[str, Any], mag: float) -> None:
         masks = results["gt_masks"]
+        if isinstance(masks, RunMasks):
+            masks = BitmapMasks(masks.masks, masks.height, masks.width)
         rotated = []
         for start in range(0, max(1, len(masks)), _AT_ONCE):
             results["gt_masks"] = masks[start : start + _AT_ONCE]
@@ -121,9 +145,22 @@ class TightBoxes(BaseTransform):
 class PackInstances(PackDetInputs):
     """mmdet's PackDetInputs, with `gt_seeds` float32 [n, D] as `gt_instances.seeds` where there are seeds.
 
+    Masks become `PackedBitmaps`.
+
+    Args:
+        masks: "full" or "quarter" (only what counts at stride 4); None for what the model needs, which
+            `pack_for` sets.
+        options: arguments of mmdet's PackDetInputs.
+
     Raises:
         ValueError: a transform before dropped instances and left `gt_seeds` as they were.
     """
+
+    def __init__(self, masks: str | None = None, **options: Any) -> None:
+        if masks not in (None, "full", "quarter"):
+            raise ValueError(f"masks: expected 'full', 'quarter' or None, got {masks!r}")
+        super().__init__(**options)
+        self.masks = masks
 
     mapping_table = {**PackDetInputs.mapping_table, "gt_seeds": "seeds"}  # noqa: RUF012 (as in the base class)
 
@@ -138,4 +175,41 @@ class PackInstances(PackDetInputs):
                 )
         elif "gt_seeds" in results:
             del results["gt_seeds"]
-        return super().transform(results)
+        if isinstance(results.get("gt_masks"), BitmapMasks):
+            results["gt_masks"] = packed_bitmaps(results["gt_masks"], quarter=self.masks == "quarter")
+        image = results.pop("img", None)
+        packed = super().transform(results)
+        if image is None:
+            return packed
+        results["img"] = image
+        return {"inputs": channels_first(image), **packed}
+
+
+_FLIPS = {(0,): 0, (1,): 1, (0, 1): -1}  # mirrored axes: OpenCV's code
+
+
+def channels_first(image: np.ndarray) -> Tensor:
+    """Copies an image `[H, W, C]`, which may be a mirrored view, to a tensor `[C, H, W]`."""
+    planes: np.ndarray = np.empty((image.shape[2], *image.shape[:2]), image.dtype)
+    mirrored = tuple(axis for axis in (0, 1) if image.strides[axis] < 0)
+    if mirrored:
+        # NumPy copies mirrored views pixel by pixel, which takes longer than reading the file.
+        for plane, out in zip(cv2.split(np.flip(image, mirrored)), planes, strict=True):
+            cv2.flip(plane, _FLIPS[mirrored], out)
+    else:
+        cv2.split(image, list(planes))
+    return torch.from_numpy(planes)
+
+
+def pack_for(model: Any, dataset: Any) -> None:
+    """Sets what masks `PackInstances` passes on where the pipelines of `dataset` leave it open.
+
+    Args:
+        model: class or object of the detector; one with `quarter_masks` needs masks at stride 4 only.
+        dataset: a data set of mmengine, or a wrapper of several.
+    """
+    wanted = "quarter" if getattr(model, "quarter_masks", False) else "full"
+    for one in inner_datasets(dataset):
+        for step in getattr(getattr(one, "pipeline", None), "transforms", ()):
+            if isinstance(step, PackInstances) and step.masks is None:
+                step.masks = wanted
