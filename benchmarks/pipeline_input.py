@@ -25,7 +25,6 @@ import torch
 from mmengine.config import Config
 from mmdet.registry import MODELS
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
 from PIL import Image
 from pycocotools import mask as coco_mask
 from safetensors.numpy import save_file
@@ -33,12 +32,14 @@ from safetensors.numpy import save_file
 import sp_fast.models  # noqa: F401
 from sp_fast.configs import find_config
 from sp_fast.data.coco import write_masks
+from sp_fast.mmdet_plugin.runner import Runner
+from sp_fast.mmdet_plugin.shared_batch import SharedBatch
 from sp_fast.mmdet_plugin.transforms import pack_for
-from sp_fast.ops import PackedMasks
 from sp_fast.proposals.store import seeds_path
 
 HEIGHT, WIDTH, MASKS, IMAGES = 384, 640, 20, 24
 CHANNELS = 2048
+BATCH = 12
 BATCHES = 8
 
 
@@ -107,49 +108,30 @@ def loader_cost(config: str) -> dict[str, float]:
                 options.pop("seeds")
         else:
             options.images = files["images"]
-        loader_config.update(num_workers=2, batch_size=12, persistent_workers=True)
+        loader_config.update(num_workers=2, batch_size=BATCH, persistent_workers=True)
         loader_config.dataset = options
         logging.getLogger().setLevel(logging.ERROR)
         loader = Runner.build_dataloader(loader_config, seed=0)
         detector = cfg.model.get("detector", cfg.model)
         pack_for(MODELS.get(detector.type), loader.dataset)
-        found = {**_sample_cost(loader.dataset), **_batch_cost(loader)}
+        found = {**_sample_cost(loader), **_batch_cost(loader)}
         if detector.type == "KNet" and options.type == "InstanceDataset":
             found["targets_ms"] = _targets_cost(loader)
     return found
 
 
-def _sample_cost(dataset: Any) -> dict[str, float]:
+def _sample_cost(loader: Any) -> dict[str, float]:
+    """Batches of 12 are made as a loader's process makes them, and pickled."""
     times, sizes = [], []
-    for i in [0, *range(len(dataset))]:
+    dataset, collate = loader.dataset, loader.collate_fn.collate
+    for k in range(1 + 2 * BATCHES):
+        indices = [(BATCH * k + i) % len(dataset) for i in range(BATCH)]
         started = time.process_time()
-        sample = dataset[i]
-        pickled = ForkingPickler.dumps(sample)
-        times.append(time.process_time() - started)
-        sizes.append(len(pickled) + shared_bytes(sample))
+        batch = SharedBatch(collate([dataset[i] for i in indices]))
+        pickled = ForkingPickler.dumps(batch)
+        times.append((time.process_time() - started) / BATCH)
+        sizes.append((len(pickled) + batch.memory.nbytes) / BATCH)
     return {"cpu_ms": 1e3 * median(times[1:]), "megabytes": median(sizes) / 1e6}
-
-
-def shared_bytes(sample: Any) -> int:
-    """Bytes of the tensors of a sample, which go to another process in shared memory."""
-    storages: dict[int, int] = {}
-
-    def walk(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-        elif isinstance(value, dict):
-            for one in value.values():
-                walk(one)
-        elif isinstance(value, (list, tuple)):
-            for one in value:
-                walk(one)
-        elif isinstance(value, PackedMasks):
-            walk(value.words)
-        elif hasattr(value, "__dict__"):
-            walk(vars(value))
-
-    walk(sample)
-    return sum(storages.values())
 
 
 def _batch_cost(loader: Any) -> dict[str, float]:

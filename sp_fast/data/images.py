@@ -343,6 +343,8 @@ def pil_to_rgb(image: Image.Image, *, exif: str = "apply") -> np.ndarray:
         image = image.transpose(turn)
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not defined")
+    if image.mode == "RGB" and image.height * image.width <= _PIXELS_AT_ONCE:
+        return np.array(image)
     rgb: np.ndarray = np.empty((image.height, image.width, 3), dtype=np.uint8)
     rows = max(1, _PIXELS_AT_ONCE // image.width)  # a large image would be in memory several times
     for top in range(0, image.height, rows):

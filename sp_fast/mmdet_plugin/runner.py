@@ -34,6 +34,7 @@ from sp_fast.mmdet_plugin.hooks import (
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
+from sp_fast.mmdet_plugin.shared_batch import SharedCollate
 from sp_fast.mmdet_plugin.transforms import pack_for
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
@@ -65,11 +66,13 @@ class Runner(mmengine_runner.Runner):
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
-        """Like mmengine's, but signals to the training's process group do not end the loaders' workers.
+        """Like mmengine's, but batches come in one piece, and signals to the training's process group do not
+        end the loaders' workers.
 
         torchrun asks whole process groups to stop, and a training whose workers are gone cannot save.
         """
         loader = mmengine_runner.Runner.build_dataloader(*args, **kwargs)
+        loader.collate_fn = SharedCollate(loader.collate_fn)
         loader.worker_init_fn = functools.partial(_in_own_group, loader.worker_init_fn)
         return loader
 
