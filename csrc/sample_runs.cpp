@@ -3,12 +3,10 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "mask_shapes.h"
 #include "ops.h"
-#include "packed_masks.h"
 
 namespace sp_fast {
 namespace {
@@ -41,50 +39,73 @@ bool decode(const uint8_t* text, const uint8_t* end, int64_t pixels, std::vector
     return starts.back() == pixels;
 }
 
-// Samples the columns of one mask after another.
+// Cells [begin, end) of a column of the result.
+struct Cells {
+    int64_t begin, end;
+};
+
+// Finds which cells of a column of the result are inside a mask.
 class ColumnSampler {
   public:
     ColumnSampler(int64_t height, const int64_t* rows, int64_t number)
-        : height_(height), number_(number), inside_(height + 1, 0), cells_((number + 31) / 32 * 32, 0) {
-        // An additional pixel, which is never inside, stands for all that lies outside the image.
-        rows_.assign(rows, rows + number);
-        for (int64_t& row : rows_) row = row < 0 ? height : row;
+        : height_(height), number_(number), rows_(rows), before_(height + 1, 0) {
+        int64_t first = 0, end = number;
+        while (first < number && rows[first] < 0) ++first;
+        while (end > first && rows[end - 1] < 0) --end;
+        descending_ = end > first && rows[first] > rows[end - 1];
+        ordered_ = true;
+        for (int64_t i = first; i < end; ++i) {
+            const bool follows = i == first || (descending_ ? rows[i] <= rows[i - 1] : rows[i] >= rows[i - 1]);
+            ordered_ = ordered_ && rows[i] >= 0 && follows;
+            if (rows[i] >= 0) ++before_[rows[i] + 1];
+        }
+        for (int64_t y = 0; y < height; ++y) before_[y + 1] += before_[y];
+        first_ = descending_ ? end : first;
     }
 
-    // Whether the mask has pixels in column x; if so, its sampled cells are in `words`.
-    bool sample(const std::vector<int64_t>& starts, int64_t x, int32_t* words) {
-        const int64_t first = x * height_, end = first + height_;
-        // Runs of odd number are inside.
-        int64_t run = std::upper_bound(starts.begin(), starts.end(), first) - starts.begin() - 1;
+    // The cells that are inside in column x of the mask. `starts`: first pixel of each run.
+    const std::vector<Cells>& sample(const std::vector<int64_t>& starts, int64_t x) {
+        const int64_t top = x * height_, bottom = top + height_;
+        cells_.clear();
+        int64_t run = std::upper_bound(starts.begin(), starts.end(), top) - starts.begin() - 1;
         const auto last = static_cast<int64_t>(starts.size()) - 1;
-        bool any = false;
-        std::fill(inside_.begin(), inside_.end(), 0);
-        for (; run < last && starts[run] < end; ++run) {
-            if (run % 2 == 0) continue;
-            const int64_t from = std::max(starts[run], first), to = std::min(starts[run + 1], end);
-            if (from < to) std::memset(inside_.data() + (from - first), 1, to - from);
-            any = any || from < to;
+        for (; run < last && starts[run] < bottom; ++run) {
+            // Runs of odd number are inside.
+            if (run % 2 == 1) {
+                add(std::max(starts[run], top) - top, std::min(starts[run + 1], bottom) - top);
+            }
         }
-        if (!any) return false;
-        for (int64_t i = 0; i < number_; ++i) cells_[i] = inside_[rows_[i]];
-        pack_words(cells_.data(), static_cast<int64_t>(cells_.size()) / 32, words);
-        return true;
+        return cells_;
     }
 
   private:
-    int64_t height_, number_;
-    std::vector<uint8_t> inside_, cells_;
-    std::vector<int64_t> rows_;
+    // Rows [from, to) of the mask are inside.
+    void add(int64_t from, int64_t to) {
+        if (!ordered_) {
+            for (int64_t i = 0; i < number_; ++i) {
+                if (rows_[i] >= from && rows_[i] < to) cells_.push_back({i, i + 1});
+            }
+        } else if (descending_) {
+            cells_.push_back({first_ - before_[to], first_ - before_[from]});
+        } else {
+            cells_.push_back({first_ + before_[from], first_ + before_[to]});
+        }
+    }
+
+    int64_t height_, number_, first_;
+    bool ordered_, descending_;
+    const int64_t* rows_;
+    // Number of cells whose row lies before y.
+    std::vector<int64_t> before_;
+    std::vector<Cells> cells_;
 };
 
-// Sets the bits of `words` in `out`, from bit `place` on; `out` has bits for all that are set.
-void place_bits(const int32_t* words, int64_t number, int64_t place, int32_t* out) {
-    const int64_t shift = place % 32;
-    out += place / 32;
-    for (int64_t k = 0; k < number; ++k) {
-        const auto bits = static_cast<uint64_t>(static_cast<uint32_t>(words[k])) << shift;
-        if (static_cast<uint32_t>(bits) != 0) out[k] |= static_cast<int32_t>(bits);
-        if (bits >> 32 != 0) out[k + 1] |= static_cast<int32_t>(bits >> 32);
+void set_bits(int32_t* words, int64_t begin, int64_t end) {
+    while (begin < end) {
+        const int64_t bit = begin % 32, number = std::min(32 - bit, end - begin);
+        const uint32_t ones = ~uint32_t{0} >> (32 - number) << bit;
+        words[begin / 32] = static_cast<int32_t>(static_cast<uint32_t>(words[begin / 32]) | ones);
+        begin += number;
     }
 }
 
@@ -117,8 +138,8 @@ at::Tensor sample_runs(const at::Tensor& text, const at::Tensor& ends, int64_t h
     int32_t* out = sampled.mutable_data_ptr<int32_t>();
     at::parallel_for(0, shape.number, kGrain, [&](int64_t begin, int64_t end) {
         ColumnSampler sampler(height, y.const_data_ptr<int64_t>(), shape.width);
-        std::vector<int32_t> words((shape.width + 31) / 32);
         std::vector<int64_t> starts;
+        const std::vector<Cells>* cells = nullptr;
         for (int64_t m = begin; m < end; ++m) {
             const int64_t first = m == 0 ? 0 : stop[m - 1];
             const bool whole = first >= 0 && first <= stop[m] &&
@@ -127,11 +148,13 @@ at::Tensor sample_runs(const at::Tensor& text, const at::Tensor& ends, int64_t h
                               height, " x ", width, " pixels");
             int32_t* mask = out + m * shape.words();
             std::fill_n(mask, shape.words(), 0);
-            bool any = false;
             for (int64_t i = 0; i < shape.height; ++i) {
                 if (column[i] < 0) continue;
-                if (i == 0 || column[i] != column[i - 1]) any = sampler.sample(starts, column[i], words.data());
-                if (any) place_bits(words.data(), static_cast<int64_t>(words.size()), i * shape.width, mask);
+                // Enlarged masks repeat their columns.
+                if (i == 0 || column[i] != column[i - 1]) cells = &sampler.sample(starts, column[i]);
+                for (const Cells& one : *cells) {
+                    set_bits(mask, i * shape.width + one.begin, i * shape.width + one.end);
+                }
             }
         }
     });

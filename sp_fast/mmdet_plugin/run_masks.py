@@ -119,7 +119,9 @@ class RunMasks(BitmapMasks):
 
     def _placed(self, height: int, width: int, top: int, left: int) -> RunMasks:
         sides = ((self.rows, height, top), (self.columns, width, left))
-        return self._with(*(np.pad(one, (at, side - at - len(one)), constant_values=-1) for one, side, at in sides))
+        return self._with(
+            *(np.pad(one, (at, side - at - len(one)), constant_values=-1) for one, side, at in sides)
+        )
 
     def crop(self, bbox: np.ndarray) -> BitmapMasks:
         """See `BaseInstanceMasks.crop`."""

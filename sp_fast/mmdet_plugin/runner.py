@@ -34,7 +34,7 @@ from sp_fast.mmdet_plugin.hooks import (
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
-from sp_fast.mmdet_plugin.shared_batch import SharedCollate
+from sp_fast.mmdet_plugin.shared_batch import SharedCollate, keep_freed_memory
 from sp_fast.mmdet_plugin.transforms import pack_for
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
@@ -265,6 +265,7 @@ class Runner(mmengine_runner.Runner):
 def _in_own_group(initialise: Callable[[int], None] | None, worker: int) -> None:
     if hasattr(os, "setpgrp"):  # not on Windows
         os.setpgrp()
+    keep_freed_memory()
     if initialise is not None:
         initialise(worker)
 

@@ -118,7 +118,9 @@ def test_crops_are_those_of_the_bitmaps(seed, height, width):
     corners = np.sort(rng.random((5, 2, 2)), 1) * (width, height)
     boxes, index = corners.reshape(5, 4).astype(np.float32), rng.integers(0, 4, 5)
     wanted = expected.crop_and_resize(boxes, (7, 5), index, binarize=False).masks
-    np.testing.assert_allclose(found.crop_and_resize(boxes, (7, 5), index, binarize=False).masks, wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        found.crop_and_resize(boxes, (7, 5), index, binarize=False).masks, wanted, atol=1e-6
+    )
     assert found.crop_and_resize(boxes[:0], (7, 5), index[:0]).masks.shape == (0, 7, 5)
 
 

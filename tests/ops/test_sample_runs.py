@@ -57,9 +57,7 @@ def test_same_as_pycocotools(drawn_masks):
 @pytest.mark.parametrize(
     "function", [pytest.param(sample_runs, marks=needs_extension), _reference], ids=["op", "reference"]
 )
-@pytest.mark.parametrize(
-    "text", [b"", b"9", b";", b"R0", b"\x2f4", b"\xff", b"P" * 20, b"9N4", b"4114M10"]
-)
+@pytest.mark.parametrize("text", [b"", b"9", b";", b"R0", b"\x2f4", b"\xff", b"P" * 20, b"9N4", b"4114M10"])
 def test_damaged_strings(function, text):
     line = torch.zeros(1, dtype=torch.int64)
     good = coco_mask.encode(np.ones((2, 5), np.uint8, order="F"))["counts"]
