@@ -2,8 +2,8 @@
 
     python -m benchmarks.pipeline_input pretrain/knet_r50 ...
 
-The images are made up: JPEG files of 640 x 384, which the paper's pipeline resizes to 1333 x 800, each with 20
-masks that have the outlines of proposals. Times are CPU time of the process.
+The images are made up: JPEG files of 640 x 384, which the paper's pipeline resizes to 1333 x 800, each with
+20 masks that have the outlines of proposals. Times are CPU time of the process.
 """
 
 from __future__ import annotations

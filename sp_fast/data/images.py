@@ -234,7 +234,10 @@ def image_size(path: str | os.PathLike[str], *, exif: str = "apply") -> tuple[in
 
 
 def read_labelled(
-    path: str | os.PathLike[str], size: tuple[int, int], exif: str = "auto"
+    path: str | os.PathLike[str],
+    size: tuple[int, int],
+    exif: str = "auto",
+    at_least: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, str | None]:
     """Read an image whose labels have a known size, so that they fit.
 
@@ -245,9 +248,11 @@ def read_labelled(
         path: the file.
         size: height and width that the labels say.
         exif: "apply", "ignore", or "auto", which is "apply" but says so.
+        at_least: height and width that suffice: a JPEG file that is more than twice as large is decoded at
+            1/2, 1/4 or 1/8 of its size, but no smaller than this.
 
     Returns:
-        The image as `read_image` gives it, and what a user should be told, if anything.
+        The image as `read_image` gives it, but for `at_least`, and what a user should be told, if anything.
 
     Raises:
         FileNotFoundError, BrokenImageError, ValueError: as `read_image`.
@@ -256,6 +261,10 @@ def read_labelled(
 
     def read(image: Image.Image) -> tuple[np.ndarray, str | None]:
         way, note = _fitting(image, size, exif)
+        turned = way == "apply" and _orientation(image) in _TURNED
+        stored = image.size if turned else image.size[::-1]
+        if at_least is not None and stored == tuple(size):
+            image.draft(None, at_least if turned else at_least[::-1])
         return pil_to_rgb(image, exif=way), note
 
     return _decode(path, read)
