@@ -37,8 +37,8 @@ class RunMasks(BitmapMasks):
     def __init__(self, counts: Sequence[bytes], height: int, width: int) -> None:
         self.counts = list(counts)
         self._size = height, width
-        self.rows = np.arange(height, dtype=np.int32)
-        self.columns = np.arange(width, dtype=np.int32)
+        self.rows: np.ndarray = np.arange(height, dtype=np.int32)
+        self.columns: np.ndarray = np.arange(width, dtype=np.int32)
 
     def _with(self, rows: np.ndarray, columns: np.ndarray) -> RunMasks:
         other = RunMasks(self.counts, *self._size)

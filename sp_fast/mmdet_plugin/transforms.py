@@ -51,7 +51,7 @@ class ReadImage(BaseTransform):
     def before(self, transforms: Sequence[Any]) -> None:
         """Tells which transforms follow, so that `reduce` knows what size they need."""
         follows = next((one for one in transforms if not isinstance(one, LoadInstances)), None)
-        if self.reduce and type(follows) is Resize and follows.scale is not None:
+        if self.reduce and follows is not None and type(follows) is Resize and follows.scale is not None:
             self._resize = follows
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
