@@ -16,6 +16,15 @@ SP_FAST_CLONES int64_t count_common(const uint64_t* a, const uint64_t* b, int64_
     return common;
 }
 
+void unpack_word(uint32_t word, bool* cells) {
+    for (int64_t k = 0; k < 4; ++k) {
+        // Bit i of the byte stays in byte i, and becomes 0x80 there.
+        const uint64_t bits = (word >> 8 * k & 0xff) * 0x0101010101010101ULL & 0x8040201008040201ULL;
+        const uint64_t bytes = (bits + 0x7f7f7f7f7f7f7f7fULL) >> 7 & 0x0101010101010101ULL;
+        std::memcpy(cells + 8 * k, &bytes, sizeof(bytes));
+    }
+}
+
 // Minimum number of masks per thread.
 constexpr int64_t kGrain = 64;
 
@@ -87,7 +96,10 @@ at::Tensor unpack_masks(const at::Tensor& words, int64_t height, int64_t width) 
     at::parallel_for(0, shape.number, kGrain, [&](int64_t begin, int64_t end) {
         for (int64_t m = begin; m < end; ++m) {
             const int32_t* row = from + m * shape.words();
-            for (int64_t i = 0; i < shape.cells(); ++i) to[m * shape.cells() + i] = row[i / 32] >> i % 32 & 1;
+            bool* cells = to + m * shape.cells();
+            const int64_t whole = shape.cells() / 32;
+            for (int64_t j = 0; j < whole; ++j) unpack_word(static_cast<uint32_t>(row[j]), cells + 32 * j);
+            for (int64_t i = 32 * whole; i < shape.cells(); ++i) cells[i] = row[whole] >> i % 32 & 1;
         }
     });
     return masks;

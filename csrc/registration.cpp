@@ -286,6 +286,9 @@ TORCH_LIBRARY(sp_fast, m) {
         "Tensor weights) -> (Tensor, Tensor, Tensor)");
     m.def("pool_seeds(Tensor features, int[] grid, Tensor? valid) -> Tensor");
     m.def(
+        "sample_runs(Tensor text, Tensor ends, int height, int width, Tensor rows, Tensor columns) -> "
+        "Tensor");
+    m.def(
         "seed_saliency(Tensor features, Tensor seeds, Tensor? valid, bool cosine, float threshold) "
         "-> (Tensor, Tensor)");
     m.def("mask_nms(Tensor words, Tensor score, float iou_threshold, int min_area, int max_masks) -> Tensor");
@@ -316,6 +319,7 @@ TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
     m.impl("deformable_attention", deformable_attention);
     m.impl("deformable_attention_backward", deformable_attention_backward);
     m.impl("pool_seeds", pool_seeds);
+    m.impl("sample_runs", sample_runs);
     m.impl("seed_saliency", seed_saliency);
     m.impl("mask_nms", mask_nms);
     m.impl("take_proposals", take_proposals);
@@ -335,9 +339,10 @@ TORCH_LIBRARY_IMPL(sp_fast, Autograd, m) {
     m.impl("match_prompts", match_prompts_autograd);
     m.impl("match_prompts_backward", match_prompts_backward_autograd);
     m.impl("kernel_supervision_loss", kernel_supervision_loss_autograd);
-    for (const char* name : {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "connected_parts",
-                             "deformable_attention_backward", "pool_seeds", "seed_saliency", "mask_nms",
-                             "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {
+    for (const char* name :
+         {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "connected_parts",
+          "deformable_attention_backward", "pool_seeds", "sample_runs", "seed_saliency", "mask_nms",
+          "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {
         m.impl(name, torch::autograd::autogradNotImplementedFallback());
     }
 }

@@ -264,7 +264,10 @@ def image_size(path: str | os.PathLike[str], *, exif: str = "apply") -> tuple[in
 
 
 def read_labelled(
-    path: str | os.PathLike[str], size: tuple[int, int], exif: str = "auto"
+    path: str | os.PathLike[str],
+    size: tuple[int, int],
+    exif: str = "auto",
+    at_least: tuple[int, int] | None = None,
 ) -> tuple[np.ndarray, str | None]:
     """Read an image whose labels have a known size, so that they fit.
 
@@ -275,9 +278,11 @@ def read_labelled(
         path: the file.
         size: height and width that the labels say.
         exif: "apply", "ignore", or "auto", which is "apply" but says so.
+        at_least: height and width that suffice: a JPEG file that is more than twice as large is decoded at
+            1/2, 1/4 or 1/8 of its size, but no smaller than this.
 
     Returns:
-        The image as `read_image` gives it, and what a user should be told, if anything.
+        The image as `read_image` gives it, but for `at_least`, and what a user should be told, if anything.
 
     Raises:
         FileNotFoundError, BrokenImageError, ValueError: as `read_image`.
@@ -286,6 +291,10 @@ def read_labelled(
 
     def read(image: Image.Image) -> tuple[np.ndarray, str | None]:
         way, note = _fitting(image, size, exif)
+        turned = way == "apply" and _orientation(image) in _TURNED
+        stored = image.size if turned else image.size[::-1]
+        if at_least is not None and stored == tuple(size):
+            image.draft(None, at_least if turned else at_least[::-1])
         return pil_to_rgb(image, exif=way), note
 
     return _decode(path, read)
@@ -384,6 +393,8 @@ def pil_to_rgb(image: Image.Image, *, exif: str = "apply") -> np.ndarray:
         image = image.transpose(turn)
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not defined")
+    if image.mode == "RGB" and image.height * image.width <= _PIXELS_AT_ONCE:
+        return np.array(image)
     rgb: np.ndarray = np.empty((image.height, image.width, 3), dtype=np.uint8)
     rows = max(1, _PIXELS_AT_ONCE // image.width)  # a large image would be in memory several times
     for top in range(0, image.height, rows):

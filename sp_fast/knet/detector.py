@@ -36,6 +36,8 @@ class KNet(BaseDetector):
         init_cfg: config of the weight initialisation.
     """
 
+    quarter_masks = True  # all that its losses take from the masks is at stride 4
+
     def __init__(
         self,
         backbone: dict,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sp_fast.knet.packed_bitmaps import PackedBitmaps
 from sp_fast.transfers import to_device
 
 TARGET_STRIDE = 4
@@ -65,7 +66,7 @@ def padded_masks(data_samples: Sequence[Any], batch_shape: tuple[int, int], devi
         ValueError: a mask larger than the batch.
     """
     height, width = batch_shape
-    resized = []
+    found = []
     for i, sample in enumerate(data_samples):
         masks = sample.gt_instances.masks
         if masks.height > height or masks.width > width:
@@ -73,14 +74,21 @@ def padded_masks(data_samples: Sequence[Any], batch_shape: tuple[int, int], devi
                 f"data_samples[{i}]: expected masks within the batch's {height} x {width}, got "
                 f"{masks.height} x {masks.width}; resize masks together with images"
             )
-        resized.append(quarter_size(masks.to_ndarray(), height, width))
-    most = max((len(one) for one in resized), default=0)
-    padded: np.ndarray = np.zeros(
-        (len(resized), most, height // TARGET_STRIDE, width // TARGET_STRIDE), np.uint8
-    )
-    for i, one in enumerate(resized):
-        padded[i, : len(one)] = one
-    return to_device(padded, device).float() / 4
+        found.append(to_device(_cells(masks), device))
+    most = max((len(one) for one in found), default=0)
+    size = height // TARGET_STRIDE, width // TARGET_STRIDE
+    padded = torch.zeros(len(found), most, *size, device=device)
+    for whole, one in zip(padded, found, strict=True):
+        whole[: len(one), : one.shape[1], : one.shape[2]] = one
+    return padded.div_(4)
+
+
+def _cells(masks: Any) -> Tensor:
+    """The cells of one image's masks, 0..4, uint8 `[G, ceil(h / 4), ceil(w / 4)]`."""
+    if isinstance(masks, PackedBitmaps) and masks.quarter:
+        return masks.cells()
+    height, width = (-(-side // TARGET_STRIDE) * TARGET_STRIDE for side in (masks.height, masks.width))
+    return torch.from_numpy(quarter_size(masks.to_ndarray(), height, width))
 
 
 def targets_from_samples(

@@ -21,10 +21,12 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.dist import is_main_process
 
 from sp_fast.data.images import BrokenImageError
+from sp_fast.mmdet_plugin.run_masks import RunMasks
 from sp_fast.progress import RunProgress
 
 # Transforms that give the same result each time.
-FIXED = ("ReadImage", "LoadAnnotations", "Resize", "FixShapeResize", "FilterAnnotations")
+_READING = ("LoadAnnotations", "LoadInstances")
+FIXED = ("ReadImage", *_READING, "Resize", "FixShapeResize", "FilterAnnotations")
 THREADS = 8
 
 MEMORY_SHARE = 0.5  # a cache may take this much of the free memory
@@ -72,7 +74,7 @@ class ImageCache:
                 f"cache='ram': expected a pipeline that begins with ReadImage, got {', '.join(names)}"
             )
         self._fixed, self.rest = Compose(transforms[:count]), Compose(transforms[count:])
-        self._annotations_read = "LoadAnnotations" not in names[count:]
+        self._annotations_read = not {*_READING} & {*names[count:]}
         self._load = dataset.get_data_info
         self._kept: list[Any] = [_EMPTY] * len(dataset)
         if is_main_process():
@@ -121,7 +123,7 @@ class ImageCache:
             if self._annotations_read:
                 results.pop("instances", None)
             for key, value in results.items():
-                if isinstance(value, BitmapMasks):
+                if isinstance(value, BitmapMasks) and not isinstance(value, RunMasks):
                     results[key] = _Bits.pack(value)
         self._kept[index] = results
 
@@ -144,7 +146,7 @@ def _copied(value: Any) -> Any:
         return value.copy()
     if isinstance(value, BaseBoxes):
         return value.clone()
-    if isinstance(value, (str, int, float, tuple)):
+    if isinstance(value, (str, int, float, tuple, RunMasks)):
         return value
     return copy.deepcopy(value)
 

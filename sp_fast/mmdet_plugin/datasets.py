@@ -20,6 +20,7 @@ from sp_fast.data.store import MaskStore, open_store
 from sp_fast.files import sha256_of_rest
 from sp_fast.mmdet_plugin.cache import ImageCache, narrow_is_broken
 from sp_fast.mmdet_plugin.samplers import SeededIndex, seed_everything
+from sp_fast.mmdet_plugin.transforms import ReadImage
 from sp_fast.proposals.store import SEEDS_HASH
 
 OBJECT = "object"
@@ -63,6 +64,9 @@ class ImageDataset:
     def full_init(self) -> None:
         """Reads the annotations; see mmengine."""
         super().full_init()  # type: ignore[misc]
+        first, *rest = getattr(self.pipeline, "transforms", None) or [None]
+        if isinstance(first, ReadImage):
+            first.before(rest)
         if self.cache and self.image_cache is None:
             self.image_cache = ImageCache(self)
 

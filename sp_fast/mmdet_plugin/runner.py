@@ -28,7 +28,9 @@ from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, NonFiniteLossError, TimedC
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
+from sp_fast.mmdet_plugin.shared_batch import SharedCollate, keep_freed_memory
 from sp_fast.mmdet_plugin.step_values import LateHook
+from sp_fast.mmdet_plugin.transforms import pack_for
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
@@ -60,12 +62,14 @@ class Runner(mmengine_runner.Runner):
 
     @staticmethod
     def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
-        """Like mmengine's, but signals to the training's process group do not end the loaders' workers.
+        """Like mmengine's, but batches come in one piece, and signals to the training's process group do not
+        end the loaders' workers.
 
         torchrun asks whole process groups to stop, and a training whose workers are gone cannot save.
         """
         loader = mmengine_runner.Runner.build_dataloader(*args, **kwargs)
         loader.pin_memory = torch.cuda.is_available()  # by a thread of its own, beside the step
+        loader.collate_fn = SharedCollate(loader.collate_fn)
         loader.worker_init_fn = functools.partial(_in_own_group, loader.worker_init_fn)
         return loader
 
@@ -187,6 +191,8 @@ class Runner(mmengine_runner.Runner):
 
     def train(self) -> nn.Module:
         """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
+        model = unwrapped(self.model)
+        pack_for(getattr(model, "detector", model), self.train_loop.dataloader.dataset)
         timed = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
         with self._line_closed(), timed.watching() if timed else contextlib.nullcontext():
             try:
@@ -271,6 +277,7 @@ class Runner(mmengine_runner.Runner):
 def _in_own_group(initialise: Callable[[int], None] | None, worker: int) -> None:
     if hasattr(os, "setpgrp"):  # not on Windows
         os.setpgrp()
+    keep_freed_memory()
     if initialise is not None:
         initialise(worker)
 

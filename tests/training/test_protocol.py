@@ -206,7 +206,7 @@ def test_data_and_augmentation(name):
         assert {metric.ann_file for metric in cfg[evaluator]} == {loader.dataset.ann_file}
         assert loader.dataset.get("exif") == train.get("exif") == ("ignore" if "ctw" in kind else None)
     steps = [step.type for step in train.pipeline]
-    assert steps[:2] == ["ReadImage", "LoadAnnotations"]
+    assert steps[:2] == ["ReadImage", "LoadInstances"]
     assert "RandomFlip" in steps
     turned = ["RotateInstances", "TightBoxes"] if model in QUERY_MODELS else []
     assert [step for step in steps if step in ("RotateInstances", "TightBoxes")] == turned

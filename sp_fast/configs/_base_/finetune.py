@@ -4,7 +4,7 @@
 image_scale = (1333, 800)
 train_pipeline = [
     dict(type='ReadImage'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=True),
+    dict(type='LoadInstances'),
     dict(type='Resize', scale=image_scale, keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInstances'),

@@ -1,8 +1,8 @@
 # The paper's pre-training: 12 epochs, AdamW, random flip, batch 96 on 8 GPUs.
 image_scale = (1333, 800)
 train_pipeline = [
-    dict(type='ReadImage'),
-    dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=True),
+    dict(type='ReadImage', reduce=True),
+    dict(type='LoadInstances'),
     dict(type='Resize', scale=image_scale, keep_ratio=True),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInstances'),

@@ -2,7 +2,7 @@
 # To train the backbone too: --cfg-options model.source=teacher model.frozen_stages=1
 _base_ = ['knet_r50.py']
 
-train_pipeline = [step for step in _base_.train_pipeline if step.type != 'LoadAnnotations']
+train_pipeline = [step for step in _base_.train_pipeline if step.type != 'LoadInstances']
 train_dataloader = dict(
     dataset=dict(_delete_=True, type='ImageFolderDataset', images='data/unlabeled2017', pipeline=train_pipeline),
 )
