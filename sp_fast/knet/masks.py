@@ -26,7 +26,8 @@ def gather_features(mask_logits: Tensor, x: Tensor) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         inside = (mask_logits > 0).float().flatten(2)  # [B, N, h w]; sigmoid(m) > 0.5 is m > 0
-        return inside @ x.float().flatten(2).transpose(1, 2)
+        # In this order, the gradient of x has the layout of x.
+        return (x.float().flatten(2) @ inside.transpose(1, 2)).transpose(1, 2)
 
 
 def convolve(kernels: Tensor, x: Tensor) -> Tensor:
