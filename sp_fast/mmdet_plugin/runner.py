@@ -37,6 +37,7 @@ from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoin
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
 from sp_fast.pretraining.adapters import class_heads
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
+from sp_fast.proposals.freed_memory import freed_memory_kept
 from sp_fast.weights import load_backbone_weights, load_state, read_with_state
 
 _COMPLETE = (
@@ -189,9 +190,17 @@ class Runner(mmengine_runner.Runner):
                 )
 
     def train(self) -> nn.Module:
-        """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
+        """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step.
+
+        Without a GPU, a step's memory is kept for the next step.
+        """
         timed = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
-        with self._line_closed(), timed.watching() if timed else contextlib.nullcontext():
+        with contextlib.ExitStack() as during:
+            if not torch.cuda.is_available():
+                during.enter_context(freed_memory_kept())
+            during.enter_context(self._line_closed())
+            if timed:
+                during.enter_context(timed.watching())
             try:
                 return super().train()
             except ValueError as error:
