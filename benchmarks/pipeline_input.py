@@ -34,8 +34,8 @@ from safetensors.numpy import save_file
 
 from sp_fast.configs import find_config
 from sp_fast.data.coco import write_masks
+from sp_fast.freed_memory import keep_freed_memory
 from sp_fast.mmdet_plugin.runner import Runner
-from sp_fast.mmdet_plugin.shared_batch import keep_freed_memory
 from sp_fast.mmdet_plugin.transforms import pack_for
 from sp_fast.proposals.store import seeds_path
 

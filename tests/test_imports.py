@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sp_fast"
 # From the bottom up: a part imports only itself and parts before it in this list.
 ORDER = (
     "files",
+    "freed_memory",
     "locks",
     "work_folder",
     "progress",

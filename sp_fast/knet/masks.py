@@ -42,10 +42,11 @@ def gather_features(mask_logits: Tensor, x: Tensor) -> Tensor:
     """
     with torch.autocast(x.device.type, enabled=False):
         inside = (mask_logits > 0).flatten(2)  # [B, N, h w]; sigmoid(m) > 0.5 is m > 0
-        cells = x.flatten(2).transpose(1, 2)  # [B, h w, C]
+        cells = x.flatten(2)  # [B, C, h w]
         if x.is_cuda and x.dtype in (torch.float16, torch.bfloat16):
-            return HalfProducts.apply(inside.to(x.dtype), cells)
-        return inside.float() @ cells.float()
+            return HalfProducts.apply(inside.to(x.dtype), cells.transpose(1, 2))
+        # In this order, the gradient of x has the layout of x.
+        return (cells.float() @ inside.float().transpose(1, 2)).transpose(1, 2)
 
 
 def convolve(kernels: Tensor, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from mmengine.runner import BaseLoop, set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
+from sp_fast.freed_memory import freed_memory_kept, keep_freed_memory
 from sp_fast.mmdet_plugin.class_rows import match_rows, matching_classes, named_classes
 from sp_fast.mmdet_plugin.datasets import InstanceDataset
 from sp_fast.mmdet_plugin.features import StoredFeaturesHook
@@ -28,7 +29,7 @@ from sp_fast.mmdet_plugin.hooks import EXPORTED_NAME, NonFiniteLossError, TimedC
 from sp_fast.mmdet_plugin.progress import ProgressHook, quieten
 from sp_fast.mmdet_plugin.resuming import check_same_run, replay_schedules, schedules
 from sp_fast.mmdet_plugin.safe_resume import install_safe_resume, load_checkpoint_file
-from sp_fast.mmdet_plugin.shared_batch import SharedCollate, keep_freed_memory
+from sp_fast.mmdet_plugin.shared_batch import SharedCollate
 from sp_fast.mmdet_plugin.step_values import LateHook
 from sp_fast.mmdet_plugin.transforms import pack_for
 from sp_fast.mmdet_plugin.wrapped import inner_datasets
@@ -190,11 +191,19 @@ class Runner(mmengine_runner.Runner):
                 )
 
     def train(self) -> nn.Module:
-        """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step."""
+        """See mmengine; with a `TimedCheckpointHook`, signals stop the run after a step.
+
+        Without a GPU, a step's memory is kept for the next step.
+        """
         model = unwrapped(self.model)
         pack_for(getattr(model, "detector", model), self.train_loop.dataloader.dataset)
         timed = next((one for one in self.hooks if isinstance(one, TimedCheckpointHook)), None)
-        with self._line_closed(), timed.watching() if timed else contextlib.nullcontext():
+        with contextlib.ExitStack() as during:
+            if not torch.cuda.is_available():
+                during.enter_context(freed_memory_kept())
+            during.enter_context(self._line_closed())
+            if timed:
+                during.enter_context(timed.watching())
             try:
                 return super().train()
             except ValueError as error:

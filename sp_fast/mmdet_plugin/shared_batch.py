@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import io
 import pickle
 import weakref
@@ -15,8 +13,6 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 _ALIGNMENT = 64
-# Options of glibc's mallopt: keep up to 256 MiB that are free; map no less than 32 MiB (its largest value).
-_KEEP_FREED = {-1: 2**28, -3: 2**25}
 _USED = 0  # place of the byte that is 1 while the main process has the batch
 
 
@@ -124,15 +120,3 @@ def _give_back(memory: Tensor) -> None:
 def _view(memory: Tensor, dtype: torch.dtype, shape: tuple[int, ...], start: int) -> Tensor:
     size = torch.Size(shape).numel() * dtype.itemsize
     return memory[start : start + size].view(dtype).view(shape)
-
-
-def keep_freed_memory() -> None:
-    """Lets this process use freed memory again rather than give it back, where the C library is glibc.
-
-    Images are so large that glibc would map memory for each, and touching it for the first time takes longer
-    than decoding and resizing the image.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(None)
-        for option, value in _KEEP_FREED.items():
-            library.mallopt(option, value)

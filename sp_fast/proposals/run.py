@@ -28,9 +28,9 @@ from sp_fast.data.images import (
     list_images,
     read_for_size,
 )
+from sp_fast.freed_memory import freed_memory_kept
 from sp_fast.ops.checks import check_int
 from sp_fast.proposals.extents import Size
-from sp_fast.proposals.freed_memory import freed_memory_kept
 from sp_fast.proposals.image_masks import encoded_masks
 from sp_fast.proposals.proposer import SaliencyProposer
 from sp_fast.proposals.pyramid import fitted, resized_to

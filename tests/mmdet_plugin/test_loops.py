@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import signal
+import sys
 
 import pytest
 import torch
@@ -199,6 +201,27 @@ def test_batches_that_do_not_fit_are_taken_in_parts(scenes, tmp_path, monkeypatc
     after = run(scenes, tmp_path / "parts", *kept, arguments=("--resume", *total))
     assert line not in after.printed
     assert_same_runs(whole, after)
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc"
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for steps on a CPU")
+def test_memory_is_kept_from_step_to_step(scenes, tmp_path, monkeypatch):
+    """64 MiB, twice what glibc keeps by itself, whose pages the system would clear in each step."""
+    resource = pytest.importorskip("resource")
+    plain, faults = KNet.loss, []
+
+    def loss(self, batch_inputs, batch_data_samples):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(2**24)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        return plain(self, batch_inputs, batch_data_samples)
+
+    monkeypatch.setattr(KNet, "loss", loss)
+    assert run(scenes, tmp_path, "knet_r50", "finetune").status == 0
+    assert len(faults) == STEPS
+    assert min(faults[1:]) * resource.getpagesize() < 2**24
 
 
 def test_one_image_that_does_not_fit_is_told(scenes, tmp_path, monkeypatch):

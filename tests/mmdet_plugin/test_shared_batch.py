@@ -17,7 +17,7 @@ from mmengine.structures import InstanceData
 from torch.utils.data import DataLoader, Dataset
 
 from sp_fast.knet.packed_bitmaps import PackedBitmaps
-from sp_fast.mmdet_plugin.shared_batch import SharedCollate, keep_freed_memory
+from sp_fast.mmdet_plugin.shared_batch import SharedCollate
 from sp_fast.ops import PackedMasks
 
 
@@ -98,8 +98,3 @@ def test_memory_is_used_again_once_a_batch_is_gone():
     passed(3, 3)  # larger than all that are free, which are given up
     assert len(shared._memories) == 2
     assert_same(second, pseudo_collate([Samples()[1], Samples()[2]]))
-
-
-def test_freed_memory_can_be_kept():
-    keep_freed_memory()
-    assert torch.ones(2**21).sum() == 2**21

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sp_fast.proposals.freed_memory import freed_memory_kept
+from sp_fast.freed_memory import freed_memory_kept
 
 BYTES = 2**28
 PAGE = resource.getpagesize()
