@@ -13,6 +13,7 @@ from mmdet.structures.mask import BitmapMasks
 from torch import Tensor
 
 from sp_fast.ops import PackedMasks
+from sp_fast.transfers import to_device
 
 STRIDE = 4
 
@@ -51,8 +52,8 @@ class PackedBitmaps(BitmapMasks):
         return PackedBitmaps(self.packed[chosen], self.height, self.width, quarter=self.quarter)
 
     def to(self, device: torch.device | str, *args: Any, **kwargs: Any) -> PackedBitmaps:
-        """Copies the bits to a device; arguments as those of `Tensor.to`."""
-        words = self.packed.words.to(device, *args, **kwargs)
+        """Copies the bits to a device without waiting for it; other arguments are ignored."""
+        words = to_device(self.packed.words, torch.device(device))
         packed = PackedMasks(words, self.packed.height, self.packed.width)
         return PackedBitmaps(packed, self.height, self.width, quarter=self.quarter)
 
