@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
@@ -14,24 +16,43 @@ _LARGEST = 2**31 - 1
 _USUAL_TRIM, _USUAL_MMAP = 2**26, 2**25
 
 
+_LARGEST_KEPT = 2**31  # bytes
+
+
 @contextmanager
-def freed_memory_kept() -> Iterator[None]:
+def freed_memory_kept() -> Iterator[Callable[[], None]]:
     """Let glibc's malloc keep freed memory for the next image, rather than return it to the system.
 
     The system clears each page that it hands out again. For the maps of large images that takes longer than
-    computing them. Threads share the memory, so that none holds some back. Elsewhere than on Linux with glibc, nothing changes.
+    computing them. Threads share the memory, so that none holds some back. Elsewhere than on Linux with
+    glibc, nothing changes.
+
+    Yields:
+        Function to call now and then: returns freed memory if the process has grown by more than 2 GiB, since
+        aligned memory does not always fit where the same had been.
     """
     libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
-        yield
+        yield lambda: None
         return
+    most = _resident() + _LARGEST_KEPT
+
+    def release() -> None:
+        if _resident() > most:
+            libc.malloc_trim(0)
+
     libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
     libc.mallopt(_TRIM_THRESHOLD, _LARGEST)
     libc.mallopt(_ARENA_MAX, 1)
     try:
-        yield
+        yield release
     finally:
         libc.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP)
         libc.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
         libc.mallopt(_ARENA_MAX, 0)
         libc.malloc_trim(0)
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
