@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _LARGEST = 2**31 - 1
 # What glibc raises them to at most by itself.
 _USUAL_TRIM, _USUAL_MMAP = 2**26, 2**25
-
-
-def _glibc() -> Any:
-    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+_LARGEST_KEPT = 2**31  # bytes
 
 
 def keep_freed_memory() -> None:
@@ -30,21 +28,39 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Keep all freed memory while this lasts, as `keep_freed_memory` does with some.
+def freed_memory_kept() -> Iterator[Callable[[], None]]:
+    """Keep all freed memory while this lasts. Threads share it, so that none holds some back.
 
-    Threads share the memory, so that none holds some back.
+    Yields:
+        Function to call now and then: returns freed memory if the process has grown by more than 2 GiB, since
+        aligned memory does not always fit where the same had been.
     """
     if (libc := _glibc()) is None:
-        yield
+        yield lambda: None
         return
+    most = _resident() + _LARGEST_KEPT
+
+    def release() -> None:
+        if _resident() > most:
+            libc.malloc_trim(0)
+
     libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
     libc.mallopt(_TRIM_THRESHOLD, _LARGEST)
     libc.mallopt(_ARENA_MAX, 1)
     try:
-        yield
+        yield release
     finally:
         libc.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP)
         libc.mallopt(_TRIM_THRESHOLD, _USUAL_TRIM)
         libc.mallopt(_ARENA_MAX, 0)
         libc.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    libc: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -75,7 +75,6 @@ class _Loaded:
     pixels: Tensor  # uint8 [3, h, w], RGB, resized
 
 
-@freed_memory_kept()
 def propose_folder(
     images: str | os.PathLike[str],
     out: str | os.PathLike[str],
@@ -181,12 +180,14 @@ def propose_folder(
     try:
         commit([])
         encoding: list[Future[ImageRecord]] = []
-        for batch in _batches(
-            readers, load, paths, store.todo(), batch_size, store.block, 2 * workers, broken
-        ):
-            following = proposed(batch)
-            commit(encoding)  # while the device may still be busy with the batch
-            encoding = following
+        ahead = 2 * workers
+        upcoming = _batches(readers, load, paths, store.todo(), batch_size, store.block, ahead, broken)
+        with freed_memory_kept() as limit_kept:
+            for batch in upcoming:
+                following = proposed(batch)
+                commit(encoding)  # while the device may still be busy with the batch
+                encoding = following
+                limit_kept()
         commit(encoding)
         masks = store.finish(
             {path.relative_to(folder).as_posix(): why for path, why in broken.reasons.items()}

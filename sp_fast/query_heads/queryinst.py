@@ -192,7 +192,8 @@ class BatchedQueryInstHead(SparseRoIHead):
         instances, _, metas = unpack_gt_instances(batch_data_samples)
         targets = box_targets(instances, metas)
         proposals = first_proposals(rpn_results_list)
-        losses, x = {}, pooled_maps(x)
+        losses: dict[str, Tensor] = {}
+        x = pooled_maps(x)
         for stage in range(self.num_stages):
             result = run_stage(self, stage, x, proposals, targets)
             losses.update(weighted(self, stage, result.losses))
