@@ -41,8 +41,8 @@ at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,
                       const std::optional<at::Tensor>& valid);
 
 // text uint8 [T]: compressed run lengths of masks of height x width, one after another; ends int64 [n]; rows
-// int64 [R] and columns int64 [C]: source of each row and column, -1 for none -> words int32 [n, W32] of C x R
-// cells, column after column
+// int64 [R] and columns int64 [C]: source of each row and column, -1 for none -> words int32 [n, W32] of C x
+// R cells, column after column
 at::Tensor sample_runs(const at::Tensor& text, const at::Tensor& ends, int64_t height, int64_t width,
                        const at::Tensor& rows, const at::Tensor& columns);
 

@@ -55,7 +55,8 @@ class ColumnSampler {
         descending_ = end > first && rows[first] > rows[end - 1];
         ordered_ = true;
         for (int64_t i = first; i < end; ++i) {
-            const bool follows = i == first || (descending_ ? rows[i] <= rows[i - 1] : rows[i] >= rows[i - 1]);
+            const bool follows =
+                i == first || (descending_ ? rows[i] <= rows[i - 1] : rows[i] >= rows[i - 1]);
             ordered_ = ordered_ && rows[i] >= 0 && follows;
             if (rows[i] >= 0) ++before_[rows[i] + 1];
         }

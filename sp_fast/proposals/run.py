@@ -304,8 +304,9 @@ def _rest(collected: dict[bool, list[_Loaded]]) -> Iterator[list[_Loaded]]:
 
 def _is_of_the_machine(error: RuntimeError) -> bool:
     """Whether other images would fail too: a full memory, or a GPU in a bad state."""
-    full = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-    return full or isinstance(error, torch.AcceleratorError)
+    # The second is what oneDNN says of a full memory.
+    full = any(said in str(error) for said in ("allocate memory", "could not create a primitive"))
+    return full or isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError)
 
 
 def _propose(

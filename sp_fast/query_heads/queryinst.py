@@ -193,9 +193,9 @@ class BatchedQueryInstHead(SparseRoIHead):
         targets = box_targets(instances, metas)
         proposals = first_proposals(rpn_results_list)
         losses: dict[str, Tensor] = {}
-        x = pooled_maps(x)
+        maps = pooled_maps(x)
         for stage in range(self.num_stages):
-            result = run_stage(self, stage, x, proposals, targets)
+            result = run_stage(self, stage, maps, proposals, targets)
             losses.update(weighted(self, stage, result.losses))
             proposals = result.proposals
         return losses
