@@ -1,17 +1,15 @@
 """Freed memory that stays with the process."""
 
-import resource
-import sys
-
 import pytest
 import torch
 
 from sp_fast import freed_memory
 from sp_fast.freed_memory import freed_memory_kept
 
+resource = pytest.importorskip("resource")
 BYTES = 2**28
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs glibc")
+pytestmark = pytest.mark.skipif(freed_memory._glibc() is None, reason="needs glibc")
 
 
 def faults_of_using(size: int) -> int:

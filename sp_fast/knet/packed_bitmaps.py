@@ -120,10 +120,9 @@ class PackedBitmaps(BitmapMasks):
         Returns:
             fp32 `[k, *size]`, the share of each cell that is inside.
         """
-        cells = self.cells().to(boxes.dtype)[:, None].contiguous()
-        scale, most = (1 / STRIDE, 4) if self.quarter else (1.0, 1)
-        regions = torch.cat([index[:, None].to(boxes.dtype), boxes], 1)
-        return roi_align(cells, regions, size, scale, 0, "avg", True).squeeze(1) / most
+        if self.quarter:
+            return crops_of(self.cells(), STRIDE, boxes, index, size) / 4
+        return crops_of(self.cells(), 1, boxes, index, size)
 
     def crop_and_resize(
         self,
@@ -140,3 +139,10 @@ class PackedBitmaps(BitmapMasks):
         boxes, index = (torch.as_tensor(one).to(self.packed.device) for one in (bboxes, inds))
         found = self.crops(boxes, index, out_shape)
         return BitmapMasks((found >= 0.5 if binarize else found).cpu().numpy(), *out_shape)
+
+
+def crops_of(cells: Tensor, stride: int, boxes: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resizes parts of masks `[n, h, w]` with `stride` pixels per cell; see `PackedBitmaps.crops`."""
+    regions = torch.cat([index[:, None].to(boxes.dtype), boxes], 1)
+    values = cells.to(boxes.dtype)[:, None].contiguous()
+    return roi_align(values, regions, size, 1 / stride, 0, "avg", True).squeeze(1)

@@ -24,9 +24,9 @@ from sp_fast.mmdet_plugin.loops import EVALUATED
 from sp_fast.mmdet_plugin.step_values import LateHook
 from sp_fast.pretraining.pretrainer import SaliencyPromptPretrainer
 from sp_fast.transfers import Arriving
+from sp_fast.work_folder import CHECKPOINT
 
 EXPORTED_NAME = "pretrained.pth"
-CHECKPOINT_NAME = "latest.pth"
 BEST_NAME = "best.pth"
 
 
@@ -144,7 +144,7 @@ class TimedCheckpointHook(Hook):
     def before_train(self, runner: Any) -> None:
         """Starts the clock; a state that was just loaded need not be saved again."""
         self._time = time.monotonic()
-        resumed = (Path(runner.work_dir) / CHECKPOINT_NAME).is_file() and runner.iter
+        resumed = (Path(runner.work_dir) / CHECKPOINT).is_file() and runner.iter
         self._state = self._state_at(runner, runner.iter) if resumed else None
 
     def after_train_iter(self, runner: Any, **_: Any) -> None:
@@ -183,7 +183,7 @@ class TimedCheckpointHook(Hook):
     def _save(self, runner: Any, done: int) -> None:
         state = self._state_at(runner, done)
         if state != self._state:
-            runner.save_checkpoint(runner.work_dir, CHECKPOINT_NAME, meta=dict(iter=done, epoch=0))
+            runner.save_checkpoint(runner.work_dir, CHECKPOINT, meta=dict(iter=done, epoch=0))
         self._state, self._time = state, time.monotonic()
 
     @staticmethod

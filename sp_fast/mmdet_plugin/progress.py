@@ -17,9 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 import sp_fast
-from sp_fast.mmdet_plugin.hooks import BEST_NAME, CHECKPOINT_NAME, EXPORTED_NAME, headline
+from sp_fast.mmdet_plugin.hooks import BEST_NAME, EXPORTED_NAME, headline
 from sp_fast.mmdet_plugin.step_values import LateHook
 from sp_fast.progress import RunProgress, clock
+from sp_fast.work_folder import CHECKPOINT
 
 _PACKAGE = str(Path(sp_fast.__file__).parent)
 _SIZES = {"s": " small", "m": " medium", "l": " large"}
@@ -98,7 +99,7 @@ class ProgressHook(LateHook):
         super().after_train(runner)
         self.close()
         folder = Path(runner.work_dir)
-        names = [name for name in (EXPORTED_NAME, BEST_NAME, CHECKPOINT_NAME) if (folder / name).is_file()]
+        names = [name for name in (EXPORTED_NAME, BEST_NAME, CHECKPOINT) if (folder / name).is_file()]
         if is_main_process():
             took = clock(time.monotonic() - self._started)
             print(f"step {runner.iter} of {runner.max_iters} after {took}; in {folder}: {', '.join(names)}")

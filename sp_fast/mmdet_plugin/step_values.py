@@ -13,7 +13,7 @@ from torch import Tensor
 from sp_fast.transfers import Arriving
 
 
-class StepValues(Mapping[str, float]):
+class StepValues(Mapping[str, Tensor]):
     """Values of a step by name, copied to the host together; looking at one waits until they are there.
 
     Args:
@@ -22,7 +22,7 @@ class StepValues(Mapping[str, float]):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._names = list(tensors)
-        self._values: dict[str, float] | None = None
+        self._values: dict[str, Tensor] | None = None
         scalars = [value.detach().float().reshape(()) for value in tensors.values()]
         self._arriving = Arriving(torch.stack(scalars) if scalars else torch.zeros(0))
 
@@ -31,10 +31,10 @@ class StepValues(Mapping[str, float]):
         """Whether looking at them cannot wait for the step."""
         return self._arriving.ready
 
-    def __getitem__(self, name: str) -> float:
-        """The value of a name."""
+    def __getitem__(self, name: str) -> Tensor:
+        """The value of a name, on the host, as other hooks expect a loss."""
         if self._values is None:
-            self._values = dict(zip(self._names, self._arriving.read().tolist(), strict=True))
+            self._values = dict(zip(self._names, self._arriving.read().unbind(), strict=True))
         return self._values[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -49,7 +49,17 @@ class ReadImage(BaseTransform):
         self._said: set[str] = set()
 
     def before(self, transforms: Sequence[Any]) -> None:
-        """Tells which transforms follow, so that `reduce` knows what size they need."""
+        """Tells which transforms follow, so that `reduce` knows what size they need.
+
+        Raises:
+            ValueError: with `reduce`, one of them reads annotations but does not reduce them.
+        """
+        others = [type(one).__name__ for one in transforms if _reads_for_whole_image(one)]
+        if self.reduce and others:
+            raise ValueError(
+                f"ReadImage(reduce=True): expected LoadInstances to read the annotations, got {others[0]}, "
+                "whose boxes and masks are those of the whole image: use LoadInstances, or leave reduce out"
+            )
         follows = next((one for one in transforms if not isinstance(one, LoadInstances)), None)
         if self.reduce and follows is not None and type(follows) is Resize and follows.scale is not None:
             self._resize = follows
@@ -112,6 +122,10 @@ class LoadInstances(LoadAnnotations):
             results["gt_masks"] = results["gt_masks"].resize((height, width))
             results["gt_bboxes"].rescale_((width / columns, height / rows))
         return results
+
+
+def _reads_for_whole_image(transform: Any) -> bool:
+    return isinstance(transform, LoadAnnotations) and not isinstance(transform, LoadInstances)
 
 
 @TRANSFORMS.register_module()

@@ -16,7 +16,7 @@ from sp_fast.proposals.selection import best, rows_of
 
 # Limits that bound time and memory.
 _WHOLE = 200  # different masks per threshold, before they are cut into parts
-_PARTS = 8  # parts per mask
+_PARTS = 40  # parts per mask
 _MASKS = 2000  # masks and parts per threshold, parts of large masks last
 _KEPT = 150  # candidates per threshold
 _SAME = 0.8  # IoU above which two seeds have found the same mask

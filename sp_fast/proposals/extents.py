@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sp_fast.transfers import to_device
+
 Size = tuple[int, int]
 
 
@@ -124,10 +126,7 @@ def pad_batch(images: Sequence[Tensor]) -> tuple[Tensor, list[Size]]:
 
 def sizes_tensor(sizes: Sequence[Size], device: torch.device) -> Tensor:
     """Copy (height, width) pairs to the device as int64 [B, 2], without waiting for it."""
-    table = torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2)
-    if device.type == "cuda":
-        table = table.pin_memory()
-    return table.to(device, non_blocking=True)
+    return to_device(torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2), device)
 
 
 def whole_maps(maps: Tensor) -> Tensor:

@@ -40,7 +40,8 @@ class FoldedNetwork:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalised images fp32 [B, 3, H, W] -> features [B, D, h, w]."""
-        state = [(value.data_ptr(), value._version) for value in self._tensors()]
+        # Tensors made in inference mode have no version.
+        state = [(one.data_ptr(), 0 if one.is_inference() else one._version) for one in self._tensors()]
         if self._folded is None or state != self._state:
             self._folded, self._state = folded(self._body), state
         return self._folded(images.to_mkldnn()).to_dense()

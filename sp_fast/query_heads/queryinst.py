@@ -226,8 +226,10 @@ class BatchedRPNHead(EmbeddingRPNHead):
     def _decode_init_proposals(
         self, x: Sequence[Tensor], batch_data_samples: Sequence[Any]
     ) -> list[InstanceData]:
-        sides = image_sides([sample.metainfo for sample in batch_data_samples], x[0])
-        boxes = bbox_cxcywh_to_xyxy(self.init_proposal_bboxes.weight) * sides  # [B, N, 4]
+        # In fp32: in bfloat16, as the maps may be, a width of 1333 pixels would be 1336.
+        boxes = self.init_proposal_bboxes.weight
+        sides = image_sides([sample.metainfo for sample in batch_data_samples], boxes)
+        boxes = bbox_cxcywh_to_xyxy(boxes) * sides  # [B, N, 4]
         return [
             InstanceData(
                 bboxes=box,

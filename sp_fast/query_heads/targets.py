@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmcv.ops import roi_align
 from mmdet.structures.mask import BitmapMasks
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sp_fast.knet.packed_bitmaps import crops_of
 from sp_fast.knet.targets import Targets
 from sp_fast.transfers import to_device
 
@@ -28,19 +28,8 @@ class MaskCrops:
         self.cells, self.stride = cells, stride
 
     def crops(self, boxes: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor:
-        """Resizes parts of the masks to one size by RoIAlign, as mmdet does.
-
-        Args:
-            boxes: xyxy boxes in pixels `[k, 4]`.
-            index: mask of each box, int64 `[k]`.
-            size: rows and columns of the result.
-
-        Returns:
-            fp32 `[k, *size]`, the share of each cell that is inside.
-        """
-        cells = self.cells.to(boxes.dtype)[:, None]
-        regions = torch.cat([index[:, None].to(boxes.dtype), boxes], 1)
-        return roi_align(cells, regions, size, 1 / self.stride, 0, "avg", True).squeeze(1)
+        """See `PackedBitmaps.crops`."""
+        return crops_of(self.cells, self.stride, boxes, index, size)
 
 
 class BoxTargets(NamedTuple):

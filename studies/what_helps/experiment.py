@@ -29,6 +29,8 @@ FEW = 10  # labelled images of the smaller set, drawn for each seed
 DRAWS = 20  # seeds for which they are drawn
 # Data -> most pseudo labels per image: half of the kernels or less; the others learn what is background.
 MASKS = {"nuclei": 40, "demo": 10, "mini_coco": 20}
+# Nuclei are smaller than the cells of MobileNetV2's last stage: masks of several scales come from the third.
+FINER = {"stage": 3, "sizes": (640, 1280), "channels": 96}
 MINI_COCO = runpy.run_path(str(Path(__file__).parents[1] / "mini_coco/experiment.py"))["experiment"]
 MINI_COCO_SIZE = 256  # pixels; at 160, half of the objects are smaller than a cell of the masks
 # As `sp-fast fit` chooses for these images, but for size, batch and steps, which save time.
@@ -119,7 +121,7 @@ def experiment(
         base,
         name=f"helps_{data}",
         title=f"What helps: {base.title}",
-        rows=_rows(next(one for one in base.rows if one.name == row), preset, MASKS[data]),
+        rows=_rows(next(one for one in base.rows if one.name == row), preset, data),
         seeds=range(seeds),
         comparisons=COMPARISONS,
         notes=f"{NOTES} {base.notes}" if data == "mini_coco" else NOTES,
@@ -160,13 +162,21 @@ def _nuclei(root: Path, quick: bool) -> Experiment:
     )
 
 
-def _rows(like: Row, preset: str, masks: int) -> list[Row]:
+def _rows(like: Row, preset: str, data: str) -> list[Row]:
     """All rows, from one with labels of one scale and prompts."""
     one_scale, with_prompts = like.proposals, like.pretrain
     assert one_scale is not None
     assert with_prompts is not None
-    options = {"preset": preset, "max_masks": masks}
-    proposals = {"paper": one_scale, "multiscale": dataclasses.replace(one_scale, options=options)}
+    several = dataclasses.replace(one_scale, options={"preset": preset, "max_masks": MASKS[data]})
+    seeds: dict[str, Any] = {}  # how the kernel loss differs
+    if data == "nuclei" and preset == "multiscale":
+        several = dataclasses.replace(
+            several,
+            backbone={**several.backbone, "stage": FINER["stage"]},
+            options={**several.options, "sizes": FINER["sizes"]},
+        )
+        seeds = {"model.supervision.seed_channels": FINER["channels"]}
+    proposals = {"paper": one_scale, "multiscale": several}
     # Pre-training is not validated: rows that share it differ in what they export.
     arguments = [*with_prompts.arguments, "--no-val"]
     unvalidated = dataclasses.replace(
@@ -174,7 +184,9 @@ def _rows(like: Row, preset: str, masks: int) -> list[Row]:
     )
 
     def row(name: str, arm: Arm) -> Row:
-        pretrain = dataclasses.replace(unvalidated, options={**unvalidated.options, **arm.options})
+        seeded = seeds if "model.prompts.fold" in arm.options else {}
+        options = {**unvalidated.options, **arm.options, **seeded}
+        pretrain = dataclasses.replace(unvalidated, options=options)
         parts: dict[str, Any] = {"proposals": proposals[arm.labels], "pretrain": pretrain}
         if arm.fold is not None:
             fold = Analysis(f"{folds.__name__}:with_fold", PRETRAIN, {"fold": arm.fold})

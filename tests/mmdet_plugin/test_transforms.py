@@ -1,5 +1,6 @@
 """Rotation of more masks than OpenCV takes at once; reading JPEG files at a reduced size."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -17,7 +18,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sp_fast.mmdet_plugin.datasets import InstanceDataset
+from sp_fast.mmdet_plugin.datasets import ImageFolderDataset, InstanceDataset
 from sp_fast.mmdet_plugin.transforms import RotateInstances
 
 
@@ -105,3 +106,12 @@ def test_jpeg_files_are_decoded_at_the_size_that_is_needed(tmp_path, scale, keep
     np.testing.assert_allclose(reduced["gt_bboxes"].numpy(), whole["gt_bboxes"].numpy(), atol=1)
     masks = [one["gt_masks"].masks[0, :rows, :columns] for one in (reduced, whole)]
     assert (masks[0] != masks[1]).sum() <= 4 * (rows + columns)
+
+
+@pytest.mark.parametrize("reduce", [False, True])
+def test_a_reduced_image_needs_annotations_that_are_reduced_too(tmp_path, reduce):
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.jpg")
+    steps = [dict(type="ReadImage", reduce=reduce), dict(type="LoadAnnotations", with_bbox=True)]
+    expected = pytest.raises(ValueError, match="expected LoadInstances to read the annotations, got LoadAnn")
+    with DefaultScope.overwrite_default_scope("mmdet"), expected if reduce else contextlib.nullcontext():
+        ImageFolderDataset(str(tmp_path), pipeline=steps)

@@ -90,3 +90,10 @@ def test_a_backbone_keeps_its_parameters_and_can_be_copied():
     names = set(backbone.state_dict())
     backbone.features([torch.zeros(3, 40, 50, dtype=torch.uint8)])
     assert set(copy.deepcopy(backbone).state_dict()) == names == set(backbone.state_dict())
+
+
+def test_a_backbone_may_be_built_in_inference_mode():
+    image = torch.full((3, 40, 50), 100, dtype=torch.uint8)
+    with torch.inference_mode():
+        found = build_backbone("resnet18", stage=1).features([image]).maps
+    assert torch.equal(found, build_backbone("resnet18", stage=1).features([image]).maps)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -118,6 +120,14 @@ def test_predictions_are_those_of_mmdet():
             torch.testing.assert_close(one.scores, other.scores)
             torch.testing.assert_close(one.bboxes, other.bboxes)
             assert torch.equal(one.masks, other.masks)
+
+
+def test_first_boxes_are_those_of_the_image_with_maps_in_bfloat16():
+    head = MODELS.build(detector_config("queryinst", num_classes=CLASSES).rpn_head)
+    head.init_weights()  # boxes of the whole image
+    sample = SimpleNamespace(metainfo={"img_shape": (797, 1333)})
+    (found,) = head._decode_init_proposals([torch.zeros(1, 8, 4, 4, dtype=torch.bfloat16)], [sample])
+    assert found.bboxes.unique(dim=0).tolist() == [[0, 0, 1333, 797]]
 
 
 def test_options_that_the_heads_do_not_know_are_named():
