@@ -249,6 +249,18 @@ def test_errors(call, error, message):
 
 
 @needs_extension
+def test_the_compiled_ops_refuse_maps_without_cells():
+    ops, x, masks = torch.ops.sp_fast, X[..., :0], M[..., :0]
+    for call in (
+        lambda: ops.mask_overlaps(x, masks),
+        lambda: ops.mask_pair_sums(x[0, :2], masks[0], R),
+        lambda: ops.upsampled_focal_loss(x, L[..., :0], 0.25),
+    ):
+        with pytest.raises(ValueError, match="logits: expected height and width of at least 1"):
+            call()
+
+
+@needs_extension
 def test_opcheck():
     ops = torch.ops.sp_fast
     pairs = X[0, :2].clone().requires_grad_()
