@@ -25,6 +25,12 @@ inline void check_shape(const char* name, const at::Tensor& value, std::initiali
     TORCH_CHECK_VALUE(same, name, ": expected shape ", expected, " (-1: any), got ", value.sizes());
 }
 
+// The last two sizes of maps.
+inline void check_map(const char* name, const at::Tensor& value) {
+    TORCH_CHECK_VALUE(value.size(-2) >= 1 && value.size(-1) >= 1, name,
+                      ": expected height and width of at least 1, got ", value.sizes());
+}
+
 inline void check_real(const char* name, const at::Tensor& value) {
     const auto type = value.scalar_type();
     TORCH_CHECK_TYPE(type == at::kFloat || type == at::kHalf || type == at::kBFloat16 || type == at::kDouble,

@@ -19,13 +19,6 @@ namespace {
 // Number of queries below which another thread costs more than it saves.
 constexpr int64_t kGrain = 32;
 
-// Half the width of Lanes: 64 bytes do not stay in AVX2's registers.
-template <typename T>
-struct Half {
-    static constexpr int64_t kSize = 32 / sizeof(T);
-    typedef T Vector __attribute__((vector_size(32)));
-};
-
 struct Level {
     int64_t height, width, start;
 };
@@ -95,14 +88,14 @@ SP_FAST_INLINE int64_t list_cells(const Sizes& sizes, const T* locations, const 
 template <typename T, int64_t kVectors>
 SP_FAST_INLINE void sum_vectors(const T* value, int64_t stride, const Cell<T>* cells, int64_t number,
                                 T* out) {
-    typename Half<T>::Vector sums[kVectors] = {};
+    typename Lanes<T>::Vector sums[kVectors] = {};
     for (int64_t i = 0; i < number; ++i) {
         const T* from = value + cells[i].row * stride;
         const T share = cells[i].share;
 #pragma GCC unroll 4
         for (int64_t k = 0; k < kVectors; ++k) {
-            typename Half<T>::Vector row;
-            std::memcpy(&row, from + k * Half<T>::kSize, sizeof(row));
+            typename Lanes<T>::Vector row;
+            load(row, from + k * Lanes<T>::kSize);
             sums[k] += share * row;
         }
     }
@@ -112,7 +105,7 @@ SP_FAST_INLINE void sum_vectors(const T* value, int64_t stride, const Cell<T>* c
 template <typename T>
 SP_FAST_INLINE void sum_rows(const T* value, int64_t stride, int64_t depth, const Cell<T>* cells,
                              int64_t number, T* out) {
-    constexpr int64_t kSize = Half<T>::kSize;
+    constexpr int64_t kSize = Lanes<T>::kSize;
     int64_t d = 0;
     for (; d + 4 * kSize <= depth; d += 4 * kSize) {
         sum_vectors<T, 4>(value + d, stride, cells, number, out + d);
@@ -146,13 +139,13 @@ template <typename T>
 SP_FAST_INLINE T visit(const T* grad, const T* value, T* grad_value, int64_t at, T share, int64_t depth) {
     const T* row = value + at;
     T* grad_row = grad_value + at;
-    constexpr int64_t kSize = Half<T>::kSize;
-    typename Half<T>::Vector sum = {}, x, y, z;
+    constexpr int64_t kSize = Lanes<T>::kSize;
+    typename Lanes<T>::Vector sum = {}, x, y, z;
     int64_t d = 0;
     for (; d + kSize <= depth; d += kSize) {
-        std::memcpy(&x, grad + d, sizeof(x));
-        std::memcpy(&y, row + d, sizeof(y));
-        std::memcpy(&z, grad_row + d, sizeof(z));
+        load(x, grad + d);
+        load(y, row + d);
+        load(z, grad_row + d);
         sum += x * y;
         z += share * x;
         std::memcpy(grad_row + d, &z, sizeof(z));
@@ -162,12 +155,7 @@ SP_FAST_INLINE T visit(const T* grad, const T* value, T* grad_value, int64_t at,
         rest += grad[d] * row[d];
         grad_row[d] += share * grad[d];
     }
-    T lanes[kSize];
-    std::memcpy(lanes, &sum, sizeof(sum));
-    for (int64_t half = kSize / 2; half > 0; half /= 2) {
-        for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-    }
-    return lanes[0] + rest;
+    return sum_lanes<T>(sum) + rest;
 }
 
 // The gradients of one head of one image; `value` and `grad_value` point to the head's first row.

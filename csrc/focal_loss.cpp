@@ -120,6 +120,7 @@ Problem check_problem(const at::Tensor& logits, const at::Tensor& labels) {
     check_real("logits", logits);
     check_index("labels", labels);
     check_shape("logits", logits, {-1, -1, -1, -1});
+    check_map("logits", logits);
     check_shape("labels", labels, {logits.size(0), 2 * logits.size(2), 2 * logits.size(3)});
     return {logits.to(accumulate_type(logits)).contiguous(), labels.to(at::kLong).contiguous()};
 }

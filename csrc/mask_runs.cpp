@@ -1,6 +1,5 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +8,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "ops.h"
 
 namespace sp_fast {
 namespace {
@@ -80,7 +80,6 @@ void add_column(const float* column, const Axis& rows, int64_t cells, float thre
 
 }  // namespace
 
-// saliency [K, h, w], threshold fp32 [K] -> lengths int32 [R], number int64 [K]
 std::tuple<at::Tensor, at::Tensor> mask_runs(const at::Tensor& saliency, const at::Tensor& threshold,
                                              int64_t height, int64_t width) {
     check_cpu("saliency", saliency);
@@ -125,7 +124,6 @@ std::tuple<at::Tensor, at::Tensor> mask_runs(const at::Tensor& saliency, const a
     return {all, number};
 }
 
-// lengths int32 [R], number int64 [K] -> text uint8 [C], characters int64 [K]
 std::tuple<at::Tensor, at::Tensor> compress_runs(const at::Tensor& lengths, const at::Tensor& number) {
     check_cpu("lengths", lengths);
     check_shape("lengths", lengths, {-1});
@@ -160,16 +158,6 @@ std::tuple<at::Tensor, at::Tensor> compress_runs(const at::Tensor& lengths, cons
     at::Tensor all = at::empty({static_cast<int64_t>(text.size())}, of_mask.options().dtype(at::kByte));
     if (!text.empty()) std::memcpy(all.mutable_data_ptr<uint8_t>(), text.data(), text.size());
     return {all, characters};
-}
-
-TORCH_LIBRARY_FRAGMENT(sp_fast, m) {
-    m.def("mask_runs(Tensor saliency, Tensor threshold, int height, int width) -> (Tensor, Tensor)");
-    m.def("compress_runs(Tensor lengths, Tensor number) -> (Tensor, Tensor)");
-}
-
-TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
-    m.impl("mask_runs", mask_runs);
-    m.impl("compress_runs", compress_runs);
 }
 
 }  // namespace sp_fast

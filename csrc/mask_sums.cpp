@@ -217,6 +217,7 @@ struct Pairs {
 Pairs check_pairs(const at::Tensor& logits, const at::Tensor& masks, const at::Tensor& row) {
     check_masks(logits, masks);
     check_shape("logits", logits, {-1, -1, -1});
+    check_map("logits", logits);
     check_shape("masks", masks, {-1, 2 * logits.size(1), 2 * logits.size(2)});
     check_cpu("row", row);
     check_index("row", row);
@@ -233,6 +234,7 @@ Pairs check_pairs(const at::Tensor& logits, const at::Tensor& masks, const at::T
 MaskOverlaps mask_overlaps(const at::Tensor& logits, const at::Tensor& masks) {
     check_masks(logits, masks);
     check_shape("logits", logits, {-1, -1, -1, -1});
+    check_map("logits", logits);
     const int64_t batch = logits.size(0), number = logits.size(1);
     const int64_t height = logits.size(2), width = logits.size(3), size = height * width;
     check_shape("masks", masks, {batch, -1, 2 * height, 2 * width});

@@ -24,8 +24,8 @@ at::Tensor mask_boxes(const at::Tensor& words, int64_t height, int64_t width);
 std::tuple<at::Tensor, at::Tensor> connected_parts(const at::Tensor& words, int64_t height, int64_t width,
                                                    int64_t max_parts, int64_t min_area, int64_t connectivity);
 
-// value [B, K, M, D], sizes int [L, 2], locations [B, Q, M, L, P, 2], weights [B, Q, M, L, P] -> [B, Q, M *
-// D]
+// value [B, K, M, D], sizes int [L, 2], locations [B, Q, M, L, P, 2], weights [B, Q, M, L, P]
+// -> [B, Q, M * D]
 at::Tensor deformable_attention(const at::Tensor& value, const at::Tensor& sizes, const at::Tensor& locations,
                                 const at::Tensor& weights);
 
@@ -35,6 +35,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> deformable_attention_backward(con
                                                                              const at::Tensor& sizes,
                                                                              const at::Tensor& locations,
                                                                              const at::Tensor& weights);
+
+// saliency [K, h, w], threshold fp32 [K] -> lengths int32 [R], number int64 [K]
+std::tuple<at::Tensor, at::Tensor> mask_runs(const at::Tensor& saliency, const at::Tensor& threshold,
+                                             int64_t height, int64_t width);
+
+// lengths int32 [R], number int64 [K] -> text uint8 [C], characters int64 [K]
+std::tuple<at::Tensor, at::Tensor> compress_runs(const at::Tensor& lengths, const at::Tensor& number);
 
 // features [B, D, H, W]; grid: H', W' of each grid, flat; valid [B, 2] -> seeds [B, M, D]
 at::Tensor pool_seeds(const at::Tensor& features, at::IntArrayRef grid,

@@ -284,6 +284,8 @@ TORCH_LIBRARY(sp_fast, m) {
     m.def(
         "deformable_attention_backward(Tensor grad, Tensor value, Tensor sizes, Tensor locations, "
         "Tensor weights) -> (Tensor, Tensor, Tensor)");
+    m.def("mask_runs(Tensor saliency, Tensor threshold, int height, int width) -> (Tensor, Tensor)");
+    m.def("compress_runs(Tensor lengths, Tensor number) -> (Tensor, Tensor)");
     m.def("pool_seeds(Tensor features, int[] grid, Tensor? valid) -> Tensor");
     m.def(
         "sample_runs(Tensor text, Tensor ends, int height, int width, Tensor rows, Tensor columns) -> "
@@ -318,6 +320,8 @@ TORCH_LIBRARY_IMPL(sp_fast, CPU, m) {
     m.impl("connected_parts", connected_parts);
     m.impl("deformable_attention", deformable_attention);
     m.impl("deformable_attention_backward", deformable_attention_backward);
+    m.impl("mask_runs", mask_runs);
+    m.impl("compress_runs", compress_runs);
     m.impl("pool_seeds", pool_seeds);
     m.impl("sample_runs", sample_runs);
     m.impl("seed_saliency", seed_saliency);
@@ -341,8 +345,8 @@ TORCH_LIBRARY_IMPL(sp_fast, Autograd, m) {
     m.impl("kernel_supervision_loss", kernel_supervision_loss_autograd);
     for (const char* name :
          {"pack_masks", "unpack_masks", "mask_areas", "mask_boxes", "connected_parts",
-          "deformable_attention_backward", "pool_seeds", "sample_runs", "seed_saliency", "mask_nms",
-          "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {
+          "deformable_attention_backward", "mask_runs", "compress_runs", "pool_seeds", "sample_runs",
+          "seed_saliency", "mask_nms", "take_proposals", "matrix_nms", "kernel_supervision_loss_backward"}) {
         m.impl(name, torch::autograd::autogradNotImplementedFallback());
     }
 }

@@ -111,12 +111,6 @@ SP_FAST_INLINE T sigmoid(T x) {
     return (x >= 0 ? T(1) : e) / (1 + e);
 }
 
-// log(1 + exp(x))
-template <typename T>
-SP_FAST_INLINE T softplus(T x) {
-    return (x > 0 ? x : T(0)) + log_of_one_plus(exp_of_negative(-std::abs(x)));
-}
-
 template <typename T>
 SP_FAST_INLINE T sum(const T* a, int64_t n) {
     constexpr int64_t kLanes = Lanes<T>::kSize;

@@ -65,8 +65,7 @@ def mask_pair_sums(logits: Tensor, masks: Tensor, row: Tensor) -> MaskPairSums:
         TypeError: an argument has a wrong type or dtype.
         ValueError: an argument has a wrong rank, shape, device or value.
     """
-    check_maps(logits, masks, ("P", "h", "w"))
-    check_tensor("row", row, (logits.shape[0],), INTS, like=logits)
+    check_pairs(logits, masks, row)
     return MaskPairSums(*_pairs(logits, masks, row))
 
 
@@ -77,6 +76,14 @@ def check_maps(logits: Tensor, masks: Tensor, shape: tuple[str, ...]) -> None:
     *_, height, width = logits.shape
     first = ("R",) if logits.dim() == 3 else (logits.shape[0], "G")
     check_tensor("masks", masks, (*first, 2 * height, 2 * width), MASKS, like=logits)
+
+
+def check_pairs(logits: Tensor, masks: Tensor, row: Tensor) -> None:
+    """Check types, shapes and devices of pairs (TypeError, ValueError)."""
+    check_maps(logits, masks, ("P", "h", "w"))
+    check_tensor("row", row, (logits.shape[0],), INTS, like=logits)
+    if len(row) and not len(masks):
+        raise ValueError(f"masks: expected at least one target for {len(row)} masks, got none")
 
 
 def _sums(logits: Tensor, *shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
@@ -106,8 +113,7 @@ def _checked_pairs(logits: Tensor, masks: Tensor, row: Tensor) -> tuple[Tensor, 
 
 
 def _pairs_on_gpu(logits: Tensor, masks: Tensor, row: Tensor) -> tuple[Tensor, ...]:
-    check_maps(logits, masks, ("P", "h", "w"))
-    check_tensor("row", row, (logits.shape[0],), INTS, like=logits)
+    check_pairs(logits, masks, row)
     return (triton_for(logits) or reference).mask_pair_sums(logits, masks, row)
 
 

@@ -86,6 +86,8 @@ def sample_runs(
     check_int("height", height, 0)
     check_int("width", width, 0)
     check_tensor("text", text, ("T",), (torch.uint8,))
+    if text.device.type != "cpu":
+        raise ValueError(f"text: expected device cpu, got {text.device}; move the masks there afterwards")
     check_tensor("ends", ends, ("n",), (torch.int64,), like=text)
     for name, lines, limit in (("rows", rows, height), ("columns", columns, width)):
         check_tensor(name, lines, (name[0].upper(),), (torch.int64,), like=text)

@@ -28,7 +28,8 @@ WITHOUT = """
 import sys
 sys.modules["triton"] = None
 import torch
-from sp_fast.ops import deformable_reference, reference
+from sp_fast.ops import deformable_reference, focal_loss, mask_sums, reference
+from sp_fast.ops import mask_sums_reference as definition
 from sp_fast.ops.deformable_attention import _backward_on_gpu as attend_backward, _on_gpu as attend
 from sp_fast.ops.kernel_supervision_loss import _backward_on_gpu as loss_backward, _on_gpu as loss_of
 from sp_fast.ops.match_prompts import _backward_on_gpu as match_backward, _on_gpu as match
@@ -48,6 +49,18 @@ inputs = value, sizes, torch.rand(2, 5, 1, 1, 2, 2), weights
 assert torch.equal(attend(*inputs), deformable_reference.deformable_attention(*inputs))
 grads = attend_backward(torch.ones(2, 5, 4), *inputs)
 assert [g.shape for g in grads] == [value.shape, inputs[2].shape, weights.shape]
+maps, masks, row, ones = torch.randn(2, 3, 4), torch.rand(2, 6, 8), torch.tensor([1, 0]), torch.ones(2)
+labels = torch.arange(48).view(1, 6, 8) % 4
+for got, expected in (
+    (mask_sums._overlaps_on_gpu(maps[None], masks[None]), definition.mask_overlaps(maps[None], masks[None])),
+    (mask_sums._pairs_on_gpu(maps, masks, row), definition.mask_pair_sums(maps, masks, row)),
+):
+    assert all(torch.equal(a, b) for a, b in zip(got, expected))
+loss = focal_loss._on_gpu(maps[None], labels, 0.25)
+assert torch.equal(loss, definition.upsampled_focal_loss(maps[None], labels, 0.25))
+with torch._C._AutoDispatchBelowAutograd():  # as the dispatcher calls them
+    assert mask_sums._pairs_backward_on_gpu(ones, ones, ones, maps, masks, row).shape == maps.shape
+    assert focal_loss._backward_on_gpu(loss, maps[None], labels, 0.25).shape == (1, *maps.shape)
 """
 
 

@@ -17,7 +17,7 @@ SIZE = st.integers(1, 70)
 
 
 def drawn_maps(rows: int, columns: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Saliency whose resized values are far from the thresholds, but for whole plateaus on one side."""
+    """Noise, and a map of 0 and 1; thresholds within the values, one above and one below all of them."""
     generator = torch.Generator().manual_seed(seed)
     saliency = torch.rand(4, rows, columns, generator=generator)
     saliency[1] = saliency[1].round()

@@ -128,8 +128,40 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda x: upsampled_focal_loss(x[None], labels), logits)
 
 
+@given(pair_cases(), class_cases(), st.sampled_from([0.25, 0.0, 1.0]))
+def test_gradients_of_the_reference_without_autograd(pairs, classes, alpha):
+    """GPUs without Triton, and fp64 on any, get them below autograd."""
+    logits, masks, row = pairs
+    maps, labels = classes
+    exact = [x.detach().double().requires_grad_() for x in (logits, maps)]
+    sums = reference.mask_pair_sums(exact[0], masks, row)
+    grads = [torch.linspace(a, b, len(row), dtype=torch.float64) for a, b in ((1, 2), (-1, 3), (2, -1))]
+    loss = reference.upsampled_focal_loss(exact[1], labels, alpha)
+    expected = [
+        *torch.autograd.grad(sums[:3], exact[0], grads),
+        *torch.autograd.grad(loss, exact[1], torch.tensor(1.5, dtype=torch.float64)),
+    ]
+    with torch._C._AutoDispatchBelowAutograd():
+        found = [
+            reference.mask_pair_sums_backward(*grads, logits.detach(), masks, row),
+            reference.upsampled_focal_loss_backward(torch.tensor(1.5), maps.detach(), labels, alpha),
+        ]
+    for got, other, of in zip(found, expected, (logits, maps), strict=True):
+        assert_gradient(got, other, of.dtype)
+
+
+def test_autocast_does_not_round_the_sums_of_the_reference():
+    logits, masks = torch.randn(2, 3, 4, 5), torch.rand(2, 2, 8, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = reference.mask_overlaps(logits, masks)
+    for got, expected in zip(found, reference.mask_overlaps(logits, masks), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_definitions_follow_the_equations():
-    logits, masks = 3 * torch.randn(2, 3, 4, 5), torch.rand(2, 2, 8, 10)
+    # In fp64: in fp32, 1 - p near p = 1 is only known to a few digits.
+    logits = 3 * torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    masks = torch.rand(2, 2, 8, 10, dtype=torch.float64)
     x = F.interpolate(logits, scale_factor=2, mode="bilinear", align_corners=False)
     p = x.sigmoid()
     sums = mask_overlaps(logits, masks)
@@ -204,6 +236,7 @@ L = torch.zeros(2, 8, 10, dtype=torch.int64)
         (lambda: mask_pair_sums(X[0], M[0], R), ValueError, r"row: expected shape \[3\]"),
         (lambda: mask_pair_sums(X[0, :2], M[0], R + 1), ValueError, r"row: .*\[0, 1\], got 2"),
         (lambda: mask_pair_sums(X[0, :2], M[0], -R), ValueError, r"row: .*\[0, 1\], got -1"),
+        (lambda: mask_pair_sums(X[0, :2], M[0, :0], R), ValueError, "masks: expected at least one target"),
         (lambda: mask_pair_sums(X[0, :2], M[0, 0], R), ValueError, r"masks: expected shape \[R, 8, 10\]"),
         (lambda: upsampled_focal_loss(X, L[0]), ValueError, r"labels: expected shape \[2, 8, 10\]"),
         (lambda: upsampled_focal_loss(X, L.float()), TypeError, "labels: expected dtype int64 or int32"),
@@ -213,6 +246,18 @@ L = torch.zeros(2, 8, 10, dtype=torch.int64)
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@needs_extension
+def test_the_compiled_ops_refuse_maps_without_cells():
+    ops, x, masks = torch.ops.sp_fast, X[..., :0], M[..., :0]
+    for call in (
+        lambda: ops.mask_overlaps(x, masks),
+        lambda: ops.mask_pair_sums(x[0, :2], masks[0], R),
+        lambda: ops.upsampled_focal_loss(x, L[..., :0], 0.25),
+    ):
+        with pytest.raises(ValueError, match="logits: expected height and width of at least 1"):
+            call()
 
 
 @needs_extension

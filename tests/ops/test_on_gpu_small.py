@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sp_fast import ops
-from sp_fast.ops import PackedMasks, reference
+from sp_fast.ops import PackedMasks, deformable_reference, mask_sums_reference, reference
 from sp_fast.proposals import SaliencyProposer
+from tests.ops.deformable_cases import inside_cells
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
@@ -119,3 +120,41 @@ def test_prompts(channels, dtype, number, found):
         got = with_gradients(partial(ops.kernel_supervision_loss, **options), [stages, prompts], index)
         expected = partial(reference.kernel_supervision_loss, **options)
         assert_near(got, with_gradients(expected, [stages.double(), prompts.double()], index), dtype)
+
+
+@over_maps
+def test_mask_losses(channels, dtype, size):
+    """As many masks as `channels`."""
+    logits, big = normal(2, channels, *size, dtype=dtype), [2 * side for side in size]
+    masks = (4 * normal(2, 5, *big).abs()).clamp(max=4).to(torch.uint8)
+    expected = mask_sums_reference.mask_overlaps(logits.double(), masks)
+    assert_near(ops.mask_overlaps(logits, masks), expected, torch.float32)
+    pairs, targets = logits.flatten(0, 1), masks.flatten(0, 1)
+    row = torch.arange(len(pairs), device=DEVICE) % len(targets)
+
+    def sums(of, x):
+        return torch.stack(of.mask_pair_sums(x, targets, row)[:3])
+
+    got = with_gradients(partial(sums, ops), [pairs])
+    assert_near(got, with_gradients(partial(sums, mask_sums_reference), [pairs.double()]), dtype)
+    labels = (channels * normal(2, *big).abs()).long()
+    got = with_gradients(ops.upsampled_focal_loss, [logits], labels)
+    focal = partial(mask_sums_reference.upsampled_focal_loss, alpha=0.25)
+    assert_near(got, with_gradients(focal, [logits.double()], labels), dtype)
+
+
+def test_attention(channels, dtype):
+    """As many channels for each head as `channels`."""
+    numbers = {"batch": 2, "queries": 9, "heads": 3, "points": 2, "depth": channels}
+    random = torch.Generator().manual_seed(0)
+    case = inside_cells([(1, 1), (3, 5), (7, 4)], random, dtype=dtype, **numbers)
+    value, sizes, locations, weights = (x.to(DEVICE) for x in case)
+    got = with_gradients(
+        lambda *x: ops.deformable_attention(x[0], sizes, *x[1:]), [value, locations, weights]
+    )
+    wide = [x.double() for x in (value, locations, weights)]
+    expected = with_gradients(lambda *x: deformable_reference.deformable_attention(x[0], sizes, *x[1:]), wide)
+    for one, other in zip(got, expected, strict=True):
+        # Gradients are sums over channels or queries, compared relative to the largest.
+        scale = max(1.0, other.abs().max().item())
+        assert_near([one / scale], [other / scale], dtype)

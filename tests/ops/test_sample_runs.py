@@ -76,6 +76,8 @@ def test_names_the_wrong_argument():
         sample_runs(text, ends, 2, 2, line, line.int())
     with pytest.raises(TypeError, match="text: expected dtype uint8"):
         sample_runs(text.int(), ends, 2, 2, line, line)
+    with pytest.raises(ValueError, match="text: expected device cpu, got meta"):
+        sample_runs(text.to("meta"), ends, 2, 2, line, line)
 
 
 @needs_extension
