@@ -11,6 +11,7 @@ pytest.importorskip("mmdet")
 import sp_fast.models  # noqa: F401
 
 # isort: split
+import mmcv
 from hypothesis import given
 from hypothesis import strategies as st
 from mmdet.structures.bbox import HorizontalBoxes
@@ -58,7 +59,8 @@ def applied(masks: BitmapMasks, step: tuple) -> BitmapMasks:
     if name == "resize":
         return masks.resize(tuple(numbers))
     if name == "rescale":
-        return masks.rescale(tuple(numbers))
+        empty = 0 in mmcv.rescale_size((masks.width, masks.height), tuple(numbers))
+        return masks if empty else masks.rescale(tuple(numbers))  # nobody can resize to no pixels
     if name == "flip":
         return masks.flip(*numbers)
     if name == "pad":

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from mmdet.models.task_modules import AssignResult
 
+from sp_fast.knet.matching import for_solver
 from tests.pretraining.families import FAMILIES, KERNELS, LAST_STAGE, STAGES, batch, build, losses_of, total
 
 PYRAMID = {"knet": "neck.", "queryinst": "neck.", "mask2former": "panoptic_head.pixel_decoder."}
@@ -100,44 +100,37 @@ def test_every_image_of_a_larger_batch_has_its_own_prompts(family):
 KNOWN = [[-1, 2, -1, 0, 3, 1], [1, -1, 0, -1, 2, -1]]
 
 
-def force_matching(model, family):
+def known_costs(columns):
+    """Costs `[B, N, G]` that make KNOWN the cheapest matching."""
+    costs = torch.ones(2, KERNELS, columns)
+    for image, known in enumerate(KNOWN):
+        for kernel, proposal in enumerate(known):
+            if proposal >= 0:
+                costs[image, kernel, proposal] = 0
+    return costs
+
+
+def force_matching(monkeypatch, model, family):
     """Replaces the matching of the family with a known one, at every stage."""
-
-    class Known:
-        """An assigner of mmdet, called once per prediction and image, with alternating images."""
-
-        calls = 0
-
-        def assign(self, pred_instances, gt_instances, img_meta=None, **kwargs):
-            known = torch.tensor(KNOWN[self.calls % 2])
-            self.calls += 1
-            labels = torch.where(known >= 0, 0, -1)
-            return AssignResult(len(gt_instances), known + 1, None, labels=labels)
-
-    detector = model.detector
     if family == "knet":
 
         def cost(masks, classes, targets):
-            costs = torch.ones(2, KERNELS, targets.masks.shape[1])
-            for image, known in enumerate(KNOWN):
-                for kernel, proposal in enumerate(known):
-                    if proposal >= 0:
-                        costs[image, kernel, proposal] = 0
-            costs[1, :, 3:] = torch.inf
-            return costs
+            return for_solver(known_costs(targets.masks.shape[1]), targets.count)
 
-        detector.assigner.cost = cost
-    elif family == "queryinst":
-        detector.roi_head.bbox_assigner = [Known() for _ in range(STAGES)]
-    else:
-        detector.panoptic_head.assigner = Known()
+        monkeypatch.setattr(model.detector.assigner, "cost", cost)
+        return
+    costs = {"queryinst": "queryinst.box_costs", "mask2former": "mask2former.point_costs"}[family]
+    monkeypatch.setattr(
+        f"sp_fast.query_heads.{costs}",
+        lambda assigner, logits, found, targets, *rest: known_costs(targets.labels.shape[1]),
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_matched_kernel_is_supervised_by_the_seed_of_its_own_proposal(family, reduction):
+def test_every_matched_kernel_is_supervised_by_the_seed_of_its_own_proposal(monkeypatch, family, reduction):
     model = build(family, supervision=dict(seed_channels=LAST_STAGE, reduction=reduction))
-    force_matching(model, family)
+    force_matching(monkeypatch, model, family)
     data = batch([4, 3])
     seen = results_of(model, data)
     kernels, assigned = seen["results"].kernels, seen["results"].assigned
