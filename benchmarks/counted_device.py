@@ -100,6 +100,16 @@ def register() -> torch.device:
 _library: torch.library.Library | None = None
 
 
+def move(model: torch.nn.Module) -> None:
+    """Moves a model; its parameters stay the same objects, which an optimiser may hold."""
+    device = register()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model.to(device)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(False)
+
+
 class _Spelled(TorchFunctionMode):
     """Takes apart functions that PyTorch does not offer Python backends, into the steps that CUDA takes."""
 

@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "find_op.h"
 #include "mask_sums.h"
 
 namespace sp_fast {
@@ -12,15 +13,10 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-template <typename Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
-
 struct PairSums : torch::autograd::Function<PairSums> {
     static variable_list forward(AutogradContext* context, const Tensor& logits, const Tensor& masks,
                                  const Tensor& row) {
-        static const auto op = find<decltype(mask_pair_sums)>("sp_fast::mask_pair_sums");
+        static const auto op = find_op<decltype(mask_pair_sums)>("sp_fast::mask_pair_sums");
         at::AutoDispatchBelowADInplaceOrView below;
         context->save_for_backward({logits, masks, row});
         auto [cross_entropy, overlap, squares, target_squares] = op.call(logits, masks, row);
@@ -29,7 +25,7 @@ struct PairSums : torch::autograd::Function<PairSums> {
     }
 
     static variable_list backward(AutogradContext* context, variable_list grads) {
-        static const auto op = find<decltype(mask_pair_sums_backward)>("sp_fast::mask_pair_sums_backward");
+        static const auto op = find_op<decltype(mask_pair_sums_backward)>("sp_fast::mask_pair_sums_backward");
         const auto saved = context->get_saved_variables();
         return {op.call(grads[0], grads[1], grads[2], saved[0], saved[1], saved[2]), Tensor(), Tensor()};
     }
@@ -38,7 +34,7 @@ struct PairSums : torch::autograd::Function<PairSums> {
 struct FocalLoss : torch::autograd::Function<FocalLoss> {
     static Tensor forward(AutogradContext* context, const Tensor& logits, const Tensor& labels,
                           double alpha) {
-        static const auto op = find<decltype(upsampled_focal_loss)>("sp_fast::upsampled_focal_loss");
+        static const auto op = find_op<decltype(upsampled_focal_loss)>("sp_fast::upsampled_focal_loss");
         at::AutoDispatchBelowADInplaceOrView below;
         context->save_for_backward({logits, labels});
         context->saved_data["alpha"] = alpha;
@@ -47,7 +43,7 @@ struct FocalLoss : torch::autograd::Function<FocalLoss> {
 
     static variable_list backward(AutogradContext* context, variable_list grads) {
         static const auto op =
-            find<decltype(upsampled_focal_loss_backward)>("sp_fast::upsampled_focal_loss_backward");
+            find_op<decltype(upsampled_focal_loss_backward)>("sp_fast::upsampled_focal_loss_backward");
         const auto saved = context->get_saved_variables();
         return {op.call(grads[0], saved[0], saved[1], context->saved_data["alpha"].toDouble()), Tensor(),
                 Tensor()};

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "dispatched.h"
+#include "find_op.h"
 #include "ops.h"
 
 namespace sp_fast {
@@ -13,11 +14,6 @@ namespace {
 using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-template <typename Signature>
-c10::TypedOperatorHandle<Signature> find(const char* name) {
-    return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
-}
 
 using ConnectedParts = std::tuple<Tensor, Tensor>(const Tensor&, c10::SymInt, c10::SymInt, int64_t, int64_t,
                                                   int64_t);
@@ -35,13 +31,13 @@ std::optional<Tensor> optional(const Tensor& saved) {
 
 Tensor pool_backward(const Tensor& grad, const Tensor& boxes, const std::optional<Tensor>& count,
                      c10::SymInt height, c10::SymInt width, bool channels_last) {
-    static const auto op = find<PoolBackward>("sp_fast::roi_average_pool_backward");
+    static const auto op = find_op<PoolBackward>("sp_fast::roi_average_pool_backward");
     return op.call(grad, boxes, count, std::move(height), std::move(width), channels_last);
 }
 
 std::tuple<Tensor, Tensor> match_backward(const Tensor& grad, const Tensor& index, c10::SymInt prompts,
                                           bool sum_kernels, bool sum_prompts) {
-    static const auto op = find<MatchBackward>("sp_fast::match_prompts_backward");
+    static const auto op = find_op<MatchBackward>("sp_fast::match_prompts_backward");
     return op.call(grad, index, std::move(prompts), sum_kernels, sum_prompts);
 }
 
@@ -54,7 +50,7 @@ struct DeformableAttention : torch::autograd::Function<DeformableAttention> {
     }
 
     static variable_list backward(AutogradContext* context, variable_list grads) {
-        static const auto op = find<AttentionBackward>("sp_fast::deformable_attention_backward");
+        static const auto op = find_op<AttentionBackward>("sp_fast::deformable_attention_backward");
         const auto saved = context->get_saved_variables();
         auto [grad_value, grad_locations, grad_weights] =
             op.call(grads[0], saved[0], saved[1], saved[2], saved[3]);
@@ -168,7 +164,7 @@ struct KernelSupervisionLoss : torch::autograd::Function<KernelSupervisionLoss> 
     }
 
     static variable_list backward(AutogradContext* context, variable_list grads) {
-        static const auto op = find<LossBackward>("sp_fast::kernel_supervision_loss_backward");
+        static const auto op = find_op<LossBackward>("sp_fast::kernel_supervision_loss_backward");
         const auto saved = context->get_saved_variables();
         auto [grad_kernels, grad_targets] =
             op.call(grads[0], saved[0], saved[1], saved[2], context->saved_data["mean"].toBool());
@@ -216,40 +212,40 @@ namespace dispatched {
 
 std::tuple<Tensor, Tensor> connected_parts(const Tensor& words, int64_t height, int64_t width,
                                            int64_t max_parts, int64_t min_area, int64_t connectivity) {
-    static const auto op = find<ConnectedParts>("sp_fast::connected_parts");
+    static const auto op = find_op<ConnectedParts>("sp_fast::connected_parts");
     return op.call(words, height, width, max_parts, min_area, connectivity);
 }
 
 Tensor deformable_attention(const Tensor& value, const Tensor& sizes, const Tensor& locations,
                             const Tensor& weights) {
-    static const auto op = find<decltype(sp_fast::deformable_attention)>("sp_fast::deformable_attention");
+    static const auto op = find_op<decltype(sp_fast::deformable_attention)>("sp_fast::deformable_attention");
     return op.call(value, sizes, locations, weights);
 }
 
 Tensor pool_seeds(const Tensor& features, at::IntArrayRef grid, const std::optional<Tensor>& valid) {
-    static const auto op = find<decltype(sp_fast::pool_seeds)>("sp_fast::pool_seeds");
+    static const auto op = find_op<decltype(sp_fast::pool_seeds)>("sp_fast::pool_seeds");
     return op.call(features, grid, valid);
 }
 
 std::tuple<Tensor, Tensor> seed_saliency(const Tensor& features, const Tensor& seeds,
                                          const std::optional<Tensor>& valid, bool cosine, double threshold) {
-    static const auto op = find<decltype(sp_fast::seed_saliency)>("sp_fast::seed_saliency");
+    static const auto op = find_op<decltype(sp_fast::seed_saliency)>("sp_fast::seed_saliency");
     return op.call(features, seeds, valid, cosine, threshold);
 }
 
 Tensor mask_nms(const Tensor& words, const Tensor& score, double iou_threshold, int64_t min_area,
                 int64_t max_masks) {
-    static const auto op = find<decltype(sp_fast::mask_nms)>("sp_fast::mask_nms");
+    static const auto op = find_op<decltype(sp_fast::mask_nms)>("sp_fast::mask_nms");
     return op.call(words, score, iou_threshold, min_area, max_masks);
 }
 
 Tensor matrix_nms(const Tensor& words, const Tensor& score, bool gaussian, double sigma) {
-    static const auto op = find<decltype(sp_fast::matrix_nms)>("sp_fast::matrix_nms");
+    static const auto op = find_op<decltype(sp_fast::matrix_nms)>("sp_fast::matrix_nms");
     return op.call(words, score, gaussian, sigma);
 }
 
 Tensor roi_average_pool(const Tensor& features, const Tensor& boxes, const std::optional<Tensor>& count) {
-    static const auto op = find<decltype(sp_fast::roi_average_pool)>("sp_fast::roi_average_pool");
+    static const auto op = find_op<decltype(sp_fast::roi_average_pool)>("sp_fast::roi_average_pool");
     return op.call(features, boxes, count);
 }
 
@@ -260,13 +256,13 @@ Tensor roi_average_pool_backward(const Tensor& grad, const Tensor& boxes, const 
 
 std::tuple<Tensor, Tensor> match_prompts(const Tensor& kernels, const Tensor& prompts,
                                          const std::optional<Tensor>& count) {
-    static const auto op = find<decltype(sp_fast::match_prompts)>("sp_fast::match_prompts");
+    static const auto op = find_op<decltype(sp_fast::match_prompts)>("sp_fast::match_prompts");
     return op.call(kernels, prompts, count);
 }
 
 Tensor kernel_supervision_loss(const Tensor& kernels, const Tensor& targets, const Tensor& index, bool mean) {
     static const auto op =
-        find<decltype(sp_fast::kernel_supervision_loss)>("sp_fast::kernel_supervision_loss");
+        find_op<decltype(sp_fast::kernel_supervision_loss)>("sp_fast::kernel_supervision_loss");
     return op.call(kernels, targets, index, mean);
 }
 

@@ -7,10 +7,9 @@ from collections import Counter
 from functools import partial
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 
-from benchmarks.counted_device import counting, register
+from benchmarks.counted_device import counting, move, register
 from benchmarks.pipeline.rows import Row, Task
 from benchmarks.pipeline.training import TRAININGS, Training, runner_of
 
@@ -27,12 +26,8 @@ class _CountHook(Hook):
         self._block = contextlib.ExitStack()
 
     def before_train(self, runner: Any) -> None:
-        """Moves the model; the optimiser keeps its parameters."""
-        torch.__future__.set_swap_module_params_on_conversion(True)
-        try:
-            runner.model.to(register())
-        finally:
-            torch.__future__.set_swap_module_params_on_conversion(False)
+        """Moves the model."""
+        move(runner.model)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Begins the next count."""

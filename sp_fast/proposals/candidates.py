@@ -88,16 +88,14 @@ def find_candidates(
     whole = torch.where((place >= 0)[..., None], rows_of(masks.words, place), 0)
     words, parent = _with_parts(PackedMasks(whole, height, width), options.min_area)
     y = saliency_maps(features, seeds, valid, options.similarity)
-    margins = [PackedMasks.pack(y >= threshold + margin).words for margin in (MARGIN, -MARGIN)]
-    stable = torch.cat(
-        [
-            stability(
-                *(PackedMasks(one, height, width) for one in (some, *(rows_of(m, own) for m in margins)))
-            )
-            for some, own in _split(words, parent, height * width)
-        ],
-        dim=1,
-    )
+    higher, lower = (PackedMasks.pack(y >= threshold + margin).words for margin in (MARGIN, -MARGIN))
+    found = []
+    for some, own in _split(words, parent, height * width):
+        packed = (
+            PackedMasks(one, height, width) for one in (some, rows_of(higher, own), rows_of(lower, own))
+        )
+        found.append(stability(*packed))
+    stable = torch.cat(found, dim=1)
     kept = mask_nms(
         PackedMasks(words, height, width),
         stable,

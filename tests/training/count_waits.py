@@ -16,11 +16,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from benchmarks.counted_device import counting, register
+from benchmarks.counted_device import counting, move, register
 from tests.mmdet_plugin.step_runs import Interrupted, run
 from tests.training.runs import write_scenes
 
@@ -46,12 +45,8 @@ class CountWaitsHook(Hook):
         type(self).counts = []
 
     def before_train(self, runner: Any) -> None:
-        """Moves the model; the optimiser keeps its parameters."""
-        torch.__future__.set_swap_module_params_on_conversion(True)
-        try:
-            runner.model.to(register())
-        finally:
-            torch.__future__.set_swap_module_params_on_conversion(False)
+        """Moves the model, and begins a count."""
+        move(runner.model)
         self._block.enter_context(counting())
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
