@@ -29,8 +29,11 @@ FEW = 10  # labelled images of the smaller set, drawn for each seed
 DRAWS = 20  # seeds for which they are drawn
 # Data -> most pseudo labels per image: half of the kernels or less; the others learn what is background.
 MASKS = {"nuclei": 40, "demo": 10, "mini_coco": 20}
-# Nuclei are smaller than the cells of MobileNetV2's last stage: masks of several scales come from the third.
-FINER = {"stage": 3, "sizes": (640, 1280), "channels": 96}
+# Nuclei are smaller than the cells of MobileNetV2: masks of the preset `multiscale` come from random filters.
+FINE = {"name": "random", "padding": "replicate"}
+FINE_CHANNELS = 64
+# Longer sides in pixels at which the random backbone, of 4 x 4 pixels a cell, finds such masks.
+SIZES = {"nuclei": (480,), "demo": (128, 256)}
 MINI_COCO = runpy.run_path(str(Path(__file__).parents[1] / "mini_coco/experiment.py"))["experiment"]
 MINI_COCO_SIZE = 256  # pixels; at 160, half of the objects are smaller than a cell of the masks
 # As `sp-fast fit` chooses for these images, but for size, batch and steps, which save time.
@@ -169,13 +172,11 @@ def _rows(like: Row, preset: str, data: str) -> list[Row]:
     assert with_prompts is not None
     several = dataclasses.replace(one_scale, options={"preset": preset, "max_masks": MASKS[data]})
     seeds: dict[str, Any] = {}  # how the kernel loss differs
-    if data == "nuclei" and preset == "multiscale":
-        several = dataclasses.replace(
-            several,
-            backbone={**several.backbone, "stage": FINER["stage"]},
-            options={**several.options, "sizes": FINER["sizes"]},
-        )
-        seeds = {"model.supervision.seed_channels": FINER["channels"]}
+    if preset == "multiscale" and data in SIZES:
+        several = dataclasses.replace(several, options={**several.options, "sizes": SIZES[data]})
+        if data == "nuclei":
+            several = dataclasses.replace(several, backbone=FINE)
+            seeds = {"model.supervision.seed_channels": FINE_CHANNELS}
     proposals = {"paper": one_scale, "multiscale": several}
     # Pre-training is not validated: rows that share it differ in what they export.
     arguments = [*with_prompts.arguments, "--no-val"]
