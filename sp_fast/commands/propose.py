@@ -24,6 +24,9 @@ Examples:
   Small objects too, with masks ranked by how much they look like objects:
     sp-fast propose photos --weights mobilenet_v2.pth \\
       --preset multiscale --out masks.json
+  Many small things of one kind, such as cells, without weights:
+    sp-fast propose cells --backbone random --padding replicate \\
+      --preset multiscale --size 480 --max-masks 100 --out masks.json
   Without weights, for simple scenes:
     sp-fast propose scenes --backbone random --center \\
       --similarity cosine --threshold 0.7 --size none --out masks.json
