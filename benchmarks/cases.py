@@ -104,7 +104,7 @@ def _masks(sizes: Sizes, inputs: Inputs) -> list[Case]:
     matrix_nms, plain_matrix_nms = of_packed(ops.matrix_nms), of_cells(plain.matrix_nms)
     shapes = of_packed(lambda packed, score: (packed.area(), packed.boxes()))
     parts, plain_parts = (of_packed(partial(words_of_parts, of)) for of in (ops, reference))
-    packing = lambda packed, score, cells: ops.PackedMasks.pack(cells).unpack()  # noqa: E731
+    packing = of_cells(lambda cells, score: ops.PackedMasks.pack(cells).unpack())
     few, many = (partial(inputs.masks, grid=grid) for grid in (sizes.grid, sizes.dense_grid))
     of_few, of_many = (f"{h * w} masks per image" for h, w in (sizes.grid, sizes.dense_grid))
     return [

@@ -119,7 +119,7 @@ class Inputs:
         return (torch.ones((), device=self.device), *inputs) if backward else inputs
 
     def image_masks(self, i: int) -> tuple[Tensor, Tensor]:
-        """Mask logits of every kernel at half the size of P2, and as many targets, in quarters, as prompts."""
+        """Mask logits of every kernel at half the size of P2; targets, in quarters, one per prompt."""
         sizes = self.sizes
         height, width = sizes.p2[1] // 2, sizes.p2[2] // 2
         coarse = self._normal(i, 14, sizes.images, sizes.kernels, -(-height // 8), -(-width // 8))

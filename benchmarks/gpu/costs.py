@@ -92,7 +92,7 @@ def kernel_loss(sizes: Sizes, backward: bool) -> Work:
 
 
 def mask_sums(sizes: Sizes, maps: int, targets: int, backward: bool) -> Work:
-    """Read maps at half the size of P2 and targets, each a byte, at its size; backward, write the gradient."""
+    """Read maps at half the size of P2 and targets at its size, of a byte; backward, write the gradient."""
     cells = (sizes.p2[1] // 2) * (sizes.p2[2] // 2)
     forward = 4 * sizes.images * cells * (maps + targets)
     gradient = 4 * sizes.images * cells * maps
