@@ -420,8 +420,8 @@ def mask_losses(logits, labels):
     masks, labels = labels.to(torch.uint8)[:, None], labels.long()
     row = torch.arange(len(logits), device=logits.device)
     pairs = mask_pair_sums(logits[:, 0], masks[:, 0], row)
-    costs = sum(x.square().mean() for x in mask_overlaps(logits, masks))
-    return costs + sum(x.mean() for x in pairs) + upsampled_focal_loss(logits, labels) / labels.numel()
+    costs = sum(x.mean() for x in mask_overlaps(logits, masks))
+    return (costs + sum(x.mean() for x in pairs) + upsampled_focal_loss(logits, labels)) / labels.numel()
 
 
 def every_op(features, boxes, kernels, labels, sizes):
