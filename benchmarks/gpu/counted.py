@@ -1,9 +1,9 @@
 """Counts what the preset `multiscale` costs on a GPU, without one: `python -m benchmarks.gpu.counted`.
 
-Runs the proposer on fake tensors and counts its operations as PyTorch dispatches them: each is a launch, reads
-its inputs and writes its results once; convolutions, products and the saliency also multiply. No launch is
-shorter than its bytes at the copy rate of an H200, or than its products at the rate of TF32 (convolutions and
-the saliency) or fp32. An op of this package is counted as three launches.
+Runs the proposer on fake tensors and counts its operations as PyTorch dispatches them: each is a launch,
+reads its inputs and writes its results once; convolutions, products and the saliency also multiply. No launch
+is shorter than its bytes at the copy rate of an H200, or than its products at the rate of TF32 (convolutions
+and the saliency) or fp32. An op of this package counts as three launches.
 """
 
 from __future__ import annotations
