@@ -1,5 +1,7 @@
 """Resources of the kernels: no warnings, no spills, wide accesses, programs that fit. Needs no GPU."""
 
+import importlib
+import pkgutil
 import re
 import shutil
 import subprocess
@@ -8,6 +10,9 @@ import pytest
 import torch
 
 pytest.importorskip("triton.backends.nvidia")
+
+import sp_fast.kernels
+from triton.runtime.jit import JITFunction
 
 from tools import ptxas
 
@@ -101,6 +106,23 @@ def test_spills_and_wide_accesses_are_seen(tmp_path):
     ]
     assert all(k.stack > 0 and k.registers == 32 and k.loads >= 24 and k.stores >= 24 for k in found[2:])
     assert [(k.stack, k.shared, k.loads) for k in found[:2]] == [(0, 128, 0), (0, 1024 + 128, 0)]
+
+
+def test_every_triton_kernel_is_listed():
+    modules = [
+        importlib.import_module(f"sp_fast.kernels.{module.name}")
+        for module in pkgutil.iter_modules(sp_fast.kernels.__path__)
+    ]
+    functions = {
+        one.__name__: one.src
+        for module in modules
+        for one in vars(module).values()
+        if isinstance(one, JITFunction)
+    }
+    sources = "\n".join(functions.values())
+    called = {name for name in functions if len(re.findall(rf"\b{name}\(", sources)) > 1}
+    listed = {launch.kernel.__name__ for launch in ptxas.launches(torch.float32).values()}
+    assert listed == set(functions) - called
 
 
 def test_no_triton_kernel_spills(triton_kernels):
