@@ -104,6 +104,7 @@ def _masks(sizes: Sizes, inputs: Inputs) -> list[Case]:
     matrix_nms, plain_matrix_nms = of_packed(ops.matrix_nms), of_cells(plain.matrix_nms)
     shapes = of_packed(lambda packed, score: (packed.area(), packed.boxes()))
     parts, plain_parts = (of_packed(partial(words_of_parts, of)) for of in (ops, reference))
+    packing = of_cells(lambda cells, score: ops.PackedMasks.pack(cells).unpack())
     few, many = (partial(inputs.masks, grid=grid) for grid in (sizes.grid, sizes.dense_grid))
     of_few, of_many = (f"{h * w} masks per image" for h, w in (sizes.grid, sizes.dense_grid))
     return [
@@ -112,6 +113,7 @@ def _masks(sizes: Sizes, inputs: Inputs) -> list[Case]:
         Case("matrix_nms_few", f"matrix NMS of {of_few}", few, matrix_nms, plain_matrix_nms, others=others),
         Case("parts_few", f"connected parts of {of_few}", few, parts, plain_parts, compiled=False),
         Case("shapes_few", f"areas and boxes of {of_few}", few, shapes),
+        Case("packing_few", f"packing and unpacking of {of_few}", few, packing),
     ]
 
 
@@ -204,6 +206,14 @@ def _attention(sizes: Sizes, inputs: Inputs) -> list[Case]:
         plain_op = plain.deformable_attention
         found.append(Case(f"attention_{key}", title, make, attend, plain_op, compiled=False, wanted=wanted))
     return found
+
+
+# Ops that no benchmark here runs, and why.
+NOT_TIMED = {
+    "mask_runs": "waits for the size of its result; `make bench-pipeline` measures it with the proposals",
+    "compress_runs": "called on the CPU only; measured with the proposals",
+    "sample_runs": "called on the CPU only; measured with the loader",
+}
 
 
 def cases(sizes: Sizes, device: str) -> list[Case]:

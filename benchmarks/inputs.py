@@ -119,7 +119,7 @@ class Inputs:
         return (torch.ones((), device=self.device), *inputs) if backward else inputs
 
     def image_masks(self, i: int) -> tuple[Tensor, Tensor]:
-        """Mask logits of every kernel at half the size of P2, and as many targets as prompts."""
+        """Mask logits of every kernel at half the size of P2; targets, in quarters, one per prompt."""
         sizes = self.sizes
         height, width = sizes.p2[1] // 2, sizes.p2[2] // 2
         coarse = self._normal(i, 14, sizes.images, sizes.kernels, -(-height // 8), -(-width // 8))
@@ -130,7 +130,7 @@ class Inputs:
         inside = [
             (at >= low[:, :, d]) & (at < low[:, :, d] + extent[:, :, d] / 2) for d, at in enumerate((y, x))
         ]
-        return logits, (inside[0] & inside[1]).float()
+        return logits, 4 * (inside[0] & inside[1]).to(torch.uint8)
 
     def mask_pairs(self, i: int) -> tuple[Tensor, ...]:
         """The gradient of the sums; logits and targets of one pair per prompt; and their rows."""

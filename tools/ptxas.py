@@ -18,16 +18,19 @@ from unittest import mock
 
 import torch
 import triton
-from sp_fast.kernels.deformable_attention import plan_backward as plan_attention_backward
-from sp_fast.kernels.deformable_attention import plan_forward as plan_attention
-from sp_fast.kernels.kernel_supervision_loss import plan_backward as plan_loss_backward
-from sp_fast.kernels.kernel_supervision_loss import plan_forward as plan_loss
-from sp_fast.kernels.launch import DTYPES, Launch
-from sp_fast.kernels.match_prompts import plan_backward as plan_match_backward
-from sp_fast.kernels.match_prompts import plan_forward as plan_match
 from triton.backends.compiler import GPUTarget
 
 from sp_fast.files import write_text
+from sp_fast.kernels.deformable_attention import plan_backward as plan_attention_backward
+from sp_fast.kernels.deformable_attention import plan_forward as plan_attention
+from sp_fast.kernels.focal_loss import plan_backward as plan_focal_backward
+from sp_fast.kernels.focal_loss import plan_forward as plan_focal
+from sp_fast.kernels.kernel_supervision_loss import plan_backward as plan_loss_backward
+from sp_fast.kernels.kernel_supervision_loss import plan_forward as plan_loss
+from sp_fast.kernels.launch import DTYPES, Launch
+from sp_fast.kernels.mask_sums import plan_overlaps, plan_pairs, plan_pairs_backward
+from sp_fast.kernels.match_prompts import plan_backward as plan_match_backward
+from sp_fast.kernels.match_prompts import plan_forward as plan_match
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "ptxas.md"
@@ -130,7 +133,7 @@ def kernels_in(module: Path, architecture: str = "") -> list[Kernel]:
     return sorted(found.values(), key=lambda k: (k.name, k.architecture))
 
 
-def launches(
+def prompt_launches(
     dtype: torch.dtype,
     *,
     kernels: int = 100,
@@ -140,7 +143,7 @@ def launches(
     images: int = 12,
     shared: bool = True,
 ) -> dict[str, Launch]:
-    """Plan every Triton launch of a training step on meta tensors; `shared`: images share the kernels."""
+    """Plan the launches of matching and the kernel loss; `shared`: images share the kernels."""
     with torch.device("meta"):
         k = torch.empty(*([] if shared else [images]), kernels, channels, dtype=dtype)
         p = torch.empty(images, prompts, channels, dtype=dtype)
@@ -164,18 +167,63 @@ def launches(
         }
 
 
-def attention_launches(dtype: torch.dtype) -> dict[str, Launch]:
-    """Plan the launches of a layer of Mask2Former's encoder: 12 images of 800 x 1333, 8 heads."""
+def attention_launches(
+    dtype: torch.dtype,
+    *,
+    images: int = 12,
+    queries: int = 21950,
+    heads: int = 8,
+    depth: int = 32,
+    points: int = 4,
+) -> dict[str, Launch]:
+    """Plan the launches of a layer of Mask2Former's encoder, which has as many keys as queries."""
+    levels = 3
     with torch.device("meta"):
-        value = torch.empty(12, 21950, 8, 32, dtype=dtype)  # 25 x 42, 50 x 84 and 100 x 167 cells
-        sizes = torch.empty(3, 2, dtype=torch.int64)
-        locations, weights = torch.empty(12, 21950, 8, 3, 4, 2), torch.empty(12, 21950, 8, 3, 4)
+        value = torch.empty(images, queries, heads, depth, dtype=dtype)
+        sizes = torch.empty(levels, 2, dtype=torch.int64)
+        weights = torch.empty(images, queries, heads, levels, points)
+        locations = torch.empty(*weights.shape, 2)
         inputs, result = (value, sizes, locations, weights), value.flatten(2)
         gradients = value.float(), locations, weights
         return {
             "deformable_attention forward": plan_attention(*inputs, result),
             "deformable_attention backward": plan_attention_backward(result, *inputs, *gradients),
         }
+
+
+def mask_loss_launches(
+    dtype: torch.dtype,
+    *,
+    images: int = 12,
+    kernels: int = 100,
+    targets: int = 20,
+    classes: int = 80,
+    size: tuple[int, int] = (100, 168),
+    masks_dtype: torch.dtype = torch.uint8,
+) -> dict[str, Launch]:
+    """Plan the launches of K-Net's matching costs and mask losses; `size`: height and width of the logits."""
+    height, width = size
+    with torch.device("meta"):
+        logits = torch.empty(images, kernels, height, width, dtype=dtype)
+        masks = torch.empty(images, targets, 2 * height, 2 * width, dtype=masks_dtype)
+        labels = torch.empty(images, 2 * height, 2 * width, dtype=torch.int64)
+        maps = torch.empty(images, classes, height, width, dtype=dtype)
+        pairs = torch.empty(images * targets, height, width, dtype=dtype)
+        row = torch.empty(images * targets, dtype=torch.int64)
+        grads = tuple(torch.empty(images * targets) for _ in range(3))
+        wanted = masks.flatten(0, 1)
+        return {
+            "mask_overlaps": plan_overlaps(logits, masks)[0],
+            "mask_pair_sums forward": plan_pairs(pairs, wanted, row)[0],
+            "mask_pair_sums backward": plan_pairs_backward(grads, pairs, wanted, row, pairs),
+            "upsampled_focal_loss forward": plan_focal(maps, labels, 0.25)[0],
+            "upsampled_focal_loss backward": plan_focal_backward(torch.empty(()), maps, labels, 0.25, maps),
+        }
+
+
+def launches(dtype: torch.dtype) -> dict[str, Launch]:
+    """Plan every Triton launch of a training step of the three families, on meta tensors."""
+    return prompt_launches(dtype) | attention_launches(dtype) | mask_loss_launches(dtype)
 
 
 def compiled(launch: Launch, architecture: int):
@@ -193,7 +241,7 @@ def triton_kernels(dtypes: Sequence[torch.dtype] = DTYPES) -> list[Kernel]:
     """Compile the Triton kernels of a training step for every dtype and architecture."""
     found = []
     for dtype in dtypes:
-        for name, launch in (launches(dtype) | attention_launches(dtype)).items():
+        for name, launch in launches(dtype).items():
             for architecture in ARCHITECTURES:
                 binary = compiled(launch, int(architecture))
                 with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

@@ -92,9 +92,9 @@ def kernel_loss(sizes: Sizes, backward: bool) -> Work:
 
 
 def mask_sums(sizes: Sizes, maps: int, targets: int, backward: bool) -> Work:
-    """Read maps at half the size of P2 and targets at its size; backward, write the gradient of the maps."""
+    """Read maps at half the size of P2 and targets at its size, of a byte; backward, write the gradient."""
     cells = (sizes.p2[1] // 2) * (sizes.p2[2] // 2)
-    forward = 4 * sizes.images * cells * (maps + 4 * targets)
+    forward = 4 * sizes.images * cells * (maps + targets)
     gradient = 4 * sizes.images * cells * maps
     return Work(2 * forward + gradient, launches=2) if backward else Work(forward)
 
@@ -116,7 +116,7 @@ def attention(sizes: Sizes, dtype: str, backward: bool) -> Work:
 def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
     """Work of each case, step by step, and its goal as a multiple of the floor."""
     few, many = (grid[0] * grid[1] for grid in (sizes.grid, sizes.dense_grid))
-    indices, scores = 8 * sizes.kept, 4 * few
+    indices, scores, cells = 8 * sizes.kept, 4 * few, sizes.c5[1] * sizes.c5[2]
     table: dict[str, tuple[list[Work], float | None]] = {
         "mask_nms_few": ([overlaps(sizes, few, indices)], 3.4),
         "mask_nms_many": ([overlaps(sizes, many, indices)], 1.4),
@@ -125,14 +125,16 @@ def rows(sizes: Sizes) -> dict[str, tuple[list[Work], float | None]]:
         "parts_few": ([Work(sizes.images * few * (9 * 4 * words(sizes) + 8))], None),
         # Areas and boxes of packed masks.
         "shapes_few": ([Work(sizes.images * few * (4 * words(sizes) + 4 + 16), launches=2)], None),
+        # Cells of a byte to words, and back.
+        "packing_few": ([Work(sizes.images * few * 2 * (4 * words(sizes) + cells), launches=2)], None),
         "proposals": ([saliency(sizes, few, "bf16"), overlaps(sizes, few, indices)], 2.9),
         "match_forward": ([matching(sizes, backward=False)], 3),
         "match_both": ([matching(sizes, backward=True)], 3.5),
         "loss_forward": ([kernel_loss(sizes, backward=False)], None),
         "mask_costs": ([mask_sums(sizes, sizes.kernels, sizes.prompts, backward=False)], None),
         "mask_losses": ([mask_sums(sizes, sizes.prompts, sizes.prompts, backward=True)], None),
-        # Labels are int64: as many bytes as two targets.
-        "focal_loss": ([mask_sums(sizes, 80, 2, backward=True)], None),
+        # Labels are int64: as many bytes as eight targets.
+        "focal_loss": ([mask_sums(sizes, 80, 8, backward=True)], None),
         "attention_forward": ([attention(sizes, "bf16", backward=False)], None),
         "attention_both": ([attention(sizes, "bf16", backward=True)], None),
         "loss_both": ([kernel_loss(sizes, backward=True)], 3.5),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import statistics
 import time
@@ -16,6 +17,7 @@ import sp_fast.models  # noqa: F401
 
 # isort: split
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
@@ -23,6 +25,7 @@ from benchmarks.pipeline.clock import milliseconds
 from benchmarks.pipeline.image_set import write_set
 from benchmarks.pipeline.rows import Row, Task
 from sp_fast.configs import find_config
+from sp_fast.mmdet_plugin import transforms
 from sp_fast.mmdet_plugin.runner import Runner
 from sp_fast.proposals.store import seeds_path
 
@@ -51,7 +54,8 @@ def bytes_of(batch: Any) -> tuple[int, int]:
 
 def _loader(task: Task, workers: int) -> Any:
     """The config's loader of the set in the task's folder."""
-    sizes, config = task.sizes, Config.fromfile(find_config("pretrain/knet_r50")).train_dataloader
+    sizes, whole = task.sizes, Config.fromfile(find_config("pretrain/knet_r50"))
+    config = whole.train_dataloader
     config.update(batch_size=sizes.batch, num_workers=workers, persistent_workers=False)
     annotations = task.folder / "masks.json"
     config.dataset.update(
@@ -61,7 +65,28 @@ def _loader(task: Task, workers: int) -> Any:
         if "scale" in step:
             step["scale"] = (max(sizes.image), min(sizes.image))
     with DefaultScope.overwrite_default_scope("mmdet"):
-        return Runner.build_dataloader(config, seed=0)
+        loader = Runner.build_dataloader(config, seed=0)
+    if hasattr(transforms, "pack_for"):  # as a training does; earlier versions have one kind of masks
+        transforms.pack_for(MODELS.get(whole.model.detector.type), loader.dataset)
+    return loader
+
+
+def _pass_on(loader: Any, batch: Any) -> None:
+    """What a loader's process does with a batch; earlier versions pickle it as it is."""
+    if not hasattr(loader.collate_fn, "shared"):
+        ForkingPickler.dumps(batch)
+        return
+    passed = loader.collate_fn.shared(batch)
+    ForkingPickler.dumps(passed)
+    passed.memory[0] = 0  # as the main process does when it drops the batch
+
+
+def _keep_memory() -> None:
+    """Keeps freed memory, as a loader's process does; earlier versions do not."""
+    with contextlib.suppress(ImportError):
+        from sp_fast.freed_memory import keep_freed_memory
+
+        keep_freed_memory()
 
 
 def _endless(loader: Any) -> Iterator[Any]:
@@ -96,9 +121,10 @@ def measure(task: Task) -> list[Row]:
         masks=sizes.masks,
         size=tuple(round(0.6 * side) for side in sizes.image),
     )
-    batches = _endless(_loader(task, workers=0))
-    next(batches)
-    worker = milliseconds(lambda: bytes_of(next(batches)), sizes.batches, warm=0) / sizes.batch
+    _keep_memory()
+    loader = _loader(task, workers=0)
+    batches = _endless(loader)
+    worker = milliseconds(lambda: _pass_on(loader, next(batches)), sizes.batches) / sizes.batch
     pickled, shared = (value / sizes.batch / 1e6 for value in bytes_of(next(batches)))
     received = []
     batches = _endless(_loader(task, workers=1))

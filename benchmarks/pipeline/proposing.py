@@ -18,6 +18,7 @@ from benchmarks.pipeline.rows import Row, Task
 from sp_fast.data.images import list_images, read_image
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.frozen import Backbone
+from sp_fast.proposals.image_masks import encoded_masks
 from sp_fast.proposals.run import propose_folder
 
 
@@ -68,12 +69,18 @@ def measure(name: str, task: Task) -> list[Row]:
     backbone = _backbone(name, task.data)
     image = torch.from_numpy(read_image(list_images(task.folder / "images")[0])).permute(2, 0, 1)
     alone = milliseconds(lambda: backbone.features([image]), task.sizes.repeats)
+    proposer = SaliencyProposer(backbone)
+    maps = backbone.features([image]).maps
+    saliency = proposer.saliency(maps, proposer.from_features(maps))[0]
+    threshold = torch.full((len(saliency),), 0.5)
+    encoding = milliseconds(lambda: encoded_masks(saliency, image.shape[-2:], threshold), task.sizes.repeats)
     goal = network.goal if network.multiple is None else network.multiple * alone
     group = f"Proposals with {network.title} at 640 pixels"
     return [
         Row(group, "whole, ms per image", whole, alone, "the network, as the package runs it", goal=goal),
         Row(group, "network, ms per image", alone),
         Row(group, "all but the network, ms per image", whole - alone),
+        Row(group, "resizing and encoding masks, ms", encoding, goal=5),
         Row(group, "masks per image", summary.masks / summary.images),
     ]
 

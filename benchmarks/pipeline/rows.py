@@ -29,7 +29,8 @@ class Row:
         value: the median.
         floor: what bounds it, in the same unit and measured in the same run; None: nothing does.
         floor_is: what the floor is.
-        goal: the goal, in the same unit, if there is one.
+        goal: the most that it may be, in the same unit, if there is a goal.
+        times: how many times as small as before it should be, if that is the goal.
     """
 
     group: str
@@ -38,6 +39,7 @@ class Row:
     floor: float | None = None
     floor_is: str = ""
     goal: float | None = None
+    times: float | None = None
 
     @property
     def key(self) -> str:

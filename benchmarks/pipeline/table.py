@@ -82,7 +82,17 @@ def _cells(row: Row, before: Run | None) -> list[str]:
     """The numbers of a row."""
     old = before.values.get(row.key) if before else None
     times = f"{old / row.value:.2f}" if old is not None and row.value else ""
-    return [_number(old), _number(row.value), times, _number(row.floor), _number(row.goal)]
+    return [_number(old), _number(row.value), times, _number(row.floor), _goal(row, old)]
+
+
+def _goal(row: Row, old: float | None) -> str:
+    """The goal, and whether it is met."""
+    if row.goal is not None:
+        return f"{_number(row.goal)} {'met' if row.value <= row.goal else 'over'}"
+    if row.times is None:
+        return ""
+    known = old is not None and bool(row.value)
+    return f"{row.times:g}x" + (f" {'met' if old >= row.times * row.value else 'low'}" if known else "")
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -105,7 +115,8 @@ def markdown(rows: Sequence[Row], run: Run, before: Run | None) -> str:
     lines = [
         "# CPU time, bytes and counts of what a user waits for",
         "",
-        "Written by `make bench-pipeline`. CPU time of one thread, medians; `times`: before / after.",
+        "Written by `make bench-pipeline`. CPU time of one thread, medians; `times`: before / after. A goal",
+        "is the most that `after` may be, or (1.25x) the least that `times` may be.",
         "",
         f"- {run.processor}; PyTorch {run.version}; images {run.pixels}",
         "- sizes: " + ", ".join(f"{name} {value}" for name, value in run.sizes.items()),

@@ -46,6 +46,7 @@ TRAININGS = {
     "queryinst": Training("QueryInst R50", "QueryInst", "pretrain/queryinst_r50", 160, 2, 2048),
     "mask2former": Training("Mask2Former R50", "Mask2Former", "pretrain/mask2former_r50", 160, 2, 2048),
 }
+_GOALS = {"demo": 1.25, "mini_coco": 1.25}  # times as fast as before
 
 
 class _TimesHook(Hook):
@@ -109,7 +110,8 @@ def measure(name: str, task: Task) -> list[Row]:
     runner.train()
     between = [end - start for start, end in pairwise(hook.times)]
     what = f"{training.title}, {training.batch} x {training.size} px"
-    return [Row("Training step, loading included, ms", what, statistics.median(between))]
+    group = "Training step, loading included, ms"
+    return [Row(group, what, statistics.median(between), times=_GOALS.get(name))]
 
 
 PARTS = {f"step_{name}": partial(measure, name) for name in TRAININGS}

@@ -57,6 +57,8 @@ def _fake_backward(grad: Tensor, logits: Tensor, labels: Tensor, alpha: float) -
 
 
 def _backward_on_gpu(grad: Tensor, logits: Tensor, labels: Tensor, alpha: float) -> Tensor:
+    check_arguments(logits, labels)
+    check_tensor("grad", grad, (), FLOATS_AND_DOUBLE, like=logits)
     return (triton_for(logits) or reference).upsampled_focal_loss_backward(grad, logits, labels, alpha)
 
 

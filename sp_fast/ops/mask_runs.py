@@ -12,6 +12,7 @@ from sp_fast.ops.checks import FLOATS, check_int, check_tensor
 from sp_fast.ops.extension import register
 
 _PIXELS_AT_ONCE = 2**24  # 64 MiB of float32
+_MOST_PIXELS = 2**31 - 1  # a run may be as long as the image
 
 
 class MaskRuns(NamedTuple):
@@ -108,7 +109,7 @@ def mask_runs(saliency: Tensor, threshold: Tensor, size: tuple[int, int]) -> Mas
     Args:
         saliency: fp32, fp16 or bf16 [K, h, w], the valid part of the map.
         threshold: least saliency inside each mask, fp32 [K].
-        size: height and width of the image in pixels.
+        size: height and width of the image in pixels, fewer than 2^31 in all.
 
     Raises:
         TypeError: an argument has a wrong type or dtype.
@@ -119,6 +120,8 @@ def mask_runs(saliency: Tensor, threshold: Tensor, size: tuple[int, int]) -> Mas
     for name, side, cells in zip(("height", "width"), size, saliency.shape[1:], strict=True):
         check_int(f"size: {name}", side, 1)
         check_int(f"saliency: {name}", cells, 1)
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise ValueError(f"size: expected at most 2^31 - 1 pixels, got {size[0]} x {size[1]}")
     if not len(saliency):
         return MaskRuns(saliency.new_empty(0, dtype=torch.int32), saliency.new_empty(0, dtype=torch.int64))
     return MaskRuns(*_runs_op(saliency.detach(), threshold.detach(), *size))

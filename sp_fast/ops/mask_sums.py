@@ -136,6 +136,14 @@ def _pairs_backward_on_gpu(
     masks: Tensor,
     row: Tensor,
 ) -> Tensor:
+    check_pairs(logits, masks, row)
+    grads = {
+        "grad_cross_entropy": grad_cross_entropy,
+        "grad_overlap": grad_overlap,
+        "grad_squares": grad_squares,
+    }
+    for name, grad in grads.items():
+        check_tensor(name, grad, (logits.shape[0],), FLOATS_AND_DOUBLE, like=logits)
     module = triton_for(logits) or reference
     return module.mask_pair_sums_backward(grad_cross_entropy, grad_overlap, grad_squares, logits, masks, row)
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from benchmarks import plain
-from benchmarks.cases import cases
+from benchmarks.cases import NOT_TIMED, cases
 from benchmarks.gpu import costs, render, steps, targets
 from benchmarks.inputs import CPU, FULL, SMALL
+from tests.ops.op_cases import needs_extension
+from tests.ops.recorded import recorded_ops, registered_ops
 
 # Rates of an H200: 4.3 TB/s, 790 TFLOP/s of bf16 and half of it of TF32, and 16 bit counts per clock on 132
 # multiprocessors at 1.755 GHz.
@@ -52,6 +54,15 @@ def test_floor_is_the_largest_term():
 def test_every_case_is_counted():
     for sizes in (FULL, SMALL):
         assert {case.key for case in cases(SMALL, "cpu")} == set(costs.rows(sizes))
+
+
+@needs_extension
+def test_every_op_is_timed():
+    with recorded_ops() as found:
+        for case in cases(SMALL, "cpu"):
+            case.call(case.op)(*case.make(0))
+    assert found.isdisjoint(NOT_TIMED)
+    assert found | set(NOT_TIMED) == registered_ops()
 
 
 def floats(result):

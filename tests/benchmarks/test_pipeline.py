@@ -55,9 +55,29 @@ def test_the_table_has_80_columns_and_ratios():
     text = terminal(ROWS, run({}), before)
     assert max(map(len, text.splitlines())) <= 80
     (line,) = (line for line in text.splitlines() if "worker" in line)
-    assert line.split()[-5:] == ["100", "25", "4.00", "4", "10"]
-    assert "| worker, ms per image | 100 | 25 | 4.00 | 4 | 10 | decoding |" in markdown(ROWS, run({}), before)
+    assert line.split()[-6:] == ["100", "25", "4.00", "4", "10", "over"]
+    assert "| worker, ms per image | 100 | 25 | 4.00 | 4 | 10 over | decoding |" in markdown(
+        ROWS, run({}), before
+    )
     assert text.count("Loader") == 1
+
+
+@pytest.mark.parametrize(
+    ("goals", "before", "said"),
+    [
+        ({"goal": 10}, 99.0, "10 met"),
+        ({"goal": 5}, 99.0, "5 over"),
+        ({"times": 1.25}, 12.5, "1.25x met"),
+        ({"times": 1.25}, 12.4, "1.25x low"),
+        ({"times": 1.25}, None, "1.25x"),
+    ],
+)
+def test_goals_are_met_or_not(goals, before, said):
+    row = Row("Steps", "demo", 10.0, **goals)
+    text = terminal([row], run({}), None if before is None else run({row.key: before}))
+    (line,) = (line for line in text.splitlines() if line.startswith("  demo"))
+    assert line.endswith(f" {said}")
+    assert len(line) <= 80
 
 
 def test_runs_that_cannot_be_compared_say_so():

@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "dispatched.h"
+#include "mask_sums.h"
 #include "ops.h"
 
 namespace {
@@ -64,6 +65,101 @@ void test_mask_nms() {
         [] { sp_fast::mask_nms(at::zeros({1, 1, 1}), at::zeros({1, 1}), 0.5, 2, 2); }, "words"));
     EXPECT(throws<c10::ValueError>([] { sp_fast::mask_nms(four_masks(), at::zeros({1, 3}), 0.5, 2, 2); },
                                    "score"));
+}
+
+void test_packed_masks() {
+    // 3 x 13 cells: the second word ends after 7 bits.
+    at::Tensor masks = at::zeros({2, 3, 13}, at::kBool);
+    masks[0].narrow(0, 1, 2).narrow(1, 4, 9).fill_(true);
+    const at::Tensor words = sp_fast::pack_masks(masks);
+    EXPECT(
+        at::equal(words, at::tensor({static_cast<int32_t>(0xc3fe0000), 0x7f, 0, 0}, at::kInt).view({2, 2})));
+    EXPECT(at::equal(sp_fast::unpack_masks(words, 3, 13), masks));
+    EXPECT(at::equal(sp_fast::mask_areas(words), at::tensor({18, 0}, at::kInt)));
+    EXPECT(at::equal(sp_fast::mask_boxes(words, 3, 13),
+                     at::tensor({4, 1, 13, 3, 0, 0, 0, 0}, at::kInt).view({2, 4})));
+    EXPECT(sp_fast::pack_masks(at::zeros({0, 3, 13}, at::kBool)).sizes() == at::IntArrayRef({0, 2}));
+    EXPECT(throws<c10::ValueError>([&] { sp_fast::unpack_masks(words, 3, 33); }, "words"));
+    EXPECT(throws<c10::TypeError>([] { sp_fast::pack_masks(at::zeros({3, 13})); }, "masks"));
+}
+
+void test_take_proposals() {
+    const at::Tensor score = at::tensor({0.5f, 0.9f, 0.9f, 1.0f}).view({1, 4});
+    const at::Tensor seeds = at::arange(12, at::kFloat).view({1, 4, 3});
+    const at::Tensor chosen = at::tensor({3, -1, 4, 0}, at::kLong).view({1, 4});
+    const auto [words, of_chosen, vectors, count] =
+        sp_fast::take_proposals(four_masks(), score, seeds, chosen);
+    EXPECT(at::equal(words, at::tensor({0b1, 0, 0, 0b1111}, at::kInt).view({1, 4, 1})));
+    EXPECT(at::equal(of_chosen, at::tensor({1.f, 0.f, 0.f, 0.5f}).view({1, 4})));
+    EXPECT(at::equal(vectors[0][0], seeds[0][3]) && !vectors[0][2].any().item<bool>());
+    EXPECT(count.item<int64_t>() == 2);
+    EXPECT(throws<c10::ValueError>(
+        [&] { sp_fast::take_proposals(four_masks(), score, seeds, chosen.view({2, 2})); }, "chosen"));
+}
+
+void test_runs() {
+    // Two columns of three pixels: the first inside, the second outside; then all outside.
+    const at::Tensor saliency = at::tensor({1.f, 0.f, 0.f, 0.f}).view({2, 1, 2});
+    const auto [lengths, number] = sp_fast::mask_runs(saliency, at::full({2}, 0.5f), 3, 2);
+    EXPECT(at::equal(lengths, at::tensor({0, 3, 3, 6}, at::kInt)));
+    EXPECT(at::equal(number, at::tensor({3, 1}, at::kLong)));
+    EXPECT(throws<c10::ValueError>(
+        [&] { sp_fast::mask_runs(saliency, at::full({2}, 0.5f), 1 << 16, 1 << 15); }, "height"));
+
+    const auto [text, characters] = sp_fast::compress_runs(lengths, number);
+    EXPECT(at::equal(text, at::tensor({'0', '3', '3', '6'}, at::kByte)));
+    EXPECT(at::equal(characters, number));
+    EXPECT(throws<c10::ValueError>([&] { sp_fast::compress_runs(lengths, number + 1); }, "number"));
+
+    // Row 2, then no row, then row 0; both columns, the second first.
+    const at::Tensor ends = characters.cumsum(0), rows = at::tensor({2, -1, 0}, at::kLong);
+    const at::Tensor words = sp_fast::sample_runs(text, ends, 3, 2, rows, at::tensor({1, 0}, at::kLong));
+    EXPECT(at::equal(words, at::tensor({0b101000, 0}, at::kInt).view({2, 1})));
+    EXPECT(throws<c10::ValueError>([&] { sp_fast::sample_runs(text, ends, 3, 3, rows, rows); }, "damaged"));
+}
+
+void test_mask_sums() {
+    // Constant maps: upsampled, each cell has the same value. sigmoid(0) is 1/2.
+    const at::Tensor logits = at::zeros({1, 2, 1, 3});
+    at::Tensor masks = at::full({1, 2, 2, 6}, 4, at::kByte);  // quarters
+    masks[0][1].narrow(1, 2, 4).fill_(0);
+    const auto [overlap, area, squares, target_area, target_squares] = sp_fast::mask_overlaps(logits, masks);
+    EXPECT(close(overlap, at::tensor({6.f, 2.f, 6.f, 2.f}).view({1, 2, 2})));
+    EXPECT(close(area, at::full({1, 2}, 6.f)) && close(squares, at::full({1, 2}, 3.f)));
+    EXPECT(close(target_area, at::tensor({12.f, 4.f}).view({1, 2})));
+    EXPECT(close(target_squares, target_area));
+
+    const at::Tensor row = at::tensor({1, 0}, at::kLong);
+    const auto [entropy, common, of_pair, of_target] = sp_fast::mask_pair_sums(logits[0], masks[0], row);
+    EXPECT(close(entropy, at::full({2}, 12 * std::log(2.f))));
+    EXPECT(close(common, at::tensor({2.f, 6.f})) && close(of_pair, at::full({2}, 3.f)));
+    EXPECT(close(of_target, at::tensor({4.f, 12.f})));
+    // Each cell stands for four: of the cross-entropy 4 (p - g), of the overlap g, of the squares 1.
+    const at::Tensor one = at::ones({2}), none = at::zeros({2});
+    const auto gradient = [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
+        return sp_fast::mask_pair_sums_backward(a, b, c, logits[0], masks[0], row)[1];
+    };
+    EXPECT(close(gradient(one, none, none), at::full({1, 3}, -2.f)));
+    EXPECT(close(gradient(none, one, none), at::full({1, 3}, 1.f)));
+    EXPECT(close(gradient(none, none, one), at::full({1, 3}, 1.f)));
+    EXPECT(throws<c10::ValueError>([&] { sp_fast::mask_pair_sums(logits[0], masks[0], row + 1); }, "row"));
+    EXPECT(throws<c10::ValueError>(
+        [&] { sp_fast::mask_pair_sums_backward(one, none, at::ones({3}), logits[0], masks[0], row); },
+        "grad_squares"));
+}
+
+void test_focal_loss() {
+    const at::Tensor logits = at::zeros({1, 2, 1, 3});
+    const at::Tensor labels = at::tensor({0, 1, -1, 2, 0, 0, 5, 5, 5, 5, 5, 5}, at::kLong).view({1, 2, 6});
+    // Four cells have a label, 20 have none; sigmoid(0)^2 log 2 each.
+    const float each = 0.25f * std::log(2.f);
+    EXPECT(close(sp_fast::upsampled_focal_loss(logits, labels, 0.25),
+                 at::scalar_tensor(each * (4 * 0.25f + 20 * 0.75f))));
+    const at::Tensor grad = sp_fast::upsampled_focal_loss_backward(at::full({}, 2.f), logits, labels, 0.25);
+    const float slope = 2 * 0.25f * (std::log(2.f) + 0.5f);
+    EXPECT(std::abs(grad.sum().item<float>() - slope * (20 * 0.75f - 4 * 0.25f)) < 1e-4);
+    EXPECT(throws<c10::ValueError>(
+        [&] { sp_fast::upsampled_focal_loss(logits, labels.narrow(2, 0, 5), 0.25); }, "labels"));
 }
 
 void test_connected_parts() {
@@ -208,6 +304,11 @@ void test_kernel_supervision_loss() {
 
 int main() {
     test_mask_nms();
+    test_packed_masks();
+    test_take_proposals();
+    test_runs();
+    test_mask_sums();
+    test_focal_loss();
     test_connected_parts();
     test_matrix_nms();
     test_saliency();

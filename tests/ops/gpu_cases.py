@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from sp_fast import ops
-from sp_fast.ops import PackedMasks, mask_sums_reference, reference
+from sp_fast.ops import PackedMasks, deformable_reference, mask_sums_reference, reference
+from sp_fast.ops.take_proposals import take_proposals
+from tests.ops.deformable_cases import inside_cells
 from tests.ops.op_cases import generator, scattered
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -57,12 +59,15 @@ class Case:
         op: inputs -> results.
         reference: the same function in `sp_fast.ops.reference`.
         wanted: number of leading inputs that get gradients.
+        atomic: whether gradients are summed by atomic additions: their last bits differ from run to run, and
+            their errors are relative to the largest.
     """
 
     inputs: Callable[[int, torch.dtype], Sequence[Tensor]]
     op: Callable[..., Any]
     reference: Callable[..., Any]
     wanted: int = 0
+    atomic: bool = False
 
 
 def results(function: Callable[..., Any], inputs: Sequence[Tensor], wanted: int = 0) -> list[Tensor]:
@@ -97,16 +102,30 @@ def expected_results(case: Case, inputs: Sequence[Tensor]) -> list[Tensor]:
     return results(case.reference, inputs, case.wanted)
 
 
-def assert_expected(got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    """Check that integers are equal, and floats within the tolerance of the dtype on the GPU."""
+def assert_expected(got: Sequence[Tensor], expected: Sequence[Tensor], relative: bool = False) -> None:
+    """Check that integers are equal, and floats within the tolerance of the dtype on the GPU.
+
+    `relative`: the tolerance is relative to the largest value of a result.
+    """
     for one, other in zip(got, expected, strict=True):
         assert one.is_cuda
         assert one.shape == other.shape
         if other.is_floating_point():
-            tolerance = ON_GPU[one.dtype]
-            torch.testing.assert_close(one.cpu().double(), other.double(), rtol=tolerance, atol=tolerance)
+            tolerance, other = ON_GPU[one.dtype], other.double()
+            scale = max(1.0, other.abs().max().item()) if relative and other.numel() else 1.0
+            one = one.cpu().double() / scale
+            torch.testing.assert_close(one, other / scale, rtol=tolerance, atol=tolerance)
         else:
             assert torch.equal(one.cpu(), other)
+
+
+def assert_same(case: Case, got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Check that two runs agree: to the bit, but for sums by atomic additions."""
+    if case.atomic:
+        assert_expected(got, [x.cpu() for x in expected], relative=True)
+    else:
+        for one, other in zip(got, expected, strict=True):
+            assert torch.equal(one, other)
 
 
 def smooth_features(seed: int, batch: int, channels: int, height: int, width: int) -> Tensor:
@@ -212,6 +231,28 @@ def _pair_sums(of: Any) -> Callable[..., Any]:
     return lambda logits, masks, row: torch.stack(of.mask_pair_sums(logits, masks, row)[:3])
 
 
+def _attention_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    numbers = {"batch": 2, "queries": 70, "heads": 3, "points": 4, "depth": 20}
+    value, sizes, *others = inside_cells([(4, 5), (7, 9), (14, 18)], generator(seed), dtype=dtype, **numbers)
+    return value, *others, sizes
+
+
+def _attention(of: Any) -> Callable[..., Any]:
+    return lambda value, locations, weights, sizes: of.deformable_attention(value, sizes, locations, weights)
+
+
+def _taken_inputs(seed: int, dtype: torch.dtype) -> Sequence[Tensor]:
+    words, score = _masks_inputs(seed, torch.float32)
+    random = generator(seed)
+    seeds = torch.randn(2, 130, 72, generator=random).to(dtype)
+    return words, score.nan_to_num(), seeds, torch.randint(-1, 131, (2, 20), generator=random)
+
+
+def _take(words: Tensor, score: Tensor, seeds: Tensor, chosen: Tensor) -> tuple[Tensor, ...]:
+    masks, *others = take_proposals(_as_masks(words), score, seeds, chosen)
+    return masks.words, *others
+
+
 def _saliency(of: Any) -> Callable[..., Any]:
     def call(features: Tensor, valid: Tensor) -> tuple[Tensor, ...]:
         found = of.seed_saliency(features, [(3, 4), (2, 2)], valid=valid, similarity="cosine")
@@ -220,10 +261,13 @@ def _saliency(of: Any) -> Callable[..., Any]:
     return call
 
 
-# Every op, by name, at a small odd size.
+# Every op that does not wait, by name, at a small odd size.
 CASES = {
     "seed_saliency": Case(_saliency_inputs, _saliency(ops), _saliency(reference)),
     "connected_parts": Case(_parts_inputs, _parts(ops), _parts(reference)),
+    "deformable_attention": Case(
+        _attention_inputs, _attention(ops), _attention(deformable_reference), wanted=3, atomic=True
+    ),
     "mask_nms": Case(
         _masks_inputs,
         lambda words, score: ops.mask_nms(_as_masks(words), score),
@@ -247,6 +291,7 @@ CASES = {
         ),
         lambda words, _: (_as_masks(words).area(), _as_masks(words).boxes(), words),
     ),
+    "take_proposals": Case(_taken_inputs, _take, reference.take_proposals),
     "roi_average_pool": Case(_pooling_inputs, ops.roi_average_pool, reference.roi_average_pool, wanted=1),
     "match_prompts": Case(_matching_inputs, ops.match_prompts, reference.match_prompts, wanted=2),
     "kernel_supervision_loss": Case(
@@ -258,4 +303,11 @@ CASES = {
         lambda x, labels: mask_sums_reference.upsampled_focal_loss(x, labels, 0.25),
         wanted=1,
     ),
+}
+
+# Ops that are not in CASES, and why.
+NOT_IN_CASES = {
+    "mask_runs": "its result's size is known on the device only; it has a test of its own",
+    "compress_runs": "called on the CPU only",
+    "sample_runs": "called on the CPU only",
 }

@@ -118,6 +118,7 @@ def test_wrong_counts_are_refused():
         ((torch.zeros(2, 3, 4), torch.zeros(2).double(), (4, 5)), TypeError, "threshold"),
         ((torch.zeros(2, 3, 4), torch.zeros(2), (0, 5)), ValueError, "size: height"),
         ((torch.zeros(2, 3, 0), torch.zeros(2), (4, 5)), ValueError, "saliency: width"),
+        ((torch.zeros(2, 3, 4), torch.zeros(2), (2**16, 2**15)), ValueError, "size: expected at most 2"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, error, message):

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sp_fast.ops import mask_overlaps, mask_pair_sums, upsampled_focal_loss
+from sp_fast.ops import focal_loss, mask_overlaps, mask_pair_sums, mask_sums, upsampled_focal_loss
 from sp_fast.ops import mask_sums_reference as reference
 from tests.ops.op_cases import SEEDS, TOLERANCE, generator, needs_extension, scattered
 
@@ -222,7 +222,7 @@ def test_does_not_depend_on_threads(threads):
 
 
 X, M, R = torch.randn(2, 3, 4, 5), torch.rand(2, 2, 8, 10), torch.tensor([0, 1])
-L = torch.zeros(2, 8, 10, dtype=torch.int64)
+L, G = torch.zeros(2, 8, 10, dtype=torch.int64), torch.ones(2)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +258,28 @@ def test_the_compiled_ops_refuse_maps_without_cells():
     ):
         with pytest.raises(ValueError, match="logits: expected height and width of at least 1"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((G, G[:1], G, X[0, :2], M[0], R), ValueError, r"grad_overlap: expected shape \[2\], got \[1\]"),
+        ((G, G, G.long(), X[0, :2], M[0], R), TypeError, "grad_squares: expected dtype"),
+        ((G, G, G, X[0, :2], M[0], R[:1]), ValueError, "row: expected shape"),
+        ((G, G, G, X[0, :2], M[0][..., :1], R), ValueError, "masks: expected shape"),
+    ],
+)
+def test_errors_of_the_backward_pass_on_a_gpu(arguments, error, message):
+    """The checks that stand before the Triton kernel, as those of C++ do on the CPU."""
+    with pytest.raises(error, match=message):
+        mask_sums._pairs_backward_on_gpu(*arguments)
+
+
+def test_errors_of_the_backward_pass_of_the_focal_loss_on_a_gpu():
+    with pytest.raises(ValueError, match=r"grad: expected shape \[\], got \[2\]"):
+        focal_loss._backward_on_gpu(G, X, L, 0.25)
+    with pytest.raises(ValueError, match="labels: expected shape"):
+        focal_loss._backward_on_gpu(torch.ones(()), X, L[..., :1], 0.25)
 
 
 @needs_extension

@@ -9,15 +9,19 @@ from sp_fast.ops import (
     PackedMasks,
     connected_parts,
     deformable_attention,
-    deformable_reference,
     kernel_supervision_loss,
     mask_nms,
+    mask_overlaps,
+    mask_pair_sums,
     match_prompts,
     matrix_nms,
     reference,
     roi_average_pool,
     seed_saliency,
+    upsampled_focal_loss,
 )
+from sp_fast.ops.mask_runs import MaskRuns, image_masks, mask_runs
+from sp_fast.ops.take_proposals import take_proposals
 from sp_fast.proposals import SaliencyProposer
 from tests.ops.deformable_cases import inside_cells
 from tests.ops.gpu_cases import (
@@ -27,6 +31,7 @@ from tests.ops.gpu_cases import (
     ON_GPU,
     Case,
     assert_expected,
+    assert_same,
     blobs,
     boxes_of,
     expected_results,
@@ -78,7 +83,8 @@ def assert_saliency(found, features, seeds, valid, similarity):
 @pytest.mark.parametrize("name", EXACT)
 def test_same_as_the_reference(name, dtype, layout):
     inputs = CASES[name].inputs(0, dtype)
-    assert_expected(on_gpu(CASES[name], to_gpu(inputs, layout)), expected_results(CASES[name], inputs))
+    case = CASES[name]
+    assert_expected(on_gpu(case, to_gpu(inputs, layout)), expected_results(case, inputs), case.atomic)
 
 
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
@@ -247,32 +253,39 @@ def test_matching_and_supervision(number, prompts, channels, dtype):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("queries", "heads", "depth"), [(1, 1, 1), (300, 8, 32), (70, 3, 20)])
 def test_deformable_attention(queries, heads, depth, dtype):
-    """It has no entry in CASES: atomic additions differ from run to run in their last bits."""
-    random = generator(11)
     numbers = {"batch": 2, "queries": queries, "heads": heads, "points": 4, "depth": depth}
-    value, sizes, *others = inside_cells([(4, 5), (7, 9), (14, 18)], random, dtype=dtype, **numbers)
-    case = Case(
-        lambda *_: (),
-        lambda v, l, w, s: deformable_attention(v, s, l, w),  # noqa: E741
-        lambda v, l, w, s: deformable_reference.deformable_attention(v, s, l, w),  # noqa: E741
-        wanted=3,
-    )
-    inputs = (value, *others, sizes)
-    got, expected = on_gpu(case, to_gpu(inputs)), expected_results(case, inputs)
-    # Gradients are sums over channels or queries, compared relative to the largest.
-    scales = [max(1.0, x.abs().max().item()) for x in expected]
-    assert_expected(
-        [x / scale for x, scale in zip(got, scales, strict=True)],
-        [x / scale for x, scale in zip(expected, scales, strict=True)],
-    )
+    value, sizes, *others = inside_cells([(4, 5), (7, 9), (14, 18)], generator(11), dtype=dtype, **numbers)
+    case, inputs = CASES["deformable_attention"], (value, *others, sizes)
+    assert_expected(on_gpu(case, to_gpu(inputs)), expected_results(case, inputs), relative=True)
+
+
+def column_masks(runs: MaskRuns, height: int, width: int) -> torch.Tensor:
+    """The masks, bool [K, height, width], that run lengths stand for."""
+    lengths, number = runs.lengths.cpu().long(), runs.number.cpu()
+    inside = torch.cat([torch.arange(n) % 2 == 1 for n in number.tolist()])
+    return inside.repeat_interleave(lengths).reshape(-1, width, height).transpose(1, 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("cells", "size"), [((1, 1), (1, 1)), ((25, 42), (640, 427)), ((7, 9), (5, 31))])
+def test_mask_runs(cells, size, dtype):
+    """The same masks as on the CPU, but where the saliency is the threshold up to rounding."""
+    saliency = torch.rand(5, *cells, generator=generator(12)).to(dtype)
+    threshold = torch.tensor([0.5, 0.3, 0.6, -1.0, 2.0])
+    found = mask_runs(saliency.cuda(), threshold.cuda(), size)
+    assert found.lengths.is_cuda
+    got, expected = column_masks(found, *size), image_masks(saliency, size, threshold)
+    near = image_masks(saliency, size, threshold - 1e-5) != image_masks(saliency, size, threshold + 1e-5)
+    assert torch.equal(got[~near], expected[~near])
+    assert near.float().mean() < 1e-2
+    assert mask_runs(saliency[:0].cuda(), threshold[:0].cuda(), size).number.shape == (0,)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_two_runs_are_bit_equal(name, dtype):
-    inputs = to_gpu(CASES[name].inputs(1, dtype))
-    for one, other in zip(on_gpu(CASES[name], inputs), on_gpu(CASES[name], inputs), strict=True):
-        assert torch.equal(one, other)
+    case, inputs = CASES[name], to_gpu(CASES[name].inputs(1, dtype))
+    assert_same(case, on_gpu(case, inputs), on_gpu(case, inputs))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -299,8 +312,7 @@ def test_graph_replayed_with_other_values(name, dtype):
         for placed, other in zip(inputs, others, strict=True):
             placed.copy_(other)
         graph.replay()
-        for one, other in zip(captured, results(case.op, others, case.wanted), strict=True):
-            assert torch.equal(one, other)
+        assert_same(case, captured, results(case.op, others, case.wanted))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -317,19 +329,19 @@ def test_runs_on_the_current_stream(name):
             placed.copy_(value)
         got = results(case.op, late, case.wanted)
         torch.cuda.current_stream().synchronize()
-    for one, other in zip(got, expected, strict=True):
-        assert torch.equal(one, other)
+    assert_same(case, got, expected)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_runs_on_the_device_of_its_inputs(name):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")
-    inputs = [x.to("cuda:1") for x in CASES[name].inputs(6, torch.float32)]
-    expected = on_gpu(CASES[name], to_gpu(CASES[name].inputs(6, torch.float32)))
-    for one, other in zip(results(CASES[name].op, inputs, CASES[name].wanted), expected, strict=True):
-        assert one.device == inputs[0].device
-        assert torch.equal(one.cpu(), other.cpu())
+    case = CASES[name]
+    inputs = [x.to("cuda:1") for x in case.inputs(6, torch.float32)]
+    expected = on_gpu(case, to_gpu(case.inputs(6, torch.float32)))
+    got = results(case.op, inputs, case.wanted)
+    assert all(one.device == inputs[0].device for one in got)
+    assert_same(case, [one.to("cuda:0") for one in got], expected)
 
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
@@ -355,6 +367,7 @@ def test_proposals_without_waiting(preset):
 def test_empty_tensors(shape):
     batch, channels = shape[:2]
     features = torch.randn(shape, device="cuda", requires_grad=True)
+    sizes = torch.tensor([shape[2:]], device="cuda")
     with without_waiting():
         none = seed_saliency(features, seeds=features.new_empty(batch, 0, channels))
         found = seed_saliency(features, (2, 3))
@@ -364,6 +377,9 @@ def test_empty_tensors(shape):
             assert decayed.shape == score.shape
             assert masks.boxes().shape == (*score.shape, 4)
             assert connected_parts(masks, max_parts=3)[0].shape == (*score.shape, 3)
+            assert take_proposals(masks, score, found.seeds[:, : score.shape[1]], kept).count.shape == (
+                batch,
+            )
         pooled = roi_average_pool(features, features.new_empty(batch, 0, 4))
         (of_features,) = torch.autograd.grad(pooled, features, torch.ones_like(pooled))
         kernels = torch.randn(6, channels, device="cuda", requires_grad=True)
@@ -372,16 +388,44 @@ def test_empty_tensors(shape):
             kernels.expand(3, batch, -1, -1), pooled.detach(), index.new_empty(3, batch, 0)
         )
         (of_kernels,) = torch.autograd.grad(loss + decorated.sum(), kernels)
+        of_maps = no_mask_losses(features)
+        value = features.flatten(2).transpose(1, 2).unflatten(2, (2, -1))
+        points = value.new_empty(batch, 0, 2, 1, 4, 2)
+        attended = deformable_attention(value, sizes, points, points[..., 0])
+        (of_value,) = torch.autograd.grad(attended.sum(), features)
     assert none.masks.shape == (batch, 0)
     assert (mask_nms(none.masks, none.score) == -1).all()
-    assert not of_features.any()
+    assert attended.shape == (batch, 0, channels)
+    assert not any(gradient.any() for gradient in (of_features, of_maps, of_value))
     assert torch.equal(of_kernels, torch.full_like(of_kernels, batch))
     assert loss.item() == 0
     assert (index == -1).all()
 
 
-def every_op(features, boxes, kernels):
-    """Run every op."""
+def no_mask_losses(features):
+    """Run the mask losses without masks, targets, pairs or classes; return the gradient of their sum."""
+    batch, _, height, width = features.shape
+    masks = torch.zeros(batch, 3, 2 * height, 2 * width, dtype=torch.uint8, device=features.device)
+    logits = features[:, :0]
+    assert mask_overlaps(logits, masks).target_area.shape == (batch, 3)
+    assert mask_overlaps(features, masks[:, :0]).overlap.shape == (*features.shape[:2], 0)
+    row = torch.zeros(0, dtype=torch.int64, device=features.device)
+    sums = mask_pair_sums(logits.flatten(0, 1), masks.flatten(0, 1), row)
+    loss = upsampled_focal_loss(logits, masks[:, 0].long())
+    return torch.autograd.grad(loss + sum(x.sum() for x in sums), features)[0]
+
+
+def mask_losses(logits, labels):
+    """Run the mask losses and return the sum of their results."""
+    masks, labels = labels.to(torch.uint8)[:, None], labels.long()
+    row = torch.arange(len(logits), device=logits.device)
+    pairs = mask_pair_sums(logits[:, 0], masks[:, 0], row)
+    costs = sum(x.mean() for x in mask_overlaps(logits, masks))
+    return (costs + sum(x.mean() for x in pairs) + upsampled_focal_loss(logits, labels)) / labels.numel()
+
+
+def every_op(features, boxes, kernels, labels, sizes):
+    """Run every op that does not wait."""
     found = seed_saliency(features.detach(), (3, 4), similarity="cosine")
     kept = mask_nms(found.masks, found.score, max_masks=5)
     decayed = matrix_nms(found.masks, found.score)
@@ -389,18 +433,26 @@ def every_op(features, boxes, kernels):
     decorated, index = match_prompts(kernels, prompts)
     stages = torch.stack([decorated, decorated * 2])
     loss = kernel_supervision_loss(stages, prompts, index[None, :, : prompts.shape[1]].expand(2, -1, -1))
+    points = boxes[:, :, None, None, None, :2].expand(-1, -1, 2, 1, 3, 2) / 20
+    value = features.flatten(2).transpose(1, 2).unflatten(2, (2, -1))
+    attended = deformable_attention(value, sizes, points, points[..., 0])
+    loss = loss + mask_losses(features, labels) + attended.square().mean()
     parts, number = connected_parts(found.masks, max_parts=3)
-    shapes = found.masks.boxes(), found.masks.area(), parts.words, number
-    return loss + decorated.square().sum(), kept, decayed, *shapes
+    taken = take_proposals(found.masks, found.score, found.seeds, kept)
+    shapes = found.masks.boxes(), found.masks.area(), parts.words, number, taken.score, taken.count
+    packed = PackedMasks.pack(found.masks.unpack()).words
+    return loss + decorated.square().sum(), kept, decayed, packed, *shapes
 
 
 def test_compiled_as_one_graph():
     features = smooth_features(8, 2, 16, 13, 21).cuda().requires_grad_()
     boxes = boxes_of(9, 2, 6, 13, 21).cuda()
     kernels = torch.randn(9, 16, generator=generator(11)).cuda().requires_grad_()
+    labels = torch.randint(0, 5, (2, 26, 42), generator=generator(12)).cuda()
+    inputs = features, boxes, kernels, labels, torch.tensor([[13, 21]]).cuda()
     torch._dynamo.reset()
     compiled = torch.compile(every_op, fullgraph=True)
-    got, expected = compiled(features, boxes, kernels), every_op(features, boxes, kernels)
+    got, expected = compiled(*inputs), every_op(*inputs)
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other)
     for one, other in zip(

@@ -18,11 +18,7 @@ from sp_fast.ops import (
 )
 from tests.ops.gpu_cases import assert_expected, results, without_waiting
 
-# One process at a time: each takes tens of gigabytes.
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.xdist_group("large"),
-]
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 BF16 = torch.bfloat16
 MORE_IMAGES_THAN_ROWS = 70_000
