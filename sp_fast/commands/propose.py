@@ -1,6 +1,8 @@
 """`sp-fast propose`: saliency masks for a folder of images."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -50,6 +52,19 @@ def _device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise typer.BadParameter(f"{name} cannot be used here ({str(error).splitlines()[0]})") from None
     return name
+
+
+@contextmanager
+def _without_triton() -> Iterator[None]:
+    """Keeps torch's compiler, which torchvision imports, from loading Triton, 190 MB that no CPU needs."""
+    loaded = "triton" in sys.modules
+    if not loaded:
+        sys.modules["triton"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not loaded:
+            del sys.modules["triton"]
 
 
 def _numbers(text: str, separator: str, kind: type, expected: str, lengths: Sequence[int] = ()) -> Any:
@@ -202,6 +217,9 @@ def propose(
             f"weights:\n{where_to_find()}",
             param_hint="--weights",
         )
+
+    with _without_triton() if device == "cpu" else nullcontext():
+        import torchvision  # noqa: F401
 
     from sp_fast.data.images import list_images
     from sp_fast.progress import RunProgress
