@@ -42,6 +42,9 @@ If interrupted, run the same command again to resume.
 """
 
 
+_LARGEST = 2**15  # a side of that many pixels, or cells, takes all memory
+
+
 def _device(name: str) -> str:
     import torch
 
@@ -74,6 +77,8 @@ def _numbers(text: str, separator: str, kind: type, expected: str, lengths: Sequ
         numbers = []
     if not numbers or min(numbers) <= 0 or (lengths and len(numbers) not in lengths):
         raise typer.BadParameter(f"expected {expected}, got {text!r}")
+    if kind is int and max(numbers) > _LARGEST:
+        raise typer.BadParameter(f"expected numbers of at most {_LARGEST}, got {text!r}")
     return numbers
 
 

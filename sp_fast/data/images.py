@@ -15,6 +15,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, features
 
+from sp_fast.data.faults import printable
+
 _JPEG, _TIFF, _NETPBM = (".jpg", ".jpeg", ".jfif"), (".tif", ".tiff"), (".ppm", ".pgm")
 IMAGE_SUFFIXES = (*_JPEG, ".png", ".bmp", ".gif", *_TIFF, ".webp", *_NETPBM)
 # Read where Pillow has the library, or a plug-in is installed; otherwise left out with a warning.
@@ -64,7 +66,7 @@ class BrokenImageError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" if self.reason else str(self.path)
+        return printable(f"{self.path}: {self.reason}" if self.reason else self.path)
 
 
 class TooManyBrokenError(ValueError):
@@ -106,7 +108,7 @@ class BrokenImages:
         head = f"{len(self)}{of} image{'' if (total or len(self)) == 1 else 's'} could not be read"
         if not self.reasons:
             return head
-        names = [f"{path} ({reason})" for path, reason in list(self.reasons.items())[:shown]]
+        names = [printable(f"{path} ({reason})") for path, reason in list(self.reasons.items())[:shown]]
         more = len(self) - len(names)
         return f"{head}: {', '.join(names)}{f' and {more} more' if more else ''}"
 
@@ -173,7 +175,7 @@ def _how_to_read(paths: Sequence[Path]) -> str:
 
 
 def _names(paths: Sequence[Path], folder: Path) -> str:
-    some = ", ".join(path.relative_to(folder).as_posix() for path in sorted(paths)[:5])
+    some = ", ".join(printable(path.relative_to(folder).as_posix()) for path in sorted(paths)[:5])
     return some + (", ..." if len(paths) > 5 else "")
 
 
