@@ -141,5 +141,5 @@ def short(value: Any) -> str:
 
 
 def printable(text: object) -> str:
-    """The text with its control characters escaped, as a name may have line breaks or codes of the terminal."""
+    """The text with control characters escaped; names may have line breaks and codes of the terminal."""
     return "".join(repr(one)[1:-1] if unicodedata.category(one) in _ESCAPED else one for one in str(text))

@@ -66,7 +66,7 @@ class BrokenImageError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return printable(f"{self.path}: {self.reason}" if self.reason else self.path)
+        return printable(f"{self.path}: {self.reason}") if self.reason else str(self.path)
 
 
 class TooManyBrokenError(ValueError):

@@ -53,3 +53,23 @@ def test_a_warning_is_one_line_and_said_once(tmp_path, monkeypatch, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"Warning: {tmp_path}: left out 1 images")
     assert line.endswith("b.DNG")
+
+
+def allocate():
+    import torch
+
+    torch.empty(2**50)
+
+
+def exhaust():
+    raise MemoryError
+
+
+@pytest.mark.parametrize("needs", [allocate, exhaust])
+def test_a_full_memory_is_one_line(needs, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", needs)
+    with pytest.raises(SystemExit) as stop:
+        cli.run()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: not enough memory (")

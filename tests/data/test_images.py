@@ -264,6 +264,13 @@ def test_broken_images_are_counted_once_and_over_five_percent_is_an_error():
     assert images.report() == "1 image could not be read: a.jpg (empty)"
 
 
+def test_names_of_broken_images_are_one_line():
+    images = BrokenImages()
+    images.add("a\nb\x1b[31m.jpg", "empty")
+    assert images.report() == r"1 image could not be read: a\nb\x1b[31m.jpg (empty)"
+    assert str(BrokenImageError("a\r\nb.jpg", "empty")) == r"a\r\nb.jpg: empty"
+
+
 def test_broken_images_report_names_the_first_few():
     images = BrokenImages()
     for k in range(7):
