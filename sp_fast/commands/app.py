@@ -61,6 +61,9 @@ app.add_typer(data, name="data")
 app.add_typer(experiment, name="experiment")
 app.command("demo", epilog=DEMO_EXAMPLES)(demo)
 
+# The last is what oneDNN says.
+_FULL = ("can't allocate memory", "can't start new thread", "could not create a primitive")
+
 
 def run() -> None:
     """Run the command line; errors of the user print one line to standard error, with exit status 2."""
@@ -74,7 +77,8 @@ def run() -> None:
         print(f"Error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+        full = any(said in str(error) for said in _FULL)
+        if not full and not isinstance(error, MemoryError):
             raise
         print(f"Error: not enough memory ({_message(error) or 'none left'})", file=sys.stderr)
         sys.exit(2)

@@ -65,7 +65,11 @@ def exhaust():
     raise MemoryError
 
 
-@pytest.mark.parametrize("needs", [allocate, exhaust])
+def start():
+    raise RuntimeError("can't start new thread")  # as Python's threading says it
+
+
+@pytest.mark.parametrize("needs", [allocate, exhaust, start])
 def test_a_full_memory_is_one_line(needs, monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", needs)
     with pytest.raises(SystemExit) as stop:
