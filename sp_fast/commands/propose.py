@@ -1,6 +1,8 @@
 """`sp-fast propose`: saliency masks for a folder of images."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -43,6 +45,9 @@ If interrupted, run the same command again to resume.
 """
 
 
+_LARGEST = 2**15  # a side of that many pixels, or cells, takes all memory
+
+
 def _device(name: str) -> str:
     import torch
 
@@ -55,6 +60,19 @@ def _device(name: str) -> str:
     return name
 
 
+@contextmanager
+def _without_triton() -> Iterator[None]:
+    """Keeps torch's compiler, which torchvision imports, from loading Triton, 190 MB that no CPU needs."""
+    loaded = "triton" in sys.modules
+    if not loaded:
+        sys.modules["triton"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not loaded:
+            del sys.modules["triton"]
+
+
 def _numbers(text: str, separator: str, kind: type, expected: str, lengths: Sequence[int] = ()) -> Any:
     try:
         numbers = [kind(number) for number in text.split(separator)]
@@ -62,6 +80,8 @@ def _numbers(text: str, separator: str, kind: type, expected: str, lengths: Sequ
         numbers = []
     if not numbers or min(numbers) <= 0 or (lengths and len(numbers) not in lengths):
         raise typer.BadParameter(f"expected {expected}, got {text!r}")
+    if kind is int and max(numbers) > _LARGEST:
+        raise typer.BadParameter(f"expected numbers of at most {_LARGEST}, got {text!r}")
     return numbers
 
 
@@ -205,6 +225,9 @@ def propose(
             f"weights:\n{where_to_find()}",
             param_hint="--weights",
         )
+
+    with _without_triton() if device == "cpu" else nullcontext():
+        import torchvision  # noqa: F401
 
     from sp_fast.data.images import list_images
     from sp_fast.progress import RunProgress

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import reprlib
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+_ESCAPED = ("Cc", "Cf", "Cs", "Zl", "Zp")  # Unicode's controls, formats, surrogates and line breaks
 ERROR, WARNING, NOTE = "error", "warning", "note"
 
 
@@ -109,7 +111,8 @@ class Fault:
     def __str__(self) -> str:
         of = f"{self.where}: " if self.where else ""
         field = f"{self.field}: " if self.field else ""
-        return f"{of}{field}expected {self.expected}, got {self.got}" if self.expected else of + self.got
+        text = f"{of}{field}expected {self.expected}, got {self.got}" if self.expected else of + self.got
+        return printable(text)
 
 
 def note(kind: str, got: str, names: Sequence[str] = ()) -> Fault:
@@ -135,3 +138,8 @@ def short(value: Any) -> str:
         return _short.repr(value)
     except ValueError:  # an integer of more digits than Python prints
         return "a number of thousands of digits"
+
+
+def printable(text: object) -> str:
+    """The text with control characters escaped; names may have line breaks and codes of the terminal."""
+    return "".join(repr(one)[1:-1] if unicodedata.category(one) in _ESCAPED else one for one in str(text))

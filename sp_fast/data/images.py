@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, features
+
+from sp_fast.data.faults import printable
 
 _JPEG, _TIFF, _NETPBM = (".jpg", ".jpeg", ".jfif"), (".tif", ".tiff"), (".ppm", ".pgm")
 IMAGE_SUFFIXES = (*_JPEG, ".png", ".bmp", ".gif", *_TIFF, ".webp", *_NETPBM)
@@ -41,6 +44,9 @@ _TURNS = {
 }
 _TURNED = (5, 6, 7, 8)  # orientations that exchange height and width
 _PIXELS_AT_ONCE = 2**22
+# Pillow holds 4 bytes per pixel, so threads decode larger images one after the other.
+_LARGE = 2**25
+_ONE_LARGE = threading.Lock()
 Result = TypeVar("Result")
 Item = TypeVar("Item")
 
@@ -60,7 +66,7 @@ class BrokenImageError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}" if self.reason else str(self.path)
+        return printable(f"{self.path}: {self.reason}") if self.reason else str(self.path)
 
 
 class TooManyBrokenError(ValueError):
@@ -102,7 +108,7 @@ class BrokenImages:
         head = f"{len(self)}{of} image{'' if (total or len(self)) == 1 else 's'} could not be read"
         if not self.reasons:
             return head
-        names = [f"{path} ({reason})" for path, reason in list(self.reasons.items())[:shown]]
+        names = [printable(f"{path} ({reason})") for path, reason in list(self.reasons.items())[:shown]]
         more = len(self) - len(names)
         return f"{head}: {', '.join(names)}{f' and {more} more' if more else ''}"
 
@@ -169,7 +175,7 @@ def _how_to_read(paths: Sequence[Path]) -> str:
 
 
 def _names(paths: Sequence[Path], folder: Path) -> str:
-    some = ", ".join(path.relative_to(folder).as_posix() for path in sorted(paths)[:5])
+    some = ", ".join(printable(path.relative_to(folder).as_posix()) for path in sorted(paths)[:5])
     return some + (", ..." if len(paths) > 5 else "")
 
 
@@ -248,11 +254,12 @@ def read_for_size(
         turned = size != (image.height, image.width)
         height, width = wanted(size)[::-1] if turned else wanted(size)
         image.draft(None, (2 * width, 2 * height))  # type: ignore[arg-type]
-        factor = min(image.height // (2 * height), image.width // (2 * width))
-        upright = exif == "ignore" or _orientation(image) not in _TURNS
-        if factor > 1 and upright and image.mode in ("L", "RGB"):
-            return np.array(image.reduce(factor).convert("RGB")), size
-        return pil_to_rgb(image, exif=exif), size
+        factor = max(1, min(image.height // (2 * height), image.width // (2 * width)))
+        large = image.height * image.width > _LARGE
+        with _ONE_LARGE if large else contextlib.nullcontext():
+            pixels = _to_rgb(image, exif, factor)
+            image.close()  # frees its pixels before the next one is decoded
+        return pixels, size
 
     return _decode(path, read)
 
@@ -388,18 +395,29 @@ def set_max_megapixels(limit: float) -> None:
 
 def pil_to_rgb(image: Image.Image, *, exif: str = "apply") -> np.ndarray:
     """A PIL image as uint8 [H, W, 3], RGB, converted as `read_image` does; ValueError where it cannot be."""
-    if exif == "apply" and (turn := _TURNS.get(_orientation(image))) is not None:
+    return _to_rgb(image, exif, 1)
+
+
+def _to_rgb(image: Image.Image, exif: str, factor: int) -> np.ndarray:
+    """The same, averaged over squares of `factor` x `factor` pixels."""
+    turn = _TURNS.get(_orientation(image)) if exif == "apply" else None
+    if turn is not None and factor == 1:
         # Not by ImageOps.exif_transpose, which also writes the EXIF data again and fails where it is damaged.
         image = image.transpose(turn)
     if image.mode == "F":
         raise ValueError("floating-point pixels, whose range is not defined")
-    if image.mode == "RGB" and image.height * image.width <= _PIXELS_AT_ONCE:
+    if image.mode == "RGB" and factor == 1 and image.height * image.width <= _PIXELS_AT_ONCE:
         return np.array(image)
-    rgb: np.ndarray = np.empty((image.height, image.width, 3), dtype=np.uint8)
-    rows = max(1, _PIXELS_AT_ONCE // image.width)  # a large image would be in memory several times
-    for top in range(0, image.height, rows):
-        part = image.crop((0, top, image.width, min(top + rows, image.height)))
-        rgb[top : top + rows] = _gray(part)[..., None] if image.mode.startswith("I") else part.convert("RGB")
+    height, width = -(-image.height // factor), -(-image.width // factor)
+    rgb: np.ndarray = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, _PIXELS_AT_ONCE // (image.width * factor))  # a large image would be in memory several times
+    for top in range(0, height, rows):
+        bottom = min((top + rows) * factor, image.height)
+        part = image.crop((0, top * factor, image.width, bottom))
+        part = Image.fromarray(_gray(part)) if image.mode.startswith("I") else part
+        rgb[top : top + rows] = part.convert("RGB").reduce(factor)
+    if turn is not None and factor > 1:
+        return np.array(Image.fromarray(rgb).transpose(turn))
     return rgb
 
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sp_fast import cli
+from sp_fast.commands import app as cli
 
 
 class Command:
@@ -19,7 +19,7 @@ class Command:
         self._monkeypatch.setenv("COLUMNS", "80")
         self._capfd.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            cli.run()
         out, err = self._capfd.readouterr()
         assert "Traceback" not in err
         code = stop.value.code

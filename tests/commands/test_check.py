@@ -117,3 +117,11 @@ def test_every_kind_of_fault_is_documented():
     rows = [f"| {kind.severity} | {kind.title} | {kind.mend} |" for kind in KINDS.values()]
     documented = [row for row in rows if row in page]
     assert documented == [row for row in rows if not row.startswith(f"| {NOTE}")]
+
+
+def test_control_characters_of_names_are_escaped(check, tmp_path):
+    coco = good_set(tmp_path)
+    coco["images"][0]["file_name"] = "a\n\x1b[31m\u202eb\u00fc.jpg"
+    _, out, err = check(write(coco, tmp_path), "--images", tmp_path / "images")
+    assert "\x1b" not in out + err
+    assert r"a\n\x1b[31m\u202ebü.jpg" in out

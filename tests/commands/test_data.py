@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from sp_fast import cli
+from sp_fast.commands import app as cli
 from sp_fast.data.store import open_store
 from tests.data.fixtures import scenes  # noqa: F401
 
@@ -22,7 +22,7 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["sp-fast", "data", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            cli.run()
         out, err = capsys.readouterr()
         return stop.value.code or 0, out, err
 

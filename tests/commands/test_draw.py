@@ -9,7 +9,7 @@ pytest.importorskip("matplotlib")
 
 from PIL import Image
 
-from sp_fast import cli
+from sp_fast.commands import app as cli
 from tests.evaluation.conftest import results, scenes, truth  # noqa: F401
 from tests.experiments.test_figures import Bright
 
@@ -21,7 +21,7 @@ def run(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["sp-fast", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            cli.run()
         return exit_.value.code or 0, *capsys.readouterr()
 
     return run

@@ -5,7 +5,7 @@ import warnings
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from sp_fast import cli
+from sp_fast.commands import app as cli
 from sp_fast.data.image_faults import unlisted
 from sp_fast.data.images import BrokenImageError, TooManyBrokenError
 
@@ -32,7 +32,7 @@ class Broken(Dataset):
 def test_errors_of_other_processes_are_one_line(error, message, monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", lambda: next(iter(DataLoader(Broken(error), num_workers=1))))
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        cli.run()
     assert stop.value.code == 2
     assert capsys.readouterr().err == f"Error: {message}\n"
 
@@ -48,8 +48,32 @@ def test_a_warning_is_one_line_and_said_once(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "app", look_twice)
     with pytest.warns(UserWarning, match="of another package") as others:
-        cli.main()
+        cli.run()
     assert len(others) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"Warning: {tmp_path}: left out 1 images")
     assert line.endswith("b.DNG")
+
+
+def allocate():
+    import torch
+
+    torch.empty(2**50)
+
+
+def exhaust():
+    raise MemoryError
+
+
+def start():
+    raise RuntimeError("can't start new thread")  # as Python's threading says it
+
+
+@pytest.mark.parametrize("needs", [allocate, exhaust, start])
+def test_a_full_memory_is_one_line(needs, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", needs)
+    with pytest.raises(SystemExit) as stop:
+        cli.run()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("Error: not enough memory (")

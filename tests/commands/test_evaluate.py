@@ -5,7 +5,7 @@ import json
 import pytest
 
 import sp_fast.inference
-from sp_fast import cli
+from sp_fast.commands import app as cli
 from tests.evaluation.conftest import results, scenes, truth  # noqa: F401
 from tests.evaluation.models import Oracle
 
@@ -17,7 +17,7 @@ def run(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["sp-fast", "evaluate", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
+            cli.run()
         return exit_.value.code or 0, *capsys.readouterr()
 
     return run

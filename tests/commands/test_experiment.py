@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from sp_fast.cli import app
+from sp_fast.commands.app import app
 
 pytest.importorskip("mmdet")
 

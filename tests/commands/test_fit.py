@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sp_fast.cli import app
+from sp_fast.commands.app import app
 from sp_fast.data.synthetic import SetOptions, make_set
 from sp_fast.experiments import candidates, scheduler
 from sp_fast.proposals.networks import layers

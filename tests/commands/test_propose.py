@@ -203,6 +203,7 @@ def test_weights_are_reported(command: Command, folder: Path, tmp_path: Path) ->
         (["{images}", *RANDOM, "--grid", "10"], 2, "expected 10x10, or several as 10x10,5x5, got '10'"),
         (["{images}", *RANDOM, "--scales", "1;2"], 2, "expected factors such as 1,0.5,0.25, got '1;2'"),
         (["{images}", *RANDOM, "--size", "big"], 2, "expected 640, 1333x800 or none, got 'big'"),
+        (["{images}", *RANDOM, "--size", "9" * 20], 2, "expected numbers of at most 32768, got"),
         (["{images}", *RANDOM, "--size", "32,64"], 2, "expected one size without --ranking objectness"),
         (
             ["{images}", *RANDOM, "--preset", "multiscale", "--size", "80x32"],

@@ -173,6 +173,18 @@ def test_labelme_rectangles(points, images, tmp_path):
         to_coco(tmp_path / "photo.json", images, "labelme")
 
 
+@pytest.mark.parametrize("wrong", [float("inf"), float("nan"), 10**400])
+@pytest.mark.parametrize("kind", ["polygon", "rectangle", "circle", "mask"])
+def test_labelme_points_are_finite(kind, wrong, images, tmp_path):
+    png = io.BytesIO()
+    Image.new("L", (4, 4), 255).save(png, format="PNG")
+    mask = base64.b64encode(png.getvalue()).decode()
+    shape = {"label": "dog", "shape_type": kind, "points": [[wrong, 1], [5, 5], [1, 5]], "mask": mask}
+    (tmp_path / "photo.json").write_text(labelme([shape]))
+    with pytest.raises(ValueError, match=rf"photo\.json: shapes\[0\]: expected the points of a {kind}, got "):
+        to_coco(tmp_path / "photo.json", images, "labelme")
+
+
 def test_labelme_circle(images, tmp_path):
     circle = {"label": "cell", "shape_type": "circle", "points": [[40, 30], [40, 20]]}
     (tmp_path / "photo.json").write_text(labelme([circle]))

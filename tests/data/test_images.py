@@ -4,6 +4,9 @@ import os
 import pickle
 import struct
 import sys
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -261,6 +264,13 @@ def test_broken_images_are_counted_once_and_over_five_percent_is_an_error():
     assert images.report() == "1 image could not be read: a.jpg (empty)"
 
 
+def test_names_of_broken_images_are_one_line():
+    images = BrokenImages()
+    images.add("a\nb\x1b[31m.jpg", "empty")
+    assert images.report() == r"1 image could not be read: a\nb\x1b[31m.jpg (empty)"
+    assert str(BrokenImageError("a\r\nb.jpg", "empty")) == r"a\r\nb.jpg: empty"
+
+
 def test_broken_images_report_names_the_first_few():
     images = BrokenImages()
     for k in range(7):
@@ -338,23 +348,65 @@ def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path):
     assert len(said) == 2
 
 
-@pytest.mark.parametrize("orientation", [1, 6])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+@pytest.mark.parametrize("orientation", [1, 4, 6])
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [(".jpg", "RGB"), (".jpg", "L"), (".tif", "RGB"), (".tif", "L")]
+    + [(".png", mode) for mode in ("RGB", "L", "RGBA", "P", "I;16")],
+)
 def test_large_images_are_read_small(tmp_path, suffix, mode, orientation):
     rows, columns = np.mgrid[:800, :1200]
     smooth = np.stack([rows / 4, columns / 6, (rows + columns) / 10], axis=-1).astype(np.uint8)
+    image = Image.fromarray(smooth)
+    if mode == "I;16":
+        image = Image.fromarray((rows * 60).astype(np.uint16))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(smooth).convert(mode).save(tmp_path / f"a{suffix}", quality=95, exif=exif)
+    image.convert(mode).save(tmp_path / f"a{suffix}", quality=95, exif=exif)
     whole = read_image(tmp_path / f"a{suffix}")
     given, (height, width) = read_for_size(tmp_path / f"a{suffix}", lambda size: (size[0] // 8, size[1] // 8))
     assert (height, width) == whole.shape[:2]
-    turned = orientation == 6 and suffix == ".png"  # read whole, to be turned
-    assert given.shape == ((height, width, 3) if turned else (height // 4, width // 4, 3))
-    step = height // given.shape[0]
-    means = whole.reshape(given.shape[0], step, given.shape[1], step, 3).mean((1, 3))
+    assert given.shape == (height // 4, width // 4, 3)
+    means = whole.reshape(height // 4, 4, width // 4, 4, 3).mean((1, 3))
     assert np.abs(given - means).max() < 4
+
+
+def test_large_images_are_decoded_one_after_the_other_and_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_LARGE", 100 * 100)
+    sizes, decoding, most = {"a.png": 200, "b.png": 200, "c.png": 200}, [], []
+    for name, side in sizes.items():
+        Image.new("RGBA", (side, side), (9, 99, 199, 0)).save(tmp_path / name)
+    whole = images._to_rgb
+
+    def slowly(*arguments):
+        decoding.append(1)
+        most.append(len(decoding))
+        time.sleep(0.05)
+        try:
+            return whole(*arguments)
+        finally:
+            decoding.pop()
+
+    monkeypatch.setattr(images, "_to_rgb", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        read = [pool.submit(read_for_size, tmp_path / name, lambda _: (20, 20)) for name in sizes]
+        for one in read:
+            assert (one.result()[0] == (9, 99, 199)).all()
+    assert most == [1, 1, 1]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_a_large_image_is_never_a_whole_array(tmp_path, mode):
+    side = 4096
+    Image.new(mode, (side, side), 3).save(tmp_path / "a.png")
+    tracemalloc.start()  # counts NumPy's arrays and Python's bytes; Pillow's own pixels are not among them
+    try:
+        given, _ = read_for_size(tmp_path / "a.png", lambda _: (256, 256))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert given.shape == (512, 512, 3)
+    assert peak < side * side
 
 
 def test_images_that_are_not_much_larger_are_read_whole(pixels, tmp_path):

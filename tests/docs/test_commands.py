@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 pytest.importorskip("mmdet")
 
-from sp_fast.cli import app
+from sp_fast.commands.app import app
 from sp_fast.configs import find_config
 from sp_fast.experiments.paper.inputs import inputs
 from tests.docs.pages import PAGES

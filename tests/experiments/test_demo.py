@@ -8,7 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from sp_fast.cli import app
+from sp_fast.commands.app import app
 
 pytest.importorskip("mmdet")
 

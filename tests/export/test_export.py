@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import sp_fast
-from sp_fast.cli import main
+from sp_fast.commands.app import run as main
 from sp_fast.export import export_model
 from sp_fast.export import model as exporting
 from sp_fast.export.difference import Difference, difference

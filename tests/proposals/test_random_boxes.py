@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sp_fast import cli
+from sp_fast.commands import app as cli
 from sp_fast.data.coco import load_coco
 from sp_fast.data.store import open_store
 from sp_fast.proposals.random_boxes import draw_boxes, draw_patches, write_random_boxes
@@ -105,7 +105,7 @@ def test_command(folder, tmp_path, monkeypatch, capsys):
     ):
         monkeypatch.setattr("sys.argv", [*arguments, *more])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            cli.run()
         assert (stop.value.code or 0) == code
         shown = capsys.readouterr()
         assert words in shown.out + shown.err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sp_fast import cli
+from sp_fast.commands import app as cli
 from sp_fast.data.coco import load_coco
 from sp_fast.proposals import region_boxes
 
@@ -55,7 +55,7 @@ def test_command(selective_search, folder, tmp_path, monkeypatch, capsys):
         arguments = ["region-boxes", str(folder), "--out", str(out), "--count", "5", "--workers", workers]
         monkeypatch.setattr("sys.argv", ["sp-fast", *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            cli.run()
         shown = capsys.readouterr()
         assert not stop.value.code, shown.err
         written.append(json.loads(out.read_text()))
@@ -74,7 +74,7 @@ def test_what_to_install_without_selective_search(folder, tmp_path, monkeypatch,
         "sys.argv", ["sp-fast", "region-boxes", str(folder), "--out", str(tmp_path / "x.json")]
     )
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        cli.run()
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert "pip install opencv-contrib-python-headless" in error

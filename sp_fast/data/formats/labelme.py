@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import math
 import warnings
@@ -69,8 +68,10 @@ def _objects(file: Path, shapes: list[dict[str, Any]], left_out: Counter[str]) -
         )
         try:
             points = np.asarray(shape["points"], dtype=float).reshape(-1, 2)
+            if not np.isfinite(points).all():
+                raise ValueError("numbers that are not finite")
             part = _part(kind, points, shape)
-        except (KeyError, TypeError, ValueError, IndexError, OSError, SyntaxError, binascii.Error) as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError, OSError, SyntaxError) as error:
             raise ValueError(
                 f"{file}: shapes[{number}]: expected the points of a {kind}, got {error}"
             ) from None
