@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -27,23 +28,29 @@ class BatchPreprocessor(DetDataPreprocessor):
         if isinstance(data, BaseBoxes):
             return type(data)(to_device(data.tensor, self.device), clone=False)
         if isinstance(data, BaseDataElement):
-            moved = data.new()
-            moved.set_data({name: self.cast_data(value) for name, value in data.items()})
-            return moved
+            return self._cast_element(data)
         if isinstance(data, BaseInstanceMasks):  # it has no loop that the base class could make sense of
             return data.to(self.device) if hasattr(data, "to") else data
         return super().cast_data(data)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """See mmdet."""
-        data = self.cast_data(data)
+        inputs = self.cast_data(data["inputs"])  # the base class does the rest
         swaps = self._channel_conversion
         if swaps:
-            inputs = data["inputs"]
-            whole = isinstance(inputs, Tensor)
-            data = {**data, "inputs": inputs.flip(1) if whole else [one.flip(0) for one in inputs]}
+            inputs = inputs.flip(1) if isinstance(inputs, Tensor) else [one.flip(0) for one in inputs]
+        data = {**data, "inputs": inputs}
         self._channel_conversion = False  # mmengine's way indexes by a list, which waits
         try:
             return super().forward(data, training)
         finally:
             self._channel_conversion = swaps
+
+    def _cast_element(self, element: BaseDataElement) -> BaseDataElement:
+        # mmengine's `new` checks each field and copies meta information deeply, which takes longer.
+        copied = copy.copy(element)
+        own = vars(copied)
+        for name, value in element.items():
+            own[name if name in own else f"_{name}"] = self.cast_data(value)  # properties are private there
+        own.update(_data_fields={*element._data_fields}, _metainfo_fields={*element._metainfo_fields})
+        return copied
