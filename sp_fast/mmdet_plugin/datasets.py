@@ -154,13 +154,15 @@ class SeedStore:
             )
 
     def __call__(self, rows: list[int]) -> np.ndarray:
-        """The given rows as float32 [len(rows), D]."""
+        """The given rows, [len(rows), D]: float16 if stored so, which halves what is passed on, or float32."""
         if not rows:
-            return np.zeros((0, self.channels), dtype=np.float32)
+            return np.zeros((0, self.channels), dtype=np.float16)
         first = min(rows)
         # The seeds of an image lie together: one read.
         with safe_open(self.path, framework="pt") as store:
-            part = store.get_slice("seeds")[first : max(rows) + 1].to(torch.float32)
+            part = store.get_slice("seeds")[first : max(rows) + 1]
+        if part.dtype != torch.float16:
+            part = part.to(torch.float32)
         return part[[row - first for row in rows]].numpy()
 
 
@@ -180,7 +182,7 @@ class InstanceDataset(ImageDataset, CocoDataset):
         tight_boxes: take boxes and areas from the masks, whatever the file says. Pseudo labels of other tools
             come with boxes that are loose, or in other conventions.
         seeds: the safetensors file that `sp-fast propose` writes beside its masks. Every instance then gets
-            its row of it: results["gt_seeds"] float32 [n, D], in line with the masks.
+            its row of it: results["gt_seeds"] [n, D], in line with the masks; float16 if stored so.
         cache, exif: see `ImageDataset`.
         metainfo, pipeline, test_mode, indices, filter_cfg, ...: see mmdet's CocoDataset.
 

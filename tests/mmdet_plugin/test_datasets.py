@@ -41,7 +41,7 @@ def assert_aligned(sample):
     """Every mask lies on the grey value that its seed and label tell, and in its box."""
     instances = sample["data_samples"].gt_instances
     assert len(instances.masks) == len(instances.seeds) == len(instances.labels) == len(instances.bboxes)
-    assert instances.seeds.dtype == torch.float32
+    assert instances.seeds.dtype == torch.float16  # as stored
     for mask, seed, label, box in zip(
         instances.masks.masks, instances.seeds, instances.labels, instances.bboxes.tensor, strict=True
     ):
