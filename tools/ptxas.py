@@ -18,9 +18,6 @@ from unittest import mock
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-
-from sp_fast.files import write_text
 from sp_fast.kernels.deformable_attention import plan_backward as plan_attention_backward
 from sp_fast.kernels.deformable_attention import plan_forward as plan_attention
 from sp_fast.kernels.focal_loss import plan_backward as plan_focal_backward
@@ -31,6 +28,9 @@ from sp_fast.kernels.launch import DTYPES, Launch
 from sp_fast.kernels.mask_sums import plan_overlaps, plan_pairs, plan_pairs_backward
 from sp_fast.kernels.match_prompts import plan_backward as plan_match_backward
 from sp_fast.kernels.match_prompts import plan_forward as plan_match
+from triton.backends.compiler import GPUTarget
+
+from sp_fast.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "ptxas.md"

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-
 from sp_fast.kernels.launch import Launch
+
 from tools.ptxas import attention_launches, compiled, mask_loss_launches, prompt_launches
 
 F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16

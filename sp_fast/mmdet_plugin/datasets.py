@@ -154,7 +154,7 @@ class SeedStore:
             )
 
     def __call__(self, rows: list[int]) -> np.ndarray:
-        """The given rows, [len(rows), D]: float16 if stored so, which halves what is passed on, or float32."""
+        """The given rows, [len(rows), D]: float16 if stored so, which halves their bytes; else float32."""
         if not rows:
             return np.zeros((0, self.channels), dtype=np.float16)
         first = min(rows)
