@@ -4,8 +4,9 @@
     python -m benchmarks.pipeline --only loader losses --image 400 667
     python -m benchmarks.pipeline --tree ../earlier
 
-Each part runs in a process of its own on one thread. `before` comes from a file; with --tree, which names a
-built checkout of an earlier version, it is measured in turn with `after` and written to the file. With the
+Each part runs several times in processes of its own on one thread; values are medians. `before` comes from a
+file; with --tree, which names a built checkout of an earlier version, it is measured in turn with `after` and
+written to the file. With the
 environment variable SP_FAST_DATA, images are those of its coco_mini/train and backbones have its weights;
 else both are made up.
 """
@@ -20,11 +21,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pipeline.rows import Row, Sizes, Task
+from benchmarks.pipeline.rows import Row, Sizes, Task, medians
 from benchmarks.pipeline.table import Run, markdown, terminal
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -72,6 +73,17 @@ def run_part(part: str, sizes: Sizes, data: Path | None, tree: Path | None = Non
         return [Row(**row) for row in json.loads(result.read_text())]
 
 
+def run_turns(
+    part: str, sizes: Sizes, data: Path | None, trees: Sequence[Path | None], turns: int
+) -> list[list[Row]]:
+    """Measure a part several times, the trees in turn; rows of each tree, none where the part fails."""
+    found: list[list[list[Row]]] = [[] for _ in trees]
+    for _ in range(turns):
+        for of_tree, tree in zip(found, trees, strict=True):
+            of_tree.append(run_part(part, sizes, data, tree))
+    return [medians(of_tree) if all(of_tree) else [] for of_tree in found]
+
+
 def measure_part(part: str, given: dict[str, Any]) -> None:
     """The work of the process of a part."""
     if given["tree"]:
@@ -99,21 +111,22 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--before", type=Path, default=BEFORE, help="file of an earlier run")
     parser.add_argument("--tree", type=Path, help="built checkout of an earlier version, to measure before")
+    parser.add_argument("--turns", type=int, default=3, help="runs of each part")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of pipeline.md")
     arguments = parser.parse_args()
     sizes = _sizes(arguments)
     sizes = dataclasses.replace(sizes, image=tuple(sizes.image))
     data = Path(os.environ["SP_FAST_DATA"]) if os.environ.get("SP_FAST_DATA") else None
+    trees = [None, *([arguments.tree.resolve()] if arguments.tree else [])]
     rows: list[Row] = []
     earlier: list[Row] = []
     failed = 0
     for number, part in enumerate(arguments.only, start=1):
         print(f"\r[{number}/{len(arguments.only)}] {part:<24}", end="", file=sys.stderr, flush=True)
-        found = run_part(part, sizes, data)
+        found, *before_it = run_turns(part, sizes, data, trees, arguments.turns)
         failed += not found
         rows += found
-        if arguments.tree:
-            earlier += run_part(part, sizes, data, arguments.tree.resolve())
+        earlier += before_it[0] if before_it else []
     print("\r" + " " * 40 + "\r", end="", file=sys.stderr)
     pixels = "photographs" if data else "made up"
     run = Run.of(rows, sizes, pixels)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -14,7 +16,7 @@ class Sizes:
     batch: int = 12
     masks: int = 20  # per image, of the loader and of K-Net's losses
     batches: int = 2  # of the loader
-    steps: int = 2  # of each training, besides one that warms up
+    steps: int = 2  # of the slowest training, besides one that warms up; the others do more
     proposed: int = 8  # images; the first half warms up
     repeats: int = 2  # of the losses and the attention
 
@@ -45,6 +47,24 @@ class Row:
     def key(self) -> str:
         """Its name in JSON."""
         return f"{self.group}: {self.name}"
+
+
+def medians(runs: Sequence[Sequence[Row]]) -> list[Row]:
+    """The rows of several runs of a part, with the medians of their values, floors and goals."""
+
+    def median(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    return [
+        replace(
+            same[0],
+            value=statistics.median(row.value for row in same),
+            floor=median([row.floor for row in same]),
+            goal=median([row.goal for row in same]),
+        )
+        for same in zip(*runs, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ pytest.importorskip("mmdet")
 
 from benchmarks.pipeline.__main__ import PARTS, function_of
 from benchmarks.pipeline.loading import bytes_of
-from benchmarks.pipeline.rows import Row, Sizes, Task
+from benchmarks.pipeline.rows import Row, Sizes, Task, medians
 from benchmarks.pipeline.table import Run, markdown, terminal
 
 SMALL = Sizes(image=(96, 160), batch=2, masks=3, batches=1, steps=1, proposed=2, repeats=1)
@@ -37,6 +37,15 @@ def test_a_part_measures_all_its_rows(part, tmp_path):
         assert math.isfinite(row.value)
         assert len(row.name) <= 33
     assert any(row.value > 0 for row in rows)
+
+
+def test_medians_over_turns():
+    runs = [
+        [Row("Steps", "demo", value, floor, goal=goal)]
+        for value, floor, goal in ((9, 1, 5), (2, 3, 7), (4, 2, 6))
+    ]
+    assert medians(runs) == [Row("Steps", "demo", 4, 2, goal=6)]
+    assert medians([[Row("Steps", "demo", 4)]]) == [Row("Steps", "demo", 4)]
 
 
 def test_every_part_has_a_function():
