@@ -17,6 +17,15 @@ _USUAL_TRIM, _USUAL_MMAP = 2**26, 2**25
 _LARGEST_KEPT = 2**31  # bytes
 
 
+def address_space_is_limited() -> bool:
+    """Whether this process has a limit of its address space (`ulimit -v`)."""
+    if sys.platform == "win32":
+        return False
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
 def keep_freed_memory() -> None:
     """Let this process use up to 256 MiB of freed memory again rather than return it to the system.
 
@@ -31,6 +40,8 @@ def keep_freed_memory() -> None:
 def freed_memory_kept() -> Iterator[Callable[[], None]]:
     """Keep all freed memory while this lasts. Threads share it, so that none holds some back.
 
+    Under a limit of the address space (`ulimit -v`), which counts what is kept, threads share it, no more.
+
     Yields:
         Function to call now and then: returns freed memory if the process has grown by more than 2 GiB, since
         aligned memory does not always fit where the same had been.
@@ -44,9 +55,10 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
         if _resident() > most:
             libc.malloc_trim(0)
 
-    libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
-    libc.mallopt(_TRIM_THRESHOLD, _LARGEST)
     libc.mallopt(_ARENA_MAX, 1)
+    if not address_space_is_limited():
+        libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_TRIM_THRESHOLD, _LARGEST)
     try:
         yield release
     finally:

@@ -36,3 +36,11 @@ def test_growth_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
             faults_of_using(BYTES)
             limit_kept()
             assert freed_memory._resident() < before + 2 * BYTES
+
+
+def test_nothing_is_kept_under_a_limit_of_the_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freed_memory, "address_space_is_limited", lambda: True)
+    before = freed_memory._resident()
+    with freed_memory_kept():
+        faults_of_using(BYTES)
+        assert freed_memory._resident() < before + BYTES // 2

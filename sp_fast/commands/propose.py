@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from sp_fast.commands.max_megapixels import MaxMegapixels
+from sp_fast.freed_memory import address_space_is_limited
 
 if TYPE_CHECKING:
     from sp_fast.proposals.run import ProposeSummary
@@ -198,7 +199,12 @@ def propose(
     device: Annotated[
         str, typer.Option(parser=_device, metavar="DEVICE", help="Device: cpu, cuda, cuda:1, ... or auto.")
     ] = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read images and encode masks.")] = 4,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Threads that read images and encode masks [4, 1 under a limit by ulimit -v]."
+        ),
+    ] = None,
     ignore_exif: Annotated[
         bool, typer.Option("--ignore-exif", help="Read stored pixels: ignore the EXIF orientation.")
     ] = False,
@@ -277,7 +283,7 @@ def propose(
                 size=size,
                 batch_size=batch_size,
                 device=device,
-                workers=workers,
+                workers=workers or (1 if address_space_is_limited() else 4),
                 exif="ignore" if ignore_exif else "apply",
                 shard=shard or (1, 1),
                 restart=not resume,
