@@ -232,7 +232,8 @@ def propose(
             param_hint="--weights",
         )
 
-    with _without_triton() if device == "cpu" else nullcontext():
+    limited = address_space_is_limited()
+    with _without_triton() if limited and device == "cpu" else nullcontext():
         import torchvision  # noqa: F401
 
     from sp_fast.data.images import list_images
@@ -283,7 +284,7 @@ def propose(
                 size=size,
                 batch_size=batch_size,
                 device=device,
-                workers=workers or (1 if address_space_is_limited() else 4),
+                workers=workers or (1 if limited else 4),
                 exif="ignore" if ignore_exif else "apply",
                 shard=shard or (1, 1),
                 restart=not resume,
