@@ -5,6 +5,8 @@ import signal
 import sys
 from types import FrameType
 
+from sp_fast.freed_memory import address_space_is_small, save_address_space
+
 
 def main() -> None:
     """Run the command line; see `sp_fast.commands.app`.
@@ -15,6 +17,8 @@ def main() -> None:
         signal.signal(signal.SIGINT, _interrupt)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
+    if address_space_is_small():
+        save_address_space()
     from sp_fast.commands.app import run
 
     run()

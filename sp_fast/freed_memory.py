@@ -15,15 +15,17 @@ _LARGEST = 2**31 - 1
 # What glibc raises them to at most by itself.
 _USUAL_TRIM, _USUAL_MMAP = 2**26, 2**25
 _LARGEST_KEPT = 2**31  # bytes
+_SMALL = 2**33  # bytes
 
 
-def address_space_is_limited() -> bool:
-    """Whether this process has a limit of its address space (`ulimit -v`)."""
+def address_space_is_small() -> bool:
+    """Whether this process has a limit of its address space below 8 GiB (`ulimit -v`)."""
     if sys.platform == "win32":
         return False
     import resource
 
-    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return limit != resource.RLIM_INFINITY and limit < _SMALL
 
 
 def keep_freed_memory() -> None:
@@ -36,17 +38,27 @@ def keep_freed_memory() -> None:
         libc.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP)
 
 
+def save_address_space() -> None:
+    """Compute with one thread, and let threads share one heap; each would reserve 64 MiB.
+
+    Call it before PyTorch is imported.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if (libc := _glibc()) is not None:
+        libc.mallopt(_ARENA_MAX, 1)
+
+
 @contextmanager
 def freed_memory_kept() -> Iterator[Callable[[], None]]:
     """Keep all freed memory while this lasts. Threads share it, so that none holds some back.
 
-    Under a limit of the address space (`ulimit -v`), which counts what is kept, threads share it, no more.
+    In a small address space, which counts what is kept, nothing changes.
 
     Yields:
         Function to call now and then: returns freed memory if the process has grown by more than 2 GiB, since
         aligned memory does not always fit where the same had been.
     """
-    if (libc := _glibc()) is None:
+    if (libc := _glibc()) is None or address_space_is_small():
         yield lambda: None
         return
     most = _resident() + _LARGEST_KEPT
@@ -55,10 +67,9 @@ def freed_memory_kept() -> Iterator[Callable[[], None]]:
         if _resident() > most:
             libc.malloc_trim(0)
 
+    libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
+    libc.mallopt(_TRIM_THRESHOLD, _LARGEST)
     libc.mallopt(_ARENA_MAX, 1)
-    if not address_space_is_limited():
-        libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
-        libc.mallopt(_TRIM_THRESHOLD, _LARGEST)
     try:
         yield release
     finally:

@@ -38,8 +38,16 @@ def test_growth_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
             assert freed_memory._resident() < before + 2 * BYTES
 
 
-def test_nothing_is_kept_under_a_limit_of_the_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freed_memory, "address_space_is_limited", lambda: True)
+@pytest.mark.parametrize(
+    ("limit", "small"), [(resource.RLIM_INFINITY, False), (2**36, False), (4_096_000_000, True)]
+)
+def test_small_address_spaces(limit: int, small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda of: (limit, resource.RLIM_INFINITY))
+    assert freed_memory.address_space_is_small() is small
+
+
+def test_nothing_is_kept_in_a_small_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freed_memory, "address_space_is_small", lambda: True)
     before = freed_memory._resident()
     with freed_memory_kept():
         faults_of_using(BYTES)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from sp_fast.commands.max_megapixels import MaxMegapixels
-from sp_fast.freed_memory import address_space_is_limited
+from sp_fast.freed_memory import address_space_is_small
 
 if TYPE_CHECKING:
     from sp_fast.proposals.run import ProposeSummary
@@ -202,7 +202,7 @@ def propose(
     workers: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Threads that read images and encode masks [4, 1 under a limit by ulimit -v]."
+            min=1, help="Threads that read images and encode masks [4; 1 if ulimit -v is below 8 GB]."
         ),
     ] = None,
     ignore_exif: Annotated[
@@ -232,8 +232,8 @@ def propose(
             param_hint="--weights",
         )
 
-    limited = address_space_is_limited()
-    with _without_triton() if limited and device == "cpu" else nullcontext():
+    small = address_space_is_small()
+    with _without_triton() if small and device == "cpu" else nullcontext():
         import torchvision  # noqa: F401
 
     from sp_fast.data.images import list_images
@@ -284,7 +284,7 @@ def propose(
                 size=size,
                 batch_size=batch_size,
                 device=device,
-                workers=workers or (1 if limited else 4),
+                workers=workers or (1 if small else 4),
                 exif="ignore" if ignore_exif else "apply",
                 shard=shard or (1, 1),
                 restart=not resume,
