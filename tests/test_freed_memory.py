@@ -1,4 +1,8 @@
-"""Freed memory that stays with the process."""
+"""Freed memory that stays with the process, measured in new processes, where no earlier test divided it."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +22,16 @@ def faults_of_using(size: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-def test_memory_is_cleared_once_and_returned_at_the_end() -> None:
+@pytest.mark.parametrize("check", ["cleared_once_and_returned", "growth", "small_address_space"])
+def test_in_a_new_process(check: str) -> None:
+    code = f"from tests import test_freed_memory; test_freed_memory.check_{check}()"
+    root = Path(__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def check_cleared_once_and_returned() -> None:
+    """Memory is cleared once and returned at the end."""
     pages = BYTES // resource.getpagesize()
     with freed_memory_kept():
         faults_of_using(BYTES)
@@ -28,8 +41,9 @@ def test_memory_is_cleared_once_and_returned_at_the_end() -> None:
     assert freed_memory._resident() < kept - BYTES // 2
 
 
-def test_growth_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freed_memory, "_LARGEST_KEPT", BYTES)
+def check_growth() -> None:
+    """What is kept has a limit."""
+    freed_memory._LARGEST_KEPT = BYTES
     before = freed_memory._resident()
     with freed_memory_kept() as limit_kept:
         for _ in range(12):
@@ -46,8 +60,9 @@ def test_small_address_spaces(limit: int, small: bool, monkeypatch: pytest.Monke
     assert freed_memory.address_space_is_small() is small
 
 
-def test_nothing_is_kept_in_a_small_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(freed_memory, "address_space_is_small", lambda: True)
+def check_small_address_space() -> None:
+    """Nothing is kept in a small address space."""
+    freed_memory.address_space_is_small = lambda: True
     before = freed_memory._resident()
     with freed_memory_kept():
         faults_of_using(BYTES)

@@ -20,6 +20,7 @@ class Finder(importlib.abc.MetaPathFinder):
         if name == {module!r}:
             os.kill(os.getpid(), {number})
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 sys.meta_path.insert(0, Finder())
 sys.argv = ["sp-fast", "propose", ".", "--backbone", "random", "--out", "a.json"]
 {entry}
@@ -41,7 +42,8 @@ def test_a_signal_during_the_imports(entry, module, number, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_a_command_that_waits(number, tmp_path):
     code = (
-        "import time; from sp_fast.commands import app; from sp_fast.cli import main; "
+        "import signal, time; from sp_fast.commands import app; from sp_fast.cli import main; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         "app.app = lambda: (print('started', flush=True), time.sleep(60)); main()"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True, cwd=tmp_path)
