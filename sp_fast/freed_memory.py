@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
 
 
 def save_address_space() -> None:
-    """Compute with one thread, and let threads share one heap; each would reserve 64 MiB.
+    """Use one thread for computing and one heap for all threads; a heap of its own reserves 64 MiB a thread.
 
     Call it before PyTorch is imported.
     """

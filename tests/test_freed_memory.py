@@ -1,4 +1,4 @@
-"""Freed memory that stays with the process, measured in new processes, where no earlier test divided it."""
+"""Freed memory that stays with the process, measured in new processes: earlier tests fragment memory."""
 
 import subprocess
 import sys

@@ -51,6 +51,8 @@ class BatchPreprocessor(DetDataPreprocessor):
         copied = copy.copy(element)
         own = vars(copied)
         for name, value in element.items():
-            own[name if name in own else f"_{name}"] = self.cast_data(value)  # properties are private there
+            own[name if name in own else f"_{name}"] = self.cast_data(
+                value
+            )  # properties have an underscore there
         own.update(_data_fields={*element._data_fields}, _metainfo_fields={*element._metainfo_fields})
         return copied

@@ -32,7 +32,7 @@ MASKS = {"nuclei": 40, "demo": 10, "mini_coco": 20}
 # Nuclei are smaller than the cells of MobileNetV2: masks of the preset `multiscale` come from random filters.
 FINE = {"name": "random", "padding": "replicate"}
 FINE_CHANNELS = 64
-# Longer sides in pixels at which the random backbone, of 4 x 4 pixels a cell, finds such masks.
+# Longer side of the images in pixels for the random backbone, whose cells are 4 x 4 pixels.
 SIZES = {"nuclei": (480,), "demo": (128, 256)}
 MINI_COCO = runpy.run_path(str(Path(__file__).parents[1] / "mini_coco/experiment.py"))["experiment"]
 MINI_COCO_SIZE = 256  # pixels; at 160, half of the objects are smaller than a cell of the masks
