@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sp_fast.data.images import BrokenImageError, image_size
+from sp_fast.data.images import BoundedFile, BrokenImageError, image_size
 from sp_fast.data.prepared import listed
 
 SPLITS = ("train", "val", "test")
@@ -112,7 +112,7 @@ def _objects(path: Path, size: tuple[int, int]) -> list[dict[str, Any]]:
 def _read_ids(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Pixel values [H, W] in column order, which pycocotools encodes without a copy."""
     try:
-        with Image.open(path) as image:
+        with BoundedFile(path) as file, Image.open(file) as image:
             mode = image.mode
             ids = np.asfortranarray(image)
     except (OSError, SyntaxError, ValueError) as error:  # Pillow's on damaged PNG

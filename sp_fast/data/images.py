@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import sys
 import threading
@@ -71,6 +72,20 @@ class BrokenImageError(ValueError):
 
 class TooManyBrokenError(ValueError):
     """Too many images of a folder cannot be read."""
+
+
+class BoundedFile(io.BufferedReader):
+    """A file for `Image.open`, which asks for as many bytes as a header says: gigabytes, if it is damaged."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.stat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most `size` bytes. Python's own `read` allocates all of them, however short the file is."""
+        if size is not None and size > io.DEFAULT_BUFFER_SIZE:
+            size = min(size, max(0, self._size - self.tell()))
+        return super().read(size)
 
 
 class BrokenImages:
@@ -349,7 +364,7 @@ def _decode(path: str | os.PathLike[str], use: Callable[[Image.Image], Result]) 
             raise BrokenImageError(path, "not a file but a folder, a pipe or a device")
         if os.path.islink(path):
             raise BrokenImageError(path, "a link to a file that does not exist")
-    with open(path, "rb") as file:
+    with BoundedFile(path) as file:
         if not file.read(1):
             raise BrokenImageError(path, "the file is empty")
         file.seek(0)

@@ -1,5 +1,6 @@
 """All kinds of images are read, and broken ones are reported by name."""
 
+import contextlib
 import os
 import pickle
 import struct
@@ -15,6 +16,7 @@ import pytest
 from PIL import Image, features
 
 from sp_fast.data import images
+from sp_fast.data.formats.builder import read_map
 from sp_fast.data.images import (
     BrokenImageError,
     BrokenImages,
@@ -117,6 +119,26 @@ def test_broken_image_is_reported(pixels, tmp_path, kind, reason, suffix):
         read_image(path)
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (copy.path, copy.reason, str(copy)) == (path, caught.value.reason, str(caught.value))
+
+
+@pytest.mark.parametrize("read", [read_image, image_size, read_map])
+@pytest.mark.parametrize("suffix", ["png", "jp2"])
+def test_a_wild_length_in_a_header_takes_no_memory(pixels, tmp_path, suffix, read):
+    path = tmp_path / f"wild.{suffix}"
+    if suffix == "png":
+        save(pixels, path)
+        data = path.read_bytes()
+        at = data.index(b"IDAT")
+        path.write_bytes(data[: at - 4] + (2**31 - 1).to_bytes(4, "big") + data[at:])
+    else:
+        boxes = [b"\0\0\0\x0cjP  \r\n\x87\n", b"\0\0\0\x14ftypjp2 \0\0\0\0jp2 ", b"\x81\0\0\x2djp2h"]
+        path.write_bytes(b"".join(boxes))
+    tracemalloc.start()
+    with contextlib.suppress(ValueError):
+        read(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
 
 
 def test_float_pixels_are_refused(tmp_path):

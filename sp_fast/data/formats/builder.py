@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sp_fast.data.faults import short
-from sp_fast.data.images import list_images, max_megapixels
+from sp_fast.data.images import BoundedFile, list_images, max_megapixels
 from sp_fast.data.rle import run_lengths
 
 
@@ -64,7 +64,7 @@ def read_map(path: Path, *, coloured: bool = False) -> np.ndarray:
     With `coloured`, palette indices and grey values are taken as the colours that they stand for.
     """
     try:
-        with Image.open(path) as image:
+        with BoundedFile(path) as file, Image.open(file) as image:
             if image.mode in ("P", "L", "I", "I;16") and not coloured:
                 return np.asarray(image).astype(np.int64)
             pixels: np.ndarray = np.asarray(image.convert("RGB")).astype(np.int64)
