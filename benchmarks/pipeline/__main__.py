@@ -6,9 +6,8 @@
 
 Each part runs several times in processes of its own on one thread; values are medians. `before` comes from a
 file; with --tree, which names a built checkout of an earlier version, it is measured in turn with `after` and
-written to the file. With the
-environment variable SP_FAST_DATA, images are those of its coco_mini/train and backbones have its weights;
-else both are made up.
+written to the file. With the environment variable SP_FAST_DATA, images are those of its coco_mini/train and
+backbones have its weights; else both are made up.
 """
 
 from __future__ import annotations

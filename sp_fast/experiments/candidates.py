@@ -17,34 +17,34 @@ from sp_fast.proposals.run import propose_folder
 from sp_fast.proposals.scores import score_proposals
 
 SAMPLED = 12  # labelled images that the candidates are tried on
-SECONDS = 300.0  # a candidate may take this long for all images, or twice as long as the fastest one
+SECONDS = 600.0  # a candidate may take this long for all images, or twice as long as the fastest one
 COSINE = {"similarity": "cosine", "center": True}
+_GRIDS = [[20, 20], [10, 10]]
+# Arguments of `build_backbone` beside those of the weights; size of the images; options of the proposer.
 CANDIDATES: dict[str, dict[str, Any]] = {
-    "the paper's": {"stage": 4, "padding": "zeros", "size": 640, "options": {}},
-    "the paper's, replicated border": {"stage": 4, "padding": "replicate", "size": 640, "options": {}},
+    "the paper's": {"backbone": {}, "size": 640, "options": {}},
+    "the paper's, replicated border": {"backbone": {"padding": "replicate"}, "size": 640, "options": {}},
     "cosine, high threshold": {
-        "stage": 4,
-        "padding": "replicate",
+        "backbone": {"padding": "replicate"},
         "size": 640,
         "options": {**COSINE, "threshold": 0.85},
     },
-    "finer grid, larger images": {
-        "stage": 4,
-        "padding": "zeros",
-        "size": 1280,
-        "options": {"grid": [[20, 20], [10, 10]]},
-    },
+    "finer grid, larger images": {"backbone": {}, "size": 1280, "options": {"grid": _GRIDS}},
     "finer grid, larger images, cosine": {
-        "stage": 4,
-        "padding": "zeros",
+        "backbone": {},
         "size": 1280,
-        "options": {**COSINE, "grid": [[20, 20], [10, 10]], "threshold": 0.7},
+        "options": {**COSINE, "grid": _GRIDS, "threshold": 0.7},
     },
     "features at stride 16": {
-        "stage": 3,
-        "padding": "replicate",
+        "backbone": {"stage": 3, "padding": "replicate"},
         "size": 640,
-        "options": {**COSINE, "grid": [[20, 20], [10, 10]], "threshold": 0.7},
+        "options": {**COSINE, "grid": _GRIDS, "threshold": 0.7},
+    },
+    "several scales": {"backbone": {}, "size": None, "options": {"preset": "multiscale"}},
+    "untrained features at stride 4": {
+        "backbone": {"name": "random", "weights": None, "padding": "replicate"},
+        "size": None,
+        "options": {"preset": "multiscale", "sizes": [480]},
     },
 }
 
@@ -56,7 +56,7 @@ def choose_proposals(
 
     Args:
         data: the data.
-        backbone: arguments of `build_backbone`, without `stage` and `padding`.
+        backbone: arguments of `build_backbone`, which a candidate may change.
         masks: largest number of masks per image.
         progress: called with the numbers of candidates done and in total.
 
@@ -106,6 +106,6 @@ def _propose(images: Path, out: Path, backbone: Mapping[str, Any], one: Mapping[
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = build_backbone(stage=one["stage"], padding=one["padding"], **backbone)
+    network = build_backbone(**{**backbone, **one["backbone"]})
     proposer = SaliencyProposer(network, **one["options"])
     propose_folder(images, out, proposer, size=one["size"], device=device)

@@ -48,7 +48,7 @@ def experiment(
     kind = chosen["proposals"]
     proposals = Proposals(
         found.images,
-        backbone={"name": backbone, "weights": weights, "stage": kind["stage"], "padding": kind["padding"]},
+        backbone={"name": backbone, "weights": weights, **kind["backbone"]},
         size=kind["size"],
         options=kind["options"],
         truth=found.truth,

@@ -11,7 +11,7 @@ from torch import Tensor
 from sp_fast.ops import PackedMasks, mask_nms
 from sp_fast.proposals.candidates import Candidates, find_candidates
 from sp_fast.proposals.extents import inside, prepared
-from sp_fast.proposals.objectness import colour_contrast, objectness
+from sp_fast.proposals.objectness import border_share, colour_contrast, objectness
 from sp_fast.proposals.presets import ProposalOptions
 from sp_fast.proposals.pyramid import to_grid
 from sp_fast.proposals.selection import Proposals, select
@@ -40,8 +40,10 @@ def best_objects(
             saliency = to_grid(one.saliency(maps, valid, options.similarity), valid, size, target)
             masks = saliency >= one.threshold[..., None, None]
             colour = None if colours is None else colour_contrast(colours, masks, real)
-            words.append(PackedMasks.pack(masks).words)
-            scores.append(objectness(one.stability, one.contrast, colour, one.threshold))
+            packed = PackedMasks.pack(masks)
+            border = border_share(packed, real)
+            words.append(packed.words)
+            scores.append(objectness(one.stability, one.contrast, colour, border, one.threshold))
             indices.append(torch.where(one.seed_index >= 0, one.seed_index + number * seeds, -1))
         found.append(Candidates.join(of_level))
     rows = Proposals(

@@ -1,4 +1,4 @@
-"""How much a mask looks like an object: stability of its saliency, and contrast with its surroundings."""
+"""How much a mask looks like an object: stability, contrast with its surroundings, share of the border."""
 
 from __future__ import annotations
 
@@ -10,23 +10,39 @@ from sp_fast.ops import PackedMasks
 
 MARGIN = 0.1  # of the threshold, on both sides
 _RING = 2  # cells around a mask
-_CONTRAST_WEIGHT = 0.5  # exponent of both contrasts
+_WEIGHT = 0.5  # exponent of both contrasts and of the share of the border outside
 
 
-def objectness(stability: Tensor, features: Tensor, colour: Tensor | None, threshold: Tensor) -> Tensor:
-    """Score of masks, in [0, 1]: stability * sqrt(contrasts) * exp(-threshold).
+def objectness(
+    stability: Tensor, features: Tensor, colour: Tensor | None, border: Tensor, threshold: Tensor
+) -> Tensor:
+    """Score of masks, in [0, 1]: stability * sqrt(contrasts * (1 - border)) * exp(-threshold).
 
     The form and its numbers were chosen on coco_mini/train. Masks of low thresholds are preferred: they tend
-    to hold the whole object rather than its core.
+    to hold the whole object rather than its core. What holds most of the image's border is a background.
 
     Args:
         stability: see `stability`.
         features: `contrast` of the features.
         colour: see `colour_contrast`; None: left out.
+        border: see `border_share`.
         threshold: threshold of the saliency of each mask.
     """
-    score = stability * (features.clamp(min=0) / 2) ** _CONTRAST_WEIGHT * torch.exp(-threshold)
-    return score if colour is None else score * colour.clamp(min=0) ** _CONTRAST_WEIGHT
+    factors = features.clamp(min=0) / 2 * (1 - border)
+    factors = factors if colour is None else factors * colour.clamp(min=0)
+    return stability * factors**_WEIGHT * torch.exp(-threshold)
+
+
+def border_share(masks: PackedMasks, valid: Tensor) -> Tensor:
+    """Share of the cells along the border of each image that a mask holds, in [0, 1].
+
+    Args:
+        masks: [B, N].
+        valid: bool [B, h, w], True in the valid part of each map, a rectangle.
+    """
+    outside = F.pad(~valid, (1, 1, 1, 1), value=True)
+    border = PackedMasks.pack((valid & dilated(outside, 1)[:, 1:-1, 1:-1])[:, None])
+    return _common(masks, border) / border.area().clamp(min=1)
 
 
 def stability(masks: PackedMasks, higher: PackedMasks, lower: PackedMasks) -> Tensor:

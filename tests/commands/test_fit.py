@@ -42,7 +42,7 @@ def call(folder, out, *more, **options):
 def fitted(folder):
     """The folder of a finished fit, and what was printed."""
     with pytest.MonkeyPatch.context() as patch:
-        one = {"stage": 3, "padding": "replicate", "size": 64, "options": {}}
+        one = {"backbone": {"stage": 3, "padding": "replicate"}, "size": 64, "options": {}}
         patch.setattr(candidates, "CANDIDATES", {"one": one})
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         result = call(folder, folder / "out")

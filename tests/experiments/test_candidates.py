@@ -3,7 +3,9 @@
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sp_fast.data.coco import load_coco, save_coco
 from sp_fast.experiments import candidates, pace
@@ -71,6 +73,19 @@ def test_all_slow_ones_stay_in_the_choice(data, monkeypatch):
     slow = candidates.SECONDS / 100 + 1
     choice = choose(data, monkeypatch, {"x": 0.1, "y": 0.4}, {"x": slow, "y": 1.5 * slow})
     assert choice.value["name"] == "y"
+
+
+@pytest.mark.parametrize("name", candidates.CANDIDATES)
+def test_candidates_can_be_made(name, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    one = candidates.CANDIDATES[name]
+    size = None if one["size"] is None else 64
+    few = {"sizes": [64]} if size is None else {}
+    small = {**one, "size": size, "options": {**one["options"], **few, "max_masks": 3}}
+    candidates._propose(tmp_path, tmp_path / "masks.json", {"name": "mobilenet_v2"}, small)
+    assert len(load_coco(tmp_path / "masks.json")["images"]) == 1
 
 
 WORKER = """

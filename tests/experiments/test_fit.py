@@ -37,7 +37,11 @@ def define(folder, classes=("cell",), **changed):
         "pretrain_cache": "ram",
         "finetune_cache": None,
         "prompts": "none",
-        "proposals": {"stage": 3, "padding": "replicate", "size": 640, "options": {"max_masks": 9}},
+        "proposals": {
+            "backbone": {"stage": 3, "padding": "replicate"},
+            "size": 640,
+            "options": {"max_masks": 9},
+        },
         **{name: changed.pop(name) for name in list(changed) if name not in ("compare", "class_agnostic")},
     }
     coco = {"images": [], "annotations": []}

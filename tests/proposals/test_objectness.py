@@ -7,6 +7,7 @@ import torch
 
 from sp_fast.ops import PackedMasks
 from sp_fast.proposals.objectness import (
+    border_share,
     colour_contrast,
     contrast,
     dilated,
@@ -85,12 +86,25 @@ def test_masks_without_a_ring_have_no_contrast() -> None:
 
 def test_objectness_rises_with_each_part() -> None:
     half = torch.tensor([0.5])
-    base = objectness(half, half, half, half)
+    base = objectness(half, half, half, half, half)
     assert 0 < base < 1
     more = torch.tensor([0.8])
-    assert objectness(more, half, half, half) > base
-    assert objectness(half, more, half, half) > base
-    assert objectness(half, half, more, half) > base
-    assert objectness(half, half, half, more) < base
-    assert objectness(torch.zeros(1), half, half, half) == 0
-    assert objectness(half, half, None, half) > 0
+    assert objectness(more, half, half, half, half) > base
+    assert objectness(half, more, half, half, half) > base
+    assert objectness(half, half, more, half, half) > base
+    assert objectness(half, half, half, more, half) < base
+    assert objectness(half, half, half, half, more) < base
+    assert objectness(torch.zeros(1), half, half, half, half) == 0
+    assert objectness(half, half, None, half, half) > 0
+
+
+def test_border_share_counts_the_cells_along_the_border_of_the_valid_part() -> None:
+    inner, frame = block(slice(1, 8), slice(1, 10)), block(slice(0, 9), slice(0, 11))
+    frame &= ~inner
+    top, beyond = block(slice(0, 1), slice(0, 11)), block(slice(9, 12), slice(0, 15))
+    masks = PackedMasks.pack(torch.stack([inner, frame, frame | inner, top, beyond])[None])
+    valid = torch.zeros(1, 12, 15, dtype=torch.bool)
+    valid[:, :9, :11] = True
+    assert border_share(masks, valid).tolist() == [[0, 1, 1, pytest.approx(11 / 36), 0]]
+    whole = PackedMasks.pack(torch.ones(1, 1, 12, 15, dtype=torch.bool))
+    assert border_share(whole, torch.ones(1, 12, 15, dtype=torch.bool)).tolist() == [[1]]
