@@ -8,15 +8,24 @@ import torch
 from sp_fast.ops import (
     PackedMasks,
     connected_parts,
+    deformable_attention,
+    deformable_reference,
     kernel_supervision_loss,
     mask_nms,
+    mask_overlaps,
+    mask_pair_sums,
+    mask_sums_reference,
     match_prompts,
     matrix_nms,
     reference,
     roi_average_pool,
     seed_saliency,
+    upsampled_focal_loss,
 )
+from sp_fast.ops.take_proposals import take_proposals
+from tests.ops.deformable_cases import inside_cells
 from tests.ops.gpu_cases import assert_expected, results, without_waiting
+from tests.ops.op_cases import generator
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -117,6 +126,13 @@ def test_masks(images, side):
         ends.boxes(),
     )
     assert_expected([x[-1:] for x in got], expected)
+    seeds = normal(images, number, 4)
+    del got
+    chosen = torch.arange(number, device="cuda").flip(0).expand(images, -1).contiguous()
+    with without_waiting():
+        taken = take_proposals(masks, score, seeds, chosen)
+    assert torch.equal(last(taken.masks.words), ends.words.flip(1))
+    assert_expected([taken.score[-1:], taken.seeds[-1:]], [last(score).flip(1), last(seeds).flip(1)])
 
 
 def test_packing():
@@ -161,3 +177,70 @@ def test_supervision(images, channels):
     gradients = torch.autograd.grad(expected, few)
     assert_expected([got[0][:, -1:], got[1][-1:]], gradients)
     assert not got[0][:, :-1].any()
+
+
+@pytest.mark.parametrize(("images", "side"), [(2100, 256), (MORE_IMAGES_THAN_ROWS, 4)], ids=str)
+def test_mask_losses(images, side):
+    needs(45)
+    logits = normal(images, 16, side, side)
+    masks = torch.randint(0, 5, (images, 4, 2 * side, 2 * side), dtype=torch.uint8, device="cuda")
+    with without_waiting():
+        overlaps = mask_overlaps(logits, masks)
+    ends, of_ends = last(logits).double(), last(masks)
+    assert_sums([x[-1:] for x in overlaps], mask_sums_reference.mask_overlaps(ends, of_ends))
+    row, few = torch.arange(images * 16, device="cuda") // 4, torch.arange(16) // 4
+    with without_waiting():
+        pairs = logits.flatten(0, 1).requires_grad_()
+        sums = mask_pair_sums(pairs, masks.flatten(0, 1), row)
+        (got,) = torch.autograd.grad(sum(x.sum() for x in sums[:3]), pairs)
+    ends = ends[0].requires_grad_()
+    expected = mask_sums_reference.mask_pair_sums(ends, of_ends[0], few)
+    assert_sums([x.detach()[-16:] for x in sums], [x.detach() for x in expected])
+    assert_expected([got[-16:]], torch.autograd.grad(sum(x.sum() for x in expected[:3]), ends))
+
+
+def assert_sums(got, expected):
+    """Sums of many cells, one after the other in fp32."""
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one.cpu().double(), other.double(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("images", "side"), [(2100, 256), (MORE_IMAGES_THAN_ROWS, 4)], ids=str)
+def test_focal_loss(images, side):
+    needs(45)
+    logits = normal(images, 16, side, side)
+    logits[:-1] = -50  # so that only the last image contributes
+    labels = torch.randint(0, 20, (images, 2 * side, 2 * side), device="cuda")
+    labels[:-1] = 16
+    with without_waiting():
+        leaf = logits.requires_grad_()
+        loss = upsampled_focal_loss(leaf, labels)
+        (got,) = torch.autograd.grad(loss, leaf, torch.ones_like(loss))
+    ends = last(logits.detach()).double().requires_grad_()
+    expected = mask_sums_reference.upsampled_focal_loss(ends, last(labels), 0.25)
+    assert_sums([loss.detach()], [expected.detach()])
+    assert_expected([got[-1:]], torch.autograd.grad(expected, ends))
+    assert not got[:-1].any()
+
+
+@pytest.mark.parametrize(
+    ("images", "sides", "queries", "points"),
+    [(130, (256, 260), 70, 4), (MORE_IMAGES_THAN_ROWS, (4, 5), 250, 16)],
+    ids=str,
+)
+def test_attention(images, sides, queries, points):
+    needs(50)
+    numbers = {"batch": 1, "queries": queries, "heads": 8 if points == 4 else 4, "points": points}
+    value, sizes, locations, weights = inside_cells([sides], generator(0), depth=32, dtype=BF16, **numbers)
+    value = normal(images, *value.shape[1:])
+    everywhere = [x.cuda().repeat(images, *[1] * (x.dim() - 1)) for x in (locations, weights)]
+    on_device = sizes.cuda()
+    with without_waiting():
+        leaves = [x.requires_grad_() for x in (value, *everywhere)]
+        out = deformable_attention(leaves[0], on_device, *leaves[1:])
+        got = torch.autograd.grad(out, leaves, out.detach())
+    few = [last(x.detach()).double().requires_grad_() for x in leaves]
+    expected = deformable_reference.deformable_attention(few[0], sizes, *few[1:])
+    assert_expected([out.detach()[-1:]], [expected.detach()])
+    gradients = torch.autograd.grad(expected, few, last(out.detach()).double())
+    assert_expected([x[-1:] for x in got], gradients, relative=True)
