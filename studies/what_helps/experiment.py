@@ -35,7 +35,6 @@ FINE_CHANNELS = 64
 # Longer side of the images in pixels for the random backbone, whose cells are 4 x 4 pixels.
 SIZES = {"nuclei": (480,), "demo": (128, 256)}
 MINI_COCO = runpy.run_path(str(Path(__file__).parents[1] / "mini_coco/experiment.py"))["experiment"]
-MINI_COCO_SIZE = 256  # pixels; at 160, half of the objects are smaller than a cell of the masks
 # As `sp-fast fit` chooses for these images, but for size, batch and steps, which save time.
 NUCLEI = {
     "model": "knet_mobilenet_v2_64",
@@ -118,8 +117,7 @@ def experiment(
     elif data == "nuclei":
         base, row, seeds = _nuclei(Path(data_root), quick), "prompts", 3
     else:
-        size = {} if quick else {"size": MINI_COCO_SIZE}
-        base, row, seeds = MINI_COCO(data_root, quick=quick, **size), "cosine", 3
+        base, row, seeds = MINI_COCO(data_root, quick=quick), "cosine", 3
     return dataclasses.replace(
         base,
         name=f"helps_{data}",
