@@ -228,26 +228,27 @@ def _new(
     """Gathers the data and chooses the settings."""
     import dataclasses
 
-    from sp_fast.experiments.candidates import choose_proposals
+    from sp_fast.experiments.candidates import SECONDS, choose_proposals
     from sp_fast.experiments.fit import finetuning
-    from sp_fast.experiments.pace import fit_into, seconds_per_step
+    from sp_fast.experiments.pace import OF_PROPOSALS, fit_into, seconds_per_step
     from sp_fast.experiments.scheduler import default_jobs
     from sp_fast.progress import RunProgress
     from sp_fast.proposals.backbones import backbone_of
 
-    weights = request["weights"]
+    weights, minutes = request["weights"], request["minutes"]
     backbone = backbone_of(weights)
     data, choices = _data_and_settings((out / DATA).resolve(), request, gpu)
     masks = next(one.value for one in choices if one.name == "masks")
     console.print("Trying several ways to make pseudo labels on some of the labelled images:")
     with RunProgress("ways", console) as progress:
         features = {"name": backbone, "weights": weights}
-        choices.append(choose_proposals(data, features, masks, progress))
-    if request["minutes"] is not None:
+        seconds = SECONDS if minutes is None else min(SECONDS, 60 * minutes * OF_PROPOSALS)
+        choices.append(choose_proposals(data, features, masks, progress, seconds))
+    if minutes is not None:
         chosen = {one.name: one.value for one in choices}
         second = seconds_per_step(finetuning(data, weights, chosen, request["class_agnostic"]))
         chains = len(seeds) * (2 if compare else 1)
-        choices = fit_into(choices, request["minutes"], second, chains, default_jobs())
+        choices = fit_into(choices, minutes, second, chains, default_jobs())
     return {
         "data": dataclasses.asdict(data),
         "weights": weights,

@@ -17,7 +17,7 @@ from sp_fast.proposals.run import propose_folder
 from sp_fast.proposals.scores import score_proposals
 
 SAMPLED = 12  # labelled images that the candidates are tried on
-SECONDS = 600.0  # a candidate may take this long for all images, or twice as long as the fastest one
+SECONDS = 1200.0
 COSINE = {"similarity": "cosine", "center": True}
 _GRIDS = [[20, 20], [10, 10]]
 # Arguments of `build_backbone` beside those of the weights; size of the images; options of the proposer.
@@ -50,7 +50,11 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 
 
 def choose_proposals(
-    data: FitData, backbone: Mapping[str, Any], masks: int, progress: Callable[[int, int], None]
+    data: FitData,
+    backbone: Mapping[str, Any],
+    masks: int,
+    progress: Callable[[int, int], None],
+    seconds: float = SECONDS,
 ) -> Choice:
     """Tries all candidates on some labelled images.
 
@@ -59,6 +63,7 @@ def choose_proposals(
         backbone: arguments of `build_backbone`, which a candidate may change.
         masks: largest number of masks per image.
         progress: called with the numbers of candidates done and in total.
+        seconds: time that the chosen one may take for all images; twice that of the fastest is always allowed.
 
     Returns:
         The choice; its value is the candidate with the highest mean best IoU, with `masks` in its options.
@@ -66,7 +71,7 @@ def choose_proposals(
     found = {
         name: {**one, "options": {**one["options"], "max_masks": masks}} for name, one in CANDIDATES.items()
     }
-    scores, seconds = {}, {}
+    scores, takes = {}, {}
     with tempfile.TemporaryDirectory() as temporary:
         sample = Path(temporary) / "images"
         count = _link_sample(data, sample)
@@ -74,11 +79,11 @@ def choose_proposals(
             progress(number, len(found))
             out, start = sample.with_name(f"{number}.json"), time.monotonic()
             _propose(sample, out, backbone, one)
-            seconds[name] = (time.monotonic() - start) / count * data.images_count
+            takes[name] = (time.monotonic() - start) / count * data.images_count
             scores[name] = score_proposals(out, data.truth).by_size["all"]
         progress(len(found), len(found))
-    most = max(SECONDS, 2 * min(seconds.values()))
-    allowed = [name for name in found if seconds[name] <= most]
+    most = max(seconds, 2 * min(takes.values()))
+    allowed = [name for name in found if takes[name] <= most]
     best = max(allowed, key=lambda name: scores[name].mean_best_iou)
     others = ", ".join(
         f"{score.mean_best_iou:.2f} ({name}{'' if name in allowed else '; too slow'})"

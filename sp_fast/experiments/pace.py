@@ -18,6 +18,7 @@ from sp_fast.files import write_json
 
 STEPS = 6
 SHARE = 0.7  # of the time; the rest is for starting, proposals and evaluation
+OF_PROPOSALS = 0.2  # of the time, at most
 LEAST = 20
 
 
