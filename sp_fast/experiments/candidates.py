@@ -63,7 +63,7 @@ def choose_proposals(
         backbone: arguments of `build_backbone`, which a candidate may change.
         masks: largest number of masks per image.
         progress: called with the numbers of candidates done and in total.
-        seconds: time that the chosen one may take for all images; twice that of the fastest is always allowed.
+        seconds: time that the chosen one may take for all images; twice that of the fastest is allowed too.
 
     Returns:
         The choice; its value is the candidate with the highest mean best IoU, with `masks` in its options.
