@@ -17,7 +17,7 @@ from sp_fast.proposals.run import propose_folder
 from sp_fast.proposals.scores import score_proposals
 
 SAMPLED = 12  # labelled images that the candidates are tried on
-SECONDS = 1200.0
+SECONDS = 1200.0  # of a candidate, for all images
 COSINE = {"similarity": "cosine", "center": True}
 _GRIDS = [[20, 20], [10, 10]]
 # Arguments of `build_backbone` beside those of the weights; size of the images; options of the proposer.

@@ -11,7 +11,7 @@ from torch import Tensor
 from sp_fast.ops import PackedMasks, mask_nms
 from sp_fast.proposals.candidates import Candidates, find_candidates
 from sp_fast.proposals.extents import inside, prepared
-from sp_fast.proposals.objectness import border_share, colour_contrast, objectness
+from sp_fast.proposals.objectness import border_cells, border_share, colour_contrast, objectness
 from sp_fast.proposals.presets import ProposalOptions
 from sp_fast.proposals.pyramid import to_grid
 from sp_fast.proposals.selection import Proposals, select
@@ -31,6 +31,7 @@ def best_objects(
     levels = [(prepared(maps, valid, options.center).float(), valid) for maps, valid in levels]
     finest, target = max(levels, key=lambda level: level[0].shape[2] * level[0].shape[3])
     size, real = (finest.shape[2], finest.shape[3]), inside(finest, target)
+    border = border_cells(real)
     seeds = sum(rows * columns for rows, columns in options.grid or ())
     found: list[Candidates] = []
     words, scores, indices = [], [], []
@@ -41,9 +42,9 @@ def best_objects(
             masks = saliency >= one.threshold[..., None, None]
             colour = None if colours is None else colour_contrast(colours, masks, real)
             packed = PackedMasks.pack(masks)
-            border = border_share(packed, real)
+            share = border_share(packed, border)
             words.append(packed.words)
-            scores.append(objectness(one.stability, one.contrast, colour, border, one.threshold))
+            scores.append(objectness(one.stability, one.contrast, colour, share, one.threshold))
             indices.append(torch.where(one.seed_index >= 0, one.seed_index + number * seeds, -1))
         found.append(Candidates.join(of_level))
     rows = Proposals(

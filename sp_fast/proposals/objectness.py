@@ -33,16 +33,24 @@ def objectness(
     return stability * factors**_WEIGHT * torch.exp(-threshold)
 
 
-def border_share(masks: PackedMasks, valid: Tensor) -> Tensor:
+def border_share(masks: PackedMasks, border: PackedMasks) -> Tensor:
     """Share of the cells along the border of each image that a mask holds, in [0, 1].
 
     Args:
         masks: [B, N].
-        valid: bool [B, h, w], True in the valid part of each map, a rectangle.
+        border: see `border_cells`.
+    """
+    return _common(masks, border) / border.area().clamp(min=1)
+
+
+def border_cells(valid: Tensor) -> PackedMasks:
+    """The outermost cells of the valid part of each map, [B, 1].
+
+    Args:
+        valid: bool [B, h, w], True in the valid part, a rectangle.
     """
     outside = F.pad(~valid, (1, 1, 1, 1), value=True)
-    border = PackedMasks.pack((valid & dilated(outside, 1)[:, 1:-1, 1:-1])[:, None])
-    return _common(masks, border) / border.area().clamp(min=1)
+    return PackedMasks.pack((valid & dilated(outside, 1)[:, 1:-1, 1:-1])[:, None])
 
 
 def stability(masks: PackedMasks, higher: PackedMasks, lower: PackedMasks) -> Tensor:
