@@ -51,8 +51,7 @@ class BatchPreprocessor(DetDataPreprocessor):
         copied = copy.copy(element)
         own = vars(copied)
         for name, value in element.items():
-            own[name if name in own else f"_{name}"] = self.cast_data(
-                value
-            )  # properties have an underscore there
+            place = name if name in own else f"_{name}"  # where a property keeps its value
+            own[place] = self.cast_data(value)
         own.update(_data_fields={*element._data_fields}, _metainfo_fields={*element._metainfo_fields})
         return copied

@@ -11,7 +11,7 @@ from torch import Tensor
 from sp_fast.ops import PackedMasks, mask_nms
 from sp_fast.proposals.candidates import Candidates, find_candidates
 from sp_fast.proposals.extents import inside, prepared
-from sp_fast.proposals.objectness import border_cells, border_share, colour_contrast, objectness
+from sp_fast.proposals.objectness import border_share, colour_contrast, objectness
 from sp_fast.proposals.presets import ProposalOptions
 from sp_fast.proposals.pyramid import to_grid
 from sp_fast.proposals.selection import Proposals, select
@@ -31,30 +31,36 @@ def best_objects(
     levels = [(prepared(maps, valid, options.center).float(), valid) for maps, valid in levels]
     finest, target = max(levels, key=lambda level: level[0].shape[2] * level[0].shape[3])
     size, real = (finest.shape[2], finest.shape[3]), inside(finest, target)
-    border = border_cells(real)
     seeds = sum(rows * columns for rows, columns in options.grid or ())
     found: list[Candidates] = []
-    words, scores, indices = [], [], []
+    words, colour, indices = [], [], []
     for number, (maps, valid) in enumerate(levels):
         of_level = [find_candidates(maps, valid, threshold, options) for threshold in options.thresholds]
         for one in of_level:
             saliency = to_grid(one.saliency(maps, valid, options.similarity), valid, size, target)
             masks = saliency >= one.threshold[..., None, None]
-            colour = None if colours is None else colour_contrast(colours, masks, real)
-            packed = PackedMasks.pack(masks)
-            share = border_share(packed, border)
-            words.append(packed.words)
-            scores.append(objectness(one.stability, one.contrast, colour, share, one.threshold))
+            words.append(PackedMasks.pack(masks).words)
+            if colours is not None:
+                colour.append(colour_contrast(colours, masks, real))
             indices.append(torch.where(one.seed_index >= 0, one.seed_index + number * seeds, -1))
         found.append(Candidates.join(of_level))
+    packed = PackedMasks(torch.cat(words, dim=1), *size)
+    threshold = torch.cat([one.threshold for one in found], dim=1)
+    score = objectness(
+        torch.cat([one.stability for one in found], dim=1),
+        torch.cat([one.contrast for one in found], dim=1),
+        torch.cat(colour, dim=1) if colour else None,
+        border_share(packed, real),
+        threshold,
+    )
     rows = Proposals(
-        masks=PackedMasks(torch.cat(words, dim=1), *size),
-        score=torch.cat(scores, dim=1),
+        masks=packed,
+        score=score,
         seeds=torch.cat([one.vectors for one in found], dim=1),
         seed_index=torch.cat(indices, dim=1),
         count=target[:, 0],
         valid=target,
-        threshold=torch.cat([one.threshold for one in found], dim=1),
+        threshold=threshold,
     )
     chosen = mask_nms(
         rows.masks,

@@ -10,7 +10,7 @@ from sp_fast.ops import PackedMasks
 
 MARGIN = 0.1  # of the threshold, on both sides
 _RING = 2  # cells around a mask
-_WEIGHT = 0.5  # exponent of both contrasts and of the share of the border outside
+_WEIGHT = 0.5  # exponent of both contrasts and of 1 - border
 
 
 def objectness(
@@ -33,24 +33,16 @@ def objectness(
     return stability * factors**_WEIGHT * torch.exp(-threshold)
 
 
-def border_share(masks: PackedMasks, border: PackedMasks) -> Tensor:
+def border_share(masks: PackedMasks, valid: Tensor) -> Tensor:
     """Share of the cells along the border of each image that a mask holds, in [0, 1].
 
     Args:
         masks: [B, N].
-        border: see `border_cells`.
-    """
-    return _common(masks, border) / border.area().clamp(min=1)
-
-
-def border_cells(valid: Tensor) -> PackedMasks:
-    """The outermost cells of the valid part of each map, [B, 1].
-
-    Args:
-        valid: bool [B, h, w], True in the valid part, a rectangle.
+        valid: bool [B, h, w], True in the valid part of each map, a rectangle.
     """
     outside = F.pad(~valid, (1, 1, 1, 1), value=True)
-    return PackedMasks.pack((valid & dilated(outside, 1)[:, 1:-1, 1:-1])[:, None])
+    border = PackedMasks.pack((valid & dilated(outside, 1)[:, 1:-1, 1:-1])[:, None])
+    return _common(masks, border) / border.area().clamp(min=1)
 
 
 def stability(masks: PackedMasks, higher: PackedMasks, lower: PackedMasks) -> Tensor:

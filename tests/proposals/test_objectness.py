@@ -7,7 +7,6 @@ import torch
 
 from sp_fast.ops import PackedMasks
 from sp_fast.proposals.objectness import (
-    border_cells,
     border_share,
     colour_contrast,
     contrast,
@@ -106,6 +105,6 @@ def test_border_share_counts_the_cells_along_the_border_of_the_valid_part() -> N
     masks = PackedMasks.pack(torch.stack([inner, frame, frame | inner, top, beyond])[None])
     valid = torch.zeros(1, 12, 15, dtype=torch.bool)
     valid[:, :9, :11] = True
-    assert border_share(masks, border_cells(valid)).tolist() == [[0, 1, 1, pytest.approx(11 / 36), 0]]
+    assert border_share(masks, valid).tolist() == [[0, 1, 1, pytest.approx(11 / 36), 0]]
     whole = PackedMasks.pack(torch.ones(1, 1, 12, 15, dtype=torch.bool))
-    assert border_share(whole, border_cells(torch.ones(1, 12, 15, dtype=torch.bool))).tolist() == [[1]]
+    assert border_share(whole, torch.ones(1, 12, 15, dtype=torch.bool)).tolist() == [[1]]
