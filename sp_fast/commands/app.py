@@ -61,8 +61,15 @@ app.add_typer(data, name="data")
 app.add_typer(experiment, name="experiment")
 app.command("demo", epilog=DEMO_EXAMPLES)(demo)
 
-# The last is what oneDNN says.
-_FULL = ("can't allocate memory", "can't start new thread", "could not create a primitive")
+# Also of oneDNN, of cuDNN and of CUDA.
+_FULL = (
+    "can't allocate memory",
+    "can't start new thread",
+    "could not create a primitive",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "out of memory",
+)
+_GPU = ("CUDA", "CUDNN")
 
 
 def run() -> None:
@@ -80,8 +87,18 @@ def run() -> None:
         full = any(said in str(error) for said in _FULL)
         if not full and not isinstance(error, MemoryError):
             raise
-        print(f"Error: not enough memory ({_message(error) or 'none left'})", file=sys.stderr)
+        print(f"Error: not enough memory ({_shortage(error)})", file=sys.stderr)
         sys.exit(2)
+
+
+def _shortage(error: Exception) -> str:
+    """What did not fit, and for a GPU how to need less."""
+    text = _message(error) or "none left"
+    if not any(said in text for said in _GPU):
+        return text
+    # PyTorch goes on with a page of hints about its allocator.
+    told = ". ".join(text.splitlines()[0].split(". ")[:2]).rstrip(".")
+    return f"{told}; fewer images at once (--batch-size 1) or smaller ones need less, --device cpu needs none"
 
 
 def _warn_in_one_line() -> None:

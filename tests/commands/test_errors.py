@@ -69,7 +69,17 @@ def start():
     raise RuntimeError("can't start new thread")  # as Python's threading says it
 
 
-@pytest.mark.parametrize("needs", [allocate, exhaust, start])
+def allocate_on_gpu():
+    import torch
+
+    # As PyTorch says it, shortened.
+    raise torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which "
+        "1.12 GiB is free. Of the allocated memory 76.00 GiB is allocated by PyTorch."
+    )
+
+
+@pytest.mark.parametrize("needs", [allocate, exhaust, start, allocate_on_gpu])
 def test_a_full_memory_is_one_line(needs, monkeypatch, capsys):
     monkeypatch.setattr(cli, "app", needs)
     with pytest.raises(SystemExit) as stop:
@@ -77,3 +87,13 @@ def test_a_full_memory_is_one_line(needs, monkeypatch, capsys):
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("Error: not enough memory (")
+
+
+def test_a_full_gpu_says_what_needs_less(monkeypatch, capsys):
+    monkeypatch.setattr(cli, "app", allocate_on_gpu)
+    with pytest.raises(SystemExit):
+        cli.run()
+    assert capsys.readouterr().err == (
+        "Error: not enough memory (CUDA out of memory. Tried to allocate 2.00 GiB; fewer images at once "
+        "(--batch-size 1) or smaller ones need less, --device cpu needs none)\n"
+    )
