@@ -57,7 +57,8 @@ class SaliencyPromptPretrainer(BaseDetector):
             `proposal` the kernels after the first head or stage (see the family's adapter). `fold` says what
             is added to K^0 where the model runs without prompts, in `export` and `predict`: `mean`, the mean
             prompt over kernels, images and steps, or `kernel`, the mean of what each kernel received (see
-            `ReceivedPrompts`), or `none`; not with `proposal`.
+            `ReceivedPrompts`), or `none`; not with `proposal`. Without prompts (`strategy="none"`) there is
+            nothing to fold.
         supervision: options of `KernelSupervision` (`seed_channels`, `loss_weight`, `reduction`, `center`)
             or None for no kernel loss. Both presets use the mean over pairs, like the authors' code: the sum
             of Eq. 9 grows with the batch and the number of proposals, but its weight in Eq. 10 is 1.
@@ -123,8 +124,9 @@ class SaliencyPromptPretrainer(BaseDetector):
         if self.inject not in self._adapter.injection_points:
             known = ", ".join(self._adapter.injection_points)
             raise ValueError(f"prompts.inject: expected one of {known}, got {self.inject!r}")
-        self.received = self._received_prompts(options.pop("fold"))
-        self.injector = PromptInjector(options.pop("strategy"), drop_rate=options.pop("drop_rate"))
+        strategy = options.pop("strategy")
+        self.received = self._received_prompts(options.pop("fold"), strategy)
+        self.injector = PromptInjector(strategy, drop_rate=options.pop("drop_rate"))
         self.generator = PromptGenerator(**options)
         self.supervision = (
             KernelSupervision(kernel_channels=self._adapter.kernel_channels, **supervision)
@@ -132,10 +134,10 @@ class SaliencyPromptPretrainer(BaseDetector):
             else None
         )
 
-    def _received_prompts(self, fold: str) -> ReceivedPrompts | None:
+    def _received_prompts(self, fold: str, strategy: str) -> ReceivedPrompts | None:
         if fold not in FOLDS:
             raise ValueError(f"prompts.fold: expected one of {', '.join(FOLDS)}, got {fold!r}")
-        if fold == "none":
+        if fold == "none" or strategy == "none":
             return None
         if self.inject != "init":
             raise ValueError(

@@ -78,13 +78,14 @@ def test_predicts_as_the_exported_model_and_trains_as_without(family):
     assert torch.equal(model.detector.state_dict()[changed[0]], own[changed[0]])
 
 
-def test_only_training_changes_the_mean_and_only_folding_keeps_one():
+def test_only_training_changes_the_mean_and_only_folded_prompts_have_one():
     model = build("knet", prompts=dict(fold="kernel")).eval()
     with torch.no_grad():
         losses_of(model, batch([2]))
     assert not model.received.mean.any()
     assert model.received.mean.shape == (KERNELS, CHANNELS)
-    assert not any(name.startswith("received") for name in build("knet").state_dict())
+    for prompts in ({}, dict(fold="kernel", strategy="none")):
+        assert not any(name.startswith("received") for name in build("knet", prompts=prompts).state_dict())
 
 
 def test_processes_have_the_mean_of_all_images(monkeypatch):
