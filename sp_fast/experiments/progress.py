@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sp_fast.experiments.scheduler import Show, Task
+from sp_fast.experiments.time_left import TimeLeft
 from sp_fast.progress import clock
 
 LINE_SECONDS = 10.0
@@ -20,14 +21,14 @@ LINE_SECONDS = 10.0
 
 @contextmanager
 def progress(console: Console) -> Iterator[Show]:
-    """Gives a function to call with the tasks and the seconds left; a log gets a line every 10 seconds."""
+    """Gives a function to call with the tasks and the time left; a log gets a line every 10 seconds."""
     start = time.monotonic()
     if not console.is_terminal:
         yield _lines(console, start)
         return
     with Live(console=console, refresh_per_second=4) as live:
 
-        def show(tasks: Sequence[Task], left: float | None) -> None:
+        def show(tasks: Sequence[Task], left: TimeLeft) -> None:
             live.update(_bars(tasks, time.monotonic() - start, left, console.height))
 
         yield show
@@ -41,7 +42,7 @@ def _lines(console: Console, start: float) -> Show:
         line = f"[{clock(time.monotonic() - start)}] {text}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def show(tasks: Sequence[Task], left: float | None) -> None:
+    def show(tasks: Sequence[Task], left: TimeLeft) -> None:
         nonlocal last
         for task in tasks:
             if task.finished and task.run.key not in printed:
@@ -52,12 +53,12 @@ def _lines(console: Console, start: float) -> Show:
         elapsed = time.monotonic() - start
         if running and elapsed - last >= LINE_SECONDS:
             last = elapsed
-            write(f"{'; '.join(running)}; {_left(left)}")
+            write(f"{'; '.join(running)}; {left}")
 
     return show
 
 
-def _bars(tasks: Sequence[Task], elapsed: float, left: float | None, height: int) -> Table:
+def _bars(tasks: Sequence[Task], elapsed: float, left: TimeLeft, height: int) -> Table:
     """The runs that are not done, as many as fit the screen, and a summary."""
     unfinished = [task for task in tasks if not task.finished]
     bars = Table.grid(padding=(0, 1))
@@ -68,7 +69,7 @@ def _bars(tasks: Sequence[Task], elapsed: float, left: float | None, height: int
     table = Table.grid()
     table.add_row(bars)
     done = len(tasks) - len(unfinished)
-    table.add_row(f"{done} of {len(tasks)} runs done, {clock(elapsed)} elapsed, {_left(left)}")
+    table.add_row(f"{done} of {len(tasks)} runs done, {clock(elapsed)} elapsed, {left}")
     return table
 
 
@@ -77,7 +78,3 @@ def _note(task: Task) -> str:
         return "in another call" if task.state == "elsewhere" else task.state
     steps = f"{task.step}/{task.steps}" if task.steps else str(task.step or "starting")
     return steps if task.loss is None else f"{steps}, loss {task.loss:.2f}"
-
-
-def _left(seconds: float | None) -> str:
-    return "time left not known yet" if seconds is None else f"about {clock(seconds)} left"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator
-from statistics import mean
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +20,7 @@ from sp_fast.experiments.plan import PROPOSALS, Plan
 from sp_fast.experiments.scheduler import is_running
 from sp_fast.experiments.store import Source, option
 from sp_fast.experiments.table import markdown, print_table
+from sp_fast.experiments.time_left import Paces
 from sp_fast.experiments.use import near, use
 from sp_fast.files import write_text
 from sp_fast.progress import clock
@@ -101,16 +101,20 @@ def _row_states(plan: Plan, states: dict[str, str]) -> Iterator[str]:
 
 
 def _time_left(plan: Plan, states: dict[str, str]) -> str:
-    """For each kind of run: mean time of the finished ones times the number of unfinished ones."""
+    """The time that the unfinished runs take if one runs after the other, from the finished ones."""
     kinds = {key: run.kind for key, run in plan.runs.items()}
     kinds |= {key: _NAMES.get(part, part) for (_, part, _), key in plan.parts.items()}
-    seconds = defaultdict(list)
+    paces = Paces()
     for key, entry in results.read_times(plan).items():
-        seconds[kinds[key]].append(entry["seconds"])
-    left = [kinds[key] for key, state in states.items() if state != "done"]
-    known = clock(sum(mean(seconds[kind]) for kind in left if seconds[kind]))
-    unknown = dict.fromkeys(kind for kind in left if not seconds[kind])
+        paces.add(plan.runs[key], entry["seconds"], plan.runs[key].steps)
+    left = {
+        key: paces.seconds(plan.runs[key], plan.runs[key].steps)
+        for key, state in states.items()
+        if state != "done"
+    }
+    known = [seconds for seconds in left.values() if seconds is not None]
+    unknown = dict.fromkeys(kinds[key] for key, seconds in left.items() if seconds is None)
     if unknown:
-        least = f"at least {known}; " if len(unknown) < len(set(left)) else ""
+        least = f"at least {clock(sum(known))}; " if known else ""
         return f"Time left: {least}not known yet for {', '.join(unknown)}"
-    return f"Time left: about {known} of computing, less with several runs at once"
+    return f"Time left: about {clock(sum(known))} of computing, less with several runs at once"

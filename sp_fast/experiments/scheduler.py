@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -18,7 +17,8 @@ from pathlib import Path
 
 from sp_fast.experiments.plan import Run, by_cost
 from sp_fast.experiments.store import Source
-from sp_fast.experiments.worker import LENGTH, PROGRESS, read_scalars
+from sp_fast.experiments.time_left import Paces, TimeLeft
+from sp_fast.experiments.worker import LENGTH, PROGRESS, read_scalars, seconds_taken
 from sp_fast.files import write_json
 from sp_fast.locks import LOCK, try_lock
 
@@ -51,6 +51,7 @@ class Task:
     slot: int = 0  # place among the runs at once, which chooses the GPU
     _first: tuple[float, int] | None = None
     _moved: float = 0.0
+    _took: float | None = None
 
     @property
     def finished(self) -> bool:
@@ -63,6 +64,13 @@ class Task:
         if self._first is None or self.step <= self._first[1]:
             return None
         return (self._moved - self._first[0]) / (self.step - self._first[1])
+
+    @property
+    def took(self) -> float | None:
+        """Seconds of the finished run, if known."""
+        if self._took is None:
+            self._took = seconds_taken(self.run)
+        return self._took
 
     def look(self) -> None:
         """Reads how far the run is."""
@@ -86,7 +94,7 @@ class Task:
         return json.loads(path.read_text())["steps"] if path.is_file() else 0
 
 
-Show = Callable[[Sequence[Task], float | None], None]
+Show = Callable[[Sequence[Task], TimeLeft], None]
 
 
 def start(task: Task, source: Source, lock: int, processes: int = 1) -> None:
@@ -174,7 +182,7 @@ def run_all(
         source: where the experiment is defined.
         jobs: number of concurrent runs.
         seconds: time limit, or None.
-        show: called about three times a second with the tasks and the seconds left (None while unknown).
+        show: called about three times a second with the tasks and the time left.
         processes: number of processes of each training and for proposals.
 
     Raises:
@@ -191,11 +199,11 @@ def run_all(
             for task in tasks.values():
                 _poll(task)
             _start_ready(tasks, source, jobs, processes)
-            show(shown, seconds_left(shown, jobs))
+            show(shown, time_left(shown, jobs))
             time.sleep(0.3)
     finally:
         stop([task for task in tasks.values() if task.state == "running"])
-    show(shown, 0.0)
+    show(shown, TimeLeft(0.0))
 
 
 def _poll(task: Task) -> None:
@@ -251,17 +259,26 @@ def stop(running: Sequence[Task]) -> None:
             process.wait()
 
 
-def seconds_left(tasks: Sequence[Task], jobs: int) -> float | None:
-    """Estimate: steps left times the mean measured time per step, divided among the jobs.
-
-    None while no training step was measured, or while the steps of an unfinished run are unknown.
-    """
+def time_left(tasks: Sequence[Task], jobs: int) -> TimeLeft:
+    """Estimate: the time of the unfinished runs, divided among those at once, here and in other calls."""
+    paces = Paces()
+    for task in tasks:
+        pace, steps = task.seconds_per_step, task.steps or task.run.steps
+        if task.finished:
+            if task.took is not None:
+                paces.add(task.run, task.took, steps)
+        elif pace and steps:
+            paces.add(task.run, pace * steps, steps)
     unfinished = [task for task in tasks if not task.finished]
-    trainings = [task for task in tasks if task.run.kind == "train"]
-    same = {json.dumps(task.run.spec): task.steps for task in trainings if task.steps}
-    steps = [task.run.steps or same.get(json.dumps(task.run.spec)) for task in unfinished]
-    speeds = [task.seconds_per_step for task in trainings if task.seconds_per_step]
-    if not speeds or not all(steps):
-        return None
-    left = sum(max((total or 0) - task.step, 0) for task, total in zip(unfinished, steps, strict=True))
-    return left * statistics.mean(speeds) / max(min(jobs, len(unfinished)), 1)
+    left = [_seconds_left(task, paces) for task in unfinished]
+    known = [seconds for seconds in left if seconds is not None]
+    at_once = jobs + sum(task.state == "elsewhere" for task in unfinished)
+    seconds = max(sum(known) / max(min(at_once, len(known)), 1), max(known, default=0.0))
+    return TimeLeft(seconds, len(left) - len(known))
+
+
+def _seconds_left(task: Task, paces: Paces) -> float | None:
+    pace, steps = task.seconds_per_step, task.steps or task.run.steps
+    if pace and steps:
+        return max(steps - task.step, 0) * pace
+    return paces.seconds(task.run, steps)

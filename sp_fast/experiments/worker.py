@@ -119,6 +119,12 @@ def _add_times(folder: Path, seconds: float) -> None:
     )
 
 
+def seconds_taken(run: Run) -> float | None:
+    """Seconds that a finished run took; None if it does not say."""
+    path = run.folder / TIMES
+    return json.loads(path.read_text()).get("seconds") if path.is_file() else None
+
+
 def train_arguments(training: dict[str, Any], folder: Path, seed: int, near: dict[str, Path]) -> list[str]:
     """The arguments of `sp-fast train`, without `--cfg-options`, for the fields of a `Training`.
 

@@ -1,5 +1,6 @@
 """Runs as processes: order, sharing, stopping, killing, several calls at once, and the same results."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,8 +13,9 @@ import pytest
 
 from sp_fast.experiments import results
 from sp_fast.experiments.plan import Plan
-from sp_fast.experiments.scheduler import OutOfTimeError, RunFailedError, Task, seconds_left
+from sp_fast.experiments.scheduler import OutOfTimeError, RunFailedError, Task, time_left
 from sp_fast.experiments.worker import LENGTH
+from sp_fast.files import write_json
 from tests.experiments.tiny import run, tiny
 
 
@@ -106,15 +108,35 @@ def test_rows_alone_make_what_they_need_and_no_more(tmp_path):
 def test_time_left_is_steps_left_at_the_measured_speed(tmp_path):
     plan = Plan(tiny(steps=10), tmp_path, [0])
     tasks = [Task(one) for one in plan.needed(["none", "labels"], [0]) if one.kind == "train"]
-    assert seconds_left(tasks, 2) is None  # nothing was measured yet
+    assert str(time_left(tasks, 2)) == "time left not known yet"
     tasks[0].state, tasks[0].step = "running", 5
     tasks[0]._first, tasks[0]._moved = (100.0, 1), 104.0  # 1 second per step
     # 5 steps of this run, 10 of each other; two runs at once.
-    assert seconds_left(tasks, 2) == (5 + 10 * (len(tasks) - 1)) / 2
+    seconds = (5 + 10 * (len(tasks) - 1)) / 2
+    assert time_left(tasks, 2) == (seconds, 0)
     unknown = Task(next(one for one in plan.runs.values() if one.kind == "proposals"))
-    assert seconds_left([*tasks, unknown], 2) is None
+    assert time_left([*tasks, unknown], 2) == (seconds, 1)
+    assert str(time_left([*tasks, unknown], 2)) == f"at least 0:{seconds:02.0f} left"
     unknown.state = "kept"
-    assert seconds_left([*tasks, unknown], 2) is not None
+    assert str(time_left([*tasks, unknown], 2)) == f"about 0:{seconds:02.0f} left"
+    # Another call takes its share, but no run is divided.
+    tasks[-1].state = "elsewhere"
+    assert time_left(tasks, len(tasks)).seconds == 10
+    assert time_left(tasks, 1).seconds == (5 + 10 * (len(tasks) - 1)) / 2
+
+
+def test_time_left_follows_finished_runs_that_do_the_same(tmp_path):
+    plan = Plan(dataclasses.replace(tiny(steps=10), data_per_seed=True), tmp_path, [0, 1])
+    done, left = (plan.needed(["labels"], [seed]) for seed in plan.seeds)
+    for k, one in enumerate(done):
+        write_json({"seconds": 10.0**k}, one.folder / "times.json")
+    assert len(done) == len(left) > 2
+    tasks = [*(Task(one, "kept") for one in done), *map(Task, left)]
+    assert time_left(tasks, 1) == (sum(10.0**k for k in range(len(done))), 0)
+    # Of an earlier version, which did not keep the time: as long as the other trainings per step.
+    (done[-1].folder / "times.json").unlink()
+    tasks = [*(Task(one, "kept") for one in done), *map(Task, left)]
+    assert time_left(tasks, 1).unknown == 0
 
 
 def test_a_training_in_epochs_tells_its_steps(tmp_path):
@@ -136,5 +158,5 @@ def test_a_training_in_epochs_tells_its_steps(tmp_path):
     assert (tasks[0].step, tasks[0].steps) == (6, 20)
     tasks[0]._first, tasks[0]._moved = (100.0, 1), 105.0  # 1 second per step
     # The other seed has as many steps; another training is of unknown length.
-    assert seconds_left(tasks, 1) == 14 + 20
-    assert seconds_left([*tasks, Task(plan.of("none", "many", 0))], 1) is None
+    assert time_left(tasks, 1) == (14 + 20, 0)
+    assert time_left([*tasks, Task(plan.of("none", "many", 0))], 1) == (14 + 20, 1)
