@@ -33,6 +33,7 @@ class Line(NamedTuple):
     complete: bool
     value: float | None  # mean of the first metric
     paper: tuple[str, ...] = ()  # published values for a second line; empty without any
+    by_seed: tuple[str, ...] = ()  # the first metric with each seed; empty for a single seed
 
 
 class Block(NamedTuple):
@@ -133,13 +134,22 @@ def _block(results: dict[str, Any], training: str, rows: dict[str, Any]) -> Bloc
     for name, cells, paper in zip(rows, ours, theirs, strict=True):
         complete = done[name] == wanted
         label = results["rows"][name]["label"] + ("" if complete else " *")
-        value = rows[name]["summary"].get(first, {}).get("mean")
-        lines.append(Line(name, label, cells, complete, value, paper if any(paper) else ()))
+        summary = rows[name]["summary"].get(first, {})
+        each = _by_seed(summary.get("values", {}), results["seeds"])
+        value = summary.get("mean")
+        lines.append(Line(name, label, cells, complete, value, paper if any(paper) else (), each))
     digits = _digits([row["summary"].get(first) for row in rows.values()])
     compared = [one for one in results["comparisons"] if one["training"] == training]
     findings = [_finding(one, results, first, digits) for one in compared if first in one["metrics"]]
     heading = training if training in results["analyses"] else training_heading(training)
     return Block(heading, list(columns), lines, findings)
+
+
+def _by_seed(values: Mapping[str, float], seeds: Sequence[int]) -> tuple[str, ...]:
+    if len(seeds) == 1 or not values:
+        return ()
+    each = [values.get(str(seed)) for seed in seeds]
+    return tuple(NOT_RUN if value is None else f"{value:.2f}" for value in each)
 
 
 def by_size(results: dict[str, Any], training: str) -> Grid:
@@ -266,6 +276,7 @@ def markdown(results: dict[str, Any], notes: str = "", choices: Sequence[Mapping
             lines.append(_markdown_row([line.label, *line.cells]))
             lines += [_markdown_row([PAPER, *line.paper])] if line.paper else []
         lines += ["", *(f"- {_escaped(finding)}" for finding in block.findings)] if block.findings else []
+        lines += _markdown_seeds(block, results["seeds"])
     lines += ["", _escaped(note)] if (note := about_differences(results)) else []
     lines += ["", _escaped(notes)] if notes else []
     if choices:
@@ -274,6 +285,15 @@ def markdown(results: dict[str, Any], notes: str = "", choices: Sequence[Mapping
             value = one["value"] if isinstance(one["value"], str) else json.dumps(one["value"])
             lines.append(_markdown_row([one["name"], value, one["reason"]]))
     return "\n".join(lines) + "\n"
+
+
+def _markdown_seeds(block: Block, seeds: Sequence[int]) -> list[str]:
+    lines = [line for line in block.lines if line.by_seed]
+    if not lines:
+        return []
+    head = [f"{block.columns[0]} by seed", *map(str, seeds)]
+    rows = [head, ["---", *["---:"] * len(seeds)], *([line.label, *line.by_seed] for line in lines)]
+    return ["", *map(_markdown_row, rows)]
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -76,7 +76,7 @@ ARMS = {
 }
 COMPARISONS = [
     *(
-        Comparison(name, "none", f"gain of `{name}`")
+        Comparison(name, "none", "gain of pre-training")
         for name in ("paper", "multiscale", "prompts", "folded", "centered")
     ),
     Comparison("multiscale", "paper", "gain of labels of several scales"),

@@ -110,6 +110,17 @@ def test_the_terminal_and_markdown_show_the_same_cells(finished: Plan) -> None:
     assert "missing" not in terminal + text
 
 
+def test_markdown_shows_each_seed_of_several(finished: Plan) -> None:
+    results = collect(finished)
+    lines = markdown(results).splitlines()
+    assert lines.count("| AP by seed | 0 | 1 | 2 |") == len(blocks(results))
+    assert "| no pre-training | 12.00 | 13.00 | 14.00 |" in lines
+    results["rows"]["none"]["trainings"]["10 %"]["summary"][made_up.AP]["values"].pop("1")
+    assert "| no pre-training | 12.00 | - | 14.00 |" in markdown(results).splitlines()
+    results["seeds"] = [0]
+    assert "AP by seed" not in markdown(results)
+
+
 def test_six_metrics_with_their_spread_fit_80_columns_beside_the_papers(finished: Plan) -> None:
     results = collect(finished)
     results["metrics"] = {f"{made_up.AP}{k}": f"AP{k}" for k in range(6)}
