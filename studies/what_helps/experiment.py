@@ -88,10 +88,13 @@ COMPARISONS = [
     Comparison("std2", "multiscale", "gain of K^0 of twice the spread"),
     Comparison("std3", "multiscale", "gain of K^0 of three times the spread"),
 ]
-NOTES = (
-    f"All rows of a seed see the images in the same order and, with {FEW} labels, the same {FEW} images. The "
-    "spread is over seeds; that of other images to validate on is not in it."
-)
+ORDER = "All rows of a seed see the images in the same order"
+NOTES = {
+    "nuclei": f"{ORDER} and, with {FEW} labels, the same {FEW} images. The spread is over seeds; that of "
+    "other images to validate on is not in it.",
+    "demo": f"{ORDER}. Each seed has scenes of its own.",
+    "mini_coco": f"{ORDER}.",
+}
 
 
 def experiment(
@@ -125,7 +128,7 @@ def experiment(
         rows=_rows(next(one for one in base.rows if one.name == row), preset, data),
         seeds=range(seeds),
         comparisons=COMPARISONS,
-        notes=f"{NOTES} {base.notes}" if data == "mini_coco" else NOTES,
+        notes=f"{NOTES[data]} {base.notes}" if data == "mini_coco" else NOTES[data],
     )
 
 
