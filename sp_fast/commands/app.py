@@ -61,7 +61,7 @@ app.add_typer(data, name="data")
 app.add_typer(experiment, name="experiment")
 app.command("demo", epilog=DEMO_EXAMPLES)(demo)
 
-# Also of oneDNN, of cuDNN and of CUDA.
+# What Python, PyTorch, oneDNN, cuDNN and CUDA say of a full memory.
 _FULL = (
     "can't allocate memory",
     "can't start new thread",

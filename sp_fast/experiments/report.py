@@ -101,7 +101,7 @@ def _row_states(plan: Plan, states: dict[str, str]) -> Iterator[str]:
 
 
 def _time_left(plan: Plan, states: dict[str, str]) -> str:
-    """The time that the unfinished runs take if one runs after the other, from the finished ones."""
+    """Estimates from the finished runs how long the others take, one after the other."""
     kinds = {key: run.kind for key, run in plan.runs.items()}
     kinds |= {key: _NAMES.get(part, part) for (_, part, _), key in plan.parts.items()}
     paces = Paces()

@@ -1,4 +1,4 @@
-"""How long runs take, from runs like them that are done, and how the time left is said."""
+"""Estimates how long runs take from similar runs, and words the time left."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class TimeLeft(NamedTuple):
 
 
 class Paces:
-    """Times of runs, to estimate those of others: of the same kind, or with as much to do per step."""
+    """Measured times of runs, from which those of similar runs are estimated."""
 
     def __init__(self) -> None:
         self._whole: dict[tuple, list[float]] = defaultdict(list)
         self._per_step: dict[str | None, list[float]] = defaultdict(list)
 
     def add(self, run: Run, seconds: float, steps: int | None = None) -> None:
-        """Learns that a run took so many seconds, for a training with so many steps."""
+        """Adds the time that a run takes as a whole; `steps` are those of a training, if known."""
         for key in _like(run):
             self._whole[key].append(seconds)
         if run.kind == "train" and steps:
@@ -40,7 +40,7 @@ class Paces:
                 self._per_step[config].append(seconds / steps)
 
     def seconds(self, run: Run, steps: int | None = None) -> float | None:
-        """Time that a run is expected to take; None while no run like it is known."""
+        """Time that a run is expected to take as a whole; None while there is no similar run."""
         for key in _like(run):
             if key in self._whole:
                 return mean(self._whole[key])
@@ -52,7 +52,7 @@ class Paces:
 
 
 def _like(run: Run) -> Iterator[tuple]:
-    """What runs have in common that take about the same time; the most first."""
+    """Keys that runs of about the same length share, the most specific first."""
     yield run.kind, json.dumps(run.spec)
     if run.kind == "train":
         yield tuple(run.spec[name] for name in ("config", "steps", "epochs", "images", "annotations"))
