@@ -193,6 +193,10 @@ def propose(
     min_area: Annotated[int | None, typer.Option(help="Smallest area of a mask, in feature cells.")] = None,
     max_masks: Annotated[int | None, typer.Option(help="Largest number of masks per image.")] = None,
     min_score: Annotated[float | None, typer.Option(help="Lowest score of a mask, after NMS.")] = None,
+    refine: Annotated[
+        Literal["none", "segments"] | None,
+        typer.Option(help="Make masks end at edges of the image: of whole segments of even colour."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per batch [8 on a GPU, 1 on a CPU].")
     ] = None,

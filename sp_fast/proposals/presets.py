@@ -15,6 +15,7 @@ _CHOICES = {
     "nms": ("mask", "matrix"),
     "ranking": ("saliency", "objectness"),
     "matrix_kernel": ("gaussian", "linear"),
+    "refine": ("none", "segments"),
 }
 
 
@@ -40,6 +41,8 @@ class ProposalOptions:
         min_center_height: keep masks whose centre is further down than this share of the height; None: all.
         max_box_width: keep masks whose box is narrower than this share of the width; None: all.
         min_score: keep masks with at least this score after NMS; None: all.
+        refine: "segments": masks at image size (`propose_folder`) consist of whole segments of the image, see
+            `refined_saliency`. Masks on the grid of the features stay as they are.
     """
 
     grid: tuple[tuple[int, int], ...] | None = ((10, 10),)
@@ -58,6 +61,7 @@ class ProposalOptions:
     min_center_height: float | None = None
     max_box_width: float | None = None
     min_score: float | None = None
+    refine: str = "none"
 
     def __post_init__(self) -> None:
         """Check every option.
@@ -135,6 +139,7 @@ PRESETS = {
         ranking="objectness",
         iou_threshold=0.4,
         max_masks=40,
+        refine="segments",
     ),
 }
 OPTION_NAMES = tuple(field.name for field in dataclasses.fields(ProposalOptions))

@@ -35,6 +35,7 @@ from sp_fast.proposals.image_masks import encoded_masks
 from sp_fast.proposals.proposer import SaliencyProposer
 from sp_fast.proposals.pyramid import fitted, resized_to
 from sp_fast.proposals.records import ImageRecord
+from sp_fast.proposals.refinement import image_segments, refined_saliency
 from sp_fast.proposals.shards import WHOLE, Shard
 from sp_fast.proposals.store import ProposalStore, seeds_path
 
@@ -319,6 +320,7 @@ def _propose(
     proposals, saliency, sizes = proposer.with_saliency(
         [image.pixels.to(device, non_blocking=True) for image in batch]
     )
+    refine = proposer.options.refine == "segments"
     counts = proposals.count.tolist()
     scores, seeds = proposals.score.cpu(), proposals.seeds.cpu()
     futures = []
@@ -326,15 +328,23 @@ def _propose(
         own = saliency[i, :count, :height, :width]
         futures.append(
             pool.submit(
-                _record, image, own, scores[i, :count], seeds[i, :count], proposals.threshold[i, :count]
+                _record,
+                image,
+                own,
+                scores[i, :count],
+                seeds[i, :count],
+                proposals.threshold[i, :count],
+                refine,
             )
         )
     return futures
 
 
 def _record(
-    image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, thresholds: Tensor
+    image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, thresholds: Tensor, refine: bool
 ) -> ImageRecord:
+    if refine:
+        saliency = refined_saliency(saliency, thresholds, image_segments(image.pixels))
     masks = encoded_masks(saliency, (image.height, image.width), thresholds)
     # A mask of a few cells can vanish in an image smaller than the feature map.
     kept = [k for k, mask in enumerate(masks) if mask["area"] > 0]

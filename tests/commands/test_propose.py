@@ -69,6 +69,8 @@ def test_options_reach_the_proposer(command: Command, folder: Path, tmp_path: Pa
         "0",
         "--sigma",
         "1.5",
+        "--refine",
+        "segments",
         "--ignore-exif",
     ]
     code, _, _ = command("propose", folder, "--out", out, "--backbone", "random", "--size", "80x32", *given)
@@ -76,7 +78,7 @@ def test_options_reach_the_proposer(command: Command, folder: Path, tmp_path: Pa
     options = json.loads(out.read_text())["info"]["options"]
     expected = {"preset": "official", "grid": [[4, 6], [2, 2]], "scales": None, "nms": "mask", "max_masks": 3}
     expected |= {"iou_threshold": 0.25, "min_area": 5, "min_score": 0.0, "sigma": 1.5, "size": [80, 32]}
-    expected["exif"] = "ignore"
+    expected |= {"exif": "ignore", "refine": "segments"}
     expected |= {
         "similarity": "cosine",
         "min_center_height": 0.2,

@@ -22,6 +22,7 @@ def test_paper_preset_matches_the_paper() -> None:
     assert paper.grid == ((10, 10),)
     assert (paper.similarity, paper.threshold, paper.nms, paper.iou_threshold) == ("dot", 0.5, "mask", 0.5)
     assert (paper.min_center_height, paper.max_box_width, paper.min_score) == (None, None, None)
+    assert paper.refine == PRESETS["official"].refine == "none"
 
 
 def test_multiscale_preset() -> None:
@@ -29,6 +30,7 @@ def test_multiscale_preset() -> None:
     assert multiscale.sizes == (640, 1280, 1920)
     assert multiscale.thresholds == (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     assert multiscale.ranking == "objectness"
+    assert multiscale.refine == "segments"
     assert resolve_options("multiscale", threshold=0.5, sizes=[320]).thresholds == (0.5,)
 
 
@@ -63,6 +65,7 @@ def test_unknown_option_error_lists_known_ones() -> None:
         ({"nms": "soft"}, ValueError, "nms: expected one of 'mask', 'matrix'"),
         ({"max_masks": 0}, ValueError, "max_masks: expected an int of at least 1"),
         ({"min_area": 2.5}, TypeError, "min_area: expected an int"),
+        ({"refine": "edges"}, ValueError, "refine: expected one of 'none', 'segments', got 'edges'"),
         ({"min_score": -1}, ValueError, r"min_score: expected a number in \[0, 1\]"),
         ({"center": "yes"}, TypeError, "center: expected True or False"),
         ({"threshold": (0.3, 0.5)}, ValueError, "threshold: expected one value with ranking='saliency'"),

@@ -1,0 +1,67 @@
+"""Masks that end at the edges of the image."""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sp_fast.proposals.refinement import image_segments, refined_saliency
+
+
+def two_colours(height: int, width: int, edge: int) -> torch.Tensor:
+    """A red image, green from column `edge` on."""
+    image = torch.zeros(3, height, width, dtype=torch.uint8)
+    image[0, :, :edge] = image[1, :, edge:] = 200
+    return image
+
+
+def test_segments_end_where_the_colour_changes() -> None:
+    segments = image_segments(two_colours(320, 240, 130))
+    assert segments.shape == (320, 240)
+    assert segments.dtype == torch.int64
+    assert len(segments[:, :126].unique()) == len(segments[:, 134:].unique()) == 1
+    assert segments[0, 0] != segments[0, -1]
+
+
+def test_segments_have_one_size_for_all_images() -> None:
+    for height, width in ((64, 48), (320, 240), (1280, 960)):
+        segments = image_segments(two_colours(height, width, width // 2))
+        assert segments.shape == (320, 240)
+        assert sorted(segments.unique().tolist()) == list(range(int(segments.max()) + 1))
+
+
+def test_a_mask_is_moved_to_the_edge_of_the_image() -> None:
+    # The cells of the saliency are 80 pixels wide, so it knows the edge at column 130 only roughly.
+    saliency = torch.tensor([[[1.0, 0.9, 0.2]] * 4])
+    segments = image_segments(two_colours(320, 240, 130))
+    mask = refined_saliency(saliency, torch.tensor([0.5]), segments)[0] >= 0.5
+    assert mask[:, :126].all()
+    assert not mask[:, 134:].any()
+
+
+def test_a_mask_that_fills_no_segment_stays() -> None:
+    saliency = torch.zeros(2, 8, 6)
+    saliency[:, 2, 2] = 1
+    segments = torch.zeros(16, 12, dtype=torch.int64)
+    refined = refined_saliency(saliency, torch.tensor([0.4, 0.001]), segments)
+    assert (refined[0] >= 0.4).any()
+    assert not (refined[0] >= 0.4).all()
+    assert (refined[1] >= 0.001).all()
+
+
+def test_no_masks() -> None:
+    segments = torch.zeros(16, 12, dtype=torch.int64)
+    assert refined_saliency(torch.zeros(0, 8, 6), torch.zeros(0), segments).shape == (0, 16, 12)
+
+
+@given(st.integers(0, 2**16), st.integers(1, 5), st.integers(1, 6))
+def test_saliency_is_averaged_over_each_segment(seed: int, masks: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    # As large as the segments, so that nothing is interpolated.
+    saliency = torch.from_numpy(generator.random((masks, 7, 9), dtype=np.float32))
+    segments = torch.from_numpy(generator.integers(0, count, (7, 9)))
+    refined = refined_saliency(saliency, torch.zeros(masks), segments)
+    for number in segments.unique():
+        here = segments == number
+        expected = saliency[:, here].mean(1, keepdim=True).expand(-1, int(here.sum()))
+        torch.testing.assert_close(refined[:, here], expected, atol=2**-15, rtol=0)
