@@ -73,8 +73,9 @@ def fit(
         float | None, typer.Option(help="Choose the steps to take about this many minutes.")
     ] = None,
     prompts: Annotated[
-        bool, typer.Option("--prompts", help="Pre-train with saliency prompts on the kernels.")
-    ] = False,
+        bool,
+        typer.Option("--prompts/--no-prompts", help="Pre-train with saliency prompts on the kernels."),
+    ] = True,
     class_agnostic: Annotated[
         bool, typer.Option("--class-agnostic", help="Take all classes as one.")
     ] = False,
@@ -103,7 +104,7 @@ def fit(
         "finetune_steps": finetune_steps,
         "kernels": kernels,
         "amp": amp,
-        "prompts": "cosine" if prompts else None,
+        "prompts": None if prompts else "none",
     }
     request = {
         "images": [_absolute(path) for path in images],

@@ -66,19 +66,20 @@ def choose_proposals(
         seconds: time that the chosen one may take for all images; twice that of the fastest is allowed too.
 
     Returns:
-        The choice; its value is the candidate with the highest mean best IoU, with `masks` in its options.
+        The choice; its value is the candidate with the highest mean best IoU, with `masks` in its options
+        and the `channels` of its features.
     """
     found = {
         name: {**one, "options": {**one["options"], "max_masks": masks}} for name, one in CANDIDATES.items()
     }
-    scores, takes = {}, {}
+    scores, takes, channels = {}, {}, {}
     with tempfile.TemporaryDirectory() as temporary:
         sample = Path(temporary) / "images"
         count = _link_sample(data, sample)
         for number, (name, one) in enumerate(found.items()):
             progress(number, len(found))
             out, start = sample.with_name(f"{number}.json"), time.monotonic()
-            _propose(sample, out, backbone, one)
+            channels[name] = _propose(sample, out, backbone, one)
             takes[name] = (time.monotonic() - start) / count * data.images_count
             scores[name] = score_proposals(out, data.truth).by_size["all"]
         progress(len(found), len(found))
@@ -92,7 +93,7 @@ def choose_proposals(
     )
     iou, above = scores[best].mean_best_iou, scores[best].above_half
     why = f"{best}: mean best IoU {iou:.2f} with your labels, {above:.0%} above 0.5; others {others}"
-    return Choice("proposals", found[best], why)
+    return Choice("proposals", {**found[best], "channels": channels[best]}, why)
 
 
 def _link_sample(data: FitData, folder: Path) -> int:
@@ -107,10 +108,12 @@ def _link_sample(data: FitData, folder: Path) -> int:
     return len(sampled)
 
 
-def _propose(images: Path, out: Path, backbone: Mapping[str, Any], one: Mapping[str, Any]) -> None:
+def _propose(images: Path, out: Path, backbone: Mapping[str, Any], one: Mapping[str, Any]) -> int:
+    """Makes the masks of a candidate; returns the channels of its features."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = build_backbone(**{**backbone, **one["backbone"]})
     proposer = SaliencyProposer(network, **one["options"])
     propose_folder(images, out, proposer, size=one["size"], device=device)
+    return network.channels

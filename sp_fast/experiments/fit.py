@@ -60,7 +60,7 @@ def experiment(
             PRETRAINED,
             "with pre-training",
             proposals,
-            pretraining(found, weights, chosen),
+            pretraining(found, weights, chosen, kind["channels"]),
             finetune,
         )
     ]
@@ -87,13 +87,17 @@ def _metrics(data: FitData, class_agnostic: bool) -> dict[str, str]:
     return metrics if classes == 1 else {**metrics, AGNOSTIC: "AP, classes as one"}
 
 
-def pretraining(data: FitData, weights: str, chosen: dict[str, Any]) -> Training:
-    """The pre-training with the chosen settings by name."""
+def pretraining(
+    data: FitData, weights: str, chosen: dict[str, Any], seed_channels: int | None = None
+) -> Training:
+    """The pre-training with the chosen settings by name; without `seed_channels`, those of the config."""
     options = _model_options("model.detector.", chosen)
     if chosen["prompts"] == "none":
         options |= WITHOUT_PROMPTS
     else:
         options["model.prompts.strategy"] = chosen["prompts"]
+        if seed_channels is not None:
+            options["model.supervision.seed_channels"] = seed_channels
     return Training(
         f"fit/{chosen['model']}_pretrain",
         images=data.images,

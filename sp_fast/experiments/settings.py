@@ -104,8 +104,8 @@ def choose(data: FitData, weights: str, given: Mapping[str, Any], *, gpu: bool) 
         ("finetune_cache", data.labels_count, finetune * batch),
     ):
         choices.append(Choice(name, *_cache(count, of, _longest(size), labels.most_objects, frozen)))
-    why = "taking prompts away after pre-training costs more than they give in so short a training"
-    add("prompts", "none", why)
+    why = "the most similar prompt for each kernel; their mean stays in the kernels after pre-training"
+    add("prompts", "cosine", why)
     return choices
 
 

@@ -55,7 +55,7 @@ class Arm(NamedTuple):
     """One way of pre-training."""
 
     label: str  # in tables
-    labels: str  # row of the pseudo labels: `paper` or `multiscale`
+    labels: str  # row of the pseudo labels: `paper`, `multiscale` or `refined`
     options: Mapping[str, Any]  # how it differs from pre-training with prompts and the kernel loss of Eq. 9
     fold: str | None = None  # how prompts are folded, if not as in the options
 
@@ -67,6 +67,7 @@ STD = "model.detector.rpn_head.init_std"
 ARMS = {
     "paper": Arm("labels of one scale", "paper", WITHOUT_PROMPTS),
     "multiscale": Arm("labels of several scales", "multiscale", WITHOUT_PROMPTS),
+    "refined": Arm("refined labels of several scales", "refined", WITHOUT_PROMPTS),
     "prompts": Arm("and prompts", "multiscale", FOLDED, "none"),
     "folded": Arm("and prompts, folded", "multiscale", FOLDED, "mean"),
     "folded-kernel": Arm("and prompts, folded by kernel", "multiscale", FOLDED),
@@ -77,9 +78,10 @@ ARMS = {
 COMPARISONS = [
     *(
         Comparison(name, "none", "gain of pre-training")
-        for name in ("paper", "multiscale", "prompts", "folded", "centered")
+        for name in ("paper", "multiscale", "refined", "prompts", "folded", "centered")
     ),
     Comparison("multiscale", "paper", "gain of labels of several scales"),
+    Comparison("refined", "multiscale", "gain of refined labels"),
     Comparison("prompts", "multiscale", "gain of prompts"),
     Comparison("folded", "prompts", "gain of folding"),
     Comparison("folded", "multiscale", "gain of folded prompts"),
@@ -171,14 +173,16 @@ def _rows(like: Row, preset: str, data: str) -> list[Row]:
     one_scale, with_prompts = like.proposals, like.pretrain
     assert one_scale is not None
     assert with_prompts is not None
-    several = dataclasses.replace(one_scale, options={"preset": preset, "max_masks": MASKS[data]})
+    options = {"preset": preset, "max_masks": MASKS[data], "refine": "none"}
+    several = dataclasses.replace(one_scale, options=options)
     seeds: dict[str, Any] = {}  # how the kernel loss differs
     if preset == "multiscale" and data in SIZES:
         several = dataclasses.replace(several, options={**several.options, "sizes": SIZES[data]})
         if data == "nuclei":
             several = dataclasses.replace(several, backbone=FINE)
             seeds = {"model.supervision.seed_channels": FINE_CHANNELS}
-    proposals = {"paper": one_scale, "multiscale": several}
+    refined = dataclasses.replace(several, options={**several.options, "refine": "segments"})
+    proposals = {"paper": one_scale, "multiscale": several, "refined": refined}
     # Pre-training is not validated: rows that share it differ in what they export.
     arguments = [*with_prompts.arguments, "--no-val"]
     unvalidated = dataclasses.replace(

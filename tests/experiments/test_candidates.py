@@ -38,6 +38,7 @@ def choose(data, monkeypatch, ious, seconds):
         sampled.append({path.relative_to(images).as_posix() for path in images.rglob("*.png")})
         clock[0] += len(sampled[-1]) * seconds[one["name"]]
         out.write_text(one["name"])
+        return len(one["name"])
 
     def score(out, truth):
         return SimpleNamespace(by_size={"all": Coverage(29, ious[out.read_text()], 0.25)})
@@ -56,7 +57,7 @@ def choose(data, monkeypatch, ious, seconds):
 
 def test_the_candidate_that_fits_the_labels_best_is_chosen(data, monkeypatch):
     choice = choose(data, monkeypatch, {"x": 0.1, "y": 0.4, "z": 0.3}, {"x": 0.1, "y": 0.5, "z": 0.1})
-    assert choice.value == {"name": "y", "options": {"max_masks": 7}}
+    assert choice.value == {"name": "y", "options": {"max_masks": 7}, "channels": 1}
     assert choice.reason.startswith("y: mean best IoU 0.40 with your labels, 25% above 0.5")
     assert "0.10 (x)" in choice.reason
     assert "0.30 (z)" in choice.reason

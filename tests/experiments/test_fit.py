@@ -41,6 +41,7 @@ def define(folder, classes=("cell",), **changed):
             "backbone": {"stage": 3, "padding": "replicate"},
             "size": 640,
             "options": {"max_masks": 9},
+            "channels": 96,
         },
         **{name: changed.pop(name) for name in list(changed) if name not in ("compare", "class_agnostic")},
     }
@@ -108,4 +109,5 @@ def test_prompts_are_an_option(tmp_path):
     assert bare["model.prompts.strategy"] == "none"
     assert bare["model.supervision"] is None
     assert prompted["model.prompts.strategy"] == "cosine"
+    assert prompted["model.supervision.seed_channels"] == 96
     assert "model.supervision" not in prompted

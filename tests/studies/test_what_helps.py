@@ -21,7 +21,18 @@ from sp_fast.overrides import apply_overrides
 from tests.studies.test_mini_coco import make
 
 EXPERIMENT = Path(__file__).parents[2] / "studies/what_helps/experiment.py"
-ROWS = ["none", "paper", "multiscale", "prompts", "folded", "folded-kernel", "centered", "std2", "std3"]
+ROWS = [
+    "none",
+    "paper",
+    "multiscale",
+    "refined",
+    "prompts",
+    "folded",
+    "folded-kernel",
+    "centered",
+    "std2",
+    "std3",
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +63,14 @@ def test_rows_share_data_proposals_and_pretrainings(data, tmp_path, name, traini
     # Three rows share a pre-training with prompts; two of them, and `centered`, fold it in another way.
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
         "data": 1,
-        "proposals": 2,
-        "train": 6 + 9 * trainings,
+        "proposals": 3,
+        "train": 7 + 10 * trainings,
         "analysis": 3,
     }
     shared = {plan.of(row, "pretrain", 0).key for row in ("prompts", "folded", "folded-kernel")}
     assert len(shared) == 1
     assert plan.of("paper", "proposals", 0) is not plan.of("multiscale", "proposals", 0)
+    assert plan.of("refined", "proposals", 0) is not plan.of("multiscale", "proposals", 0)
     assert plan.of("centered", "proposals", 0) is plan.of("multiscale", "proposals", 0)
 
 
@@ -71,10 +83,10 @@ def test_options_of_the_rows_are_known(data, name):
         assert cfg.model.detector.rpn_head.get("init_std") == std
         prompted = row.name in ("prompts", "folded", "folded-kernel", "centered")
         assert (cfg.model.prompts.get("strategy", "cosine") != "none") == prompted
-        assert cfg.model.prompts.get("fold") == ("kernel" if prompted else None)
         assert row.pretrain.val_images is None
         assert "--no-val" in row.pretrain.arguments
         if prompted:
+            assert cfg.model.prompts.fold == "kernel"
             assert cfg.model.supervision.get("center", False) == (row.name == "centered")
 
 

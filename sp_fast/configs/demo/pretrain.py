@@ -6,7 +6,7 @@ model = dict(
     _delete_=True,
     type='SaliencyPromptPretrainer',
     detector=_base_.model,
-    prompts=dict(levels=(1,)),  # P3: the coarsest map has only 4 x 4 cells at 128 pixels
+    prompts=dict(levels=(1,), fold='mean'),  # P3: the coarsest map has only 4 x 4 cells at 128 pixels
     supervision=dict(seed_channels=64),
 )
 train_dataloader = dict(

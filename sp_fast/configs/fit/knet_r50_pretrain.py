@@ -3,5 +3,9 @@ _base_ = ['../_base_/knet_r50.py', '../_base_/fit_pretrain.py']
 detector = _base_.model
 detector.rpn_head.num_classes = detector.roi_head.mask_head.num_classes = 1
 model = dict(
-    _delete_=True, type='SaliencyPromptPretrainer', detector=detector, supervision=dict(seed_channels=2048)
+    _delete_=True,
+    type='SaliencyPromptPretrainer',
+    detector=detector,
+    prompts=dict(fold='mean'),
+    supervision=dict(seed_channels=2048),
 )
