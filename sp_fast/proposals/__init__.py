@@ -1,7 +1,7 @@
 """Saliency masks from images: backbones and their weights, the proposer, the store and the scores.
 
 Importing this package needs only PyTorch, torchvision and numpy; `run.propose_folder`, for a whole folder,
-also needs Pillow and pycocotools.
+also needs Pillow and pycocotools, and scikit-image to refine masks.
 """
 
 from sp_fast.proposals.backbones import BACKBONES, Backbone, backbone_of, build_backbone
