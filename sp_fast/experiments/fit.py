@@ -60,7 +60,7 @@ def experiment(
             PRETRAINED,
             "with pre-training",
             proposals,
-            pretraining(found, weights, chosen, kind["channels"]),
+            pretraining(found, weights, chosen, kind.get("channels")),
             finetune,
         )
     ]
