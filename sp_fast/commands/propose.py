@@ -195,7 +195,7 @@ def propose(
     min_score: Annotated[float | None, typer.Option(help="Lowest score of a mask, after NMS.")] = None,
     refine: Annotated[
         Literal["none", "segments"] | None,
-        typer.Option(help="Make masks end at edges of the image: of whole segments of even colour."),
+        typer.Option(help="segments: build masks from whole segments of even colour, ending at image edges."),
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per batch [8 on a GPU, 1 on a CPU].")

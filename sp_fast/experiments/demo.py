@@ -14,7 +14,7 @@ from sp_fast.progress import RunProgress
 METRIC = "class_agnostic/segm_mAP"
 NOTES = (
     "Another seed changes each number by a point or more. Prompts end 1.5 ± 0.9 AP below pseudo labels alone "
-    "here, over eight seeds with masks of several scales; on other data they gain: see docs/what-helps.md."
+    "here, over eight seeds with masks of several scales; on cell nuclei they gain: see docs/what-helps.md."
 )
 
 

@@ -90,7 +90,7 @@ def _metrics(data: FitData, class_agnostic: bool) -> dict[str, str]:
 def pretraining(
     data: FitData, weights: str, chosen: dict[str, Any], seed_channels: int | None = None
 ) -> Training:
-    """The pre-training with the chosen settings by name; without `seed_channels`, those of the config."""
+    """The pre-training with the chosen settings by name; `seed_channels` None keeps the config's."""
     options = _model_options("model.detector.", chosen)
     if chosen["prompts"] == "none":
         options |= WITHOUT_PROMPTS
