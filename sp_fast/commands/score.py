@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -14,6 +15,8 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from sp_fast.proposals.comparison import Comparison
+
+_WIDEST = 16  # characters of a file's name in a table of 80; longer ones are numbered
 
 EXAMPLES = """
 \b
@@ -84,9 +87,13 @@ def _check_outputs(images: Path | None, page: Path | None, json_file: Path | Non
 def _print(found: Comparison, console: Console) -> None:
     from sp_fast.commands import score_tables as tables
 
-    several = len(found.files) > 1
-    labels = [one.label for one in found.files] if several else [""]
-    _table(console, ["", *labels], tables.overview(found.files))
+    files = found.files
+    several = len(files) > 1
+    if several and any(len(one.label) > _WIDEST for one in files):
+        for k, one in enumerate(files, 1):
+            console.print(f"{k}: {one.label}", markup=False, highlight=False, soft_wrap=True)
+        files = [dataclasses.replace(one, label=str(k)) for k, one in enumerate(files, 1)]
+    _table(console, ["", *(one.label if several else "" for one in files)], tables.overview(files))
     if found.objects is None:
         console.print(f"{len(found.names)} images", highlight=False)
         return
@@ -94,10 +101,10 @@ def _print(found: Comparison, console: Console) -> None:
     skip = 0 if several else 1
     heading = ["", *["file"][skip:]]
     console.print("Mean best IoU of the objects, and share of them above 0.5", highlight=False)
-    lines = [[line[0], *line[1 + skip :]] for line in tables.coverage(found.files)]
+    lines = [[line[0], *line[1 + skip :]] for line in tables.coverage(files)]
     _table(console, [*heading, "all objects", "small", "medium", "large"], lines)
     console.print("Share above 0.5 with the first masks of each image, by their order", highlight=False)
-    lines = [[line[0], *line[1 + skip :]] for line in tables.orders(found.files)]
+    lines = [[line[0], *line[1 + skip :]] for line in tables.orders(files)]
     _table(console, [*heading, *map(str, tables.COUNTS)], lines)
     console.print(
         f"{objects} objects in {len(found.names)} of {len(found.objects.images)} annotated images",
@@ -112,7 +119,7 @@ def _table(console: Console, headings: list[str], lines: list[list[str]]) -> Non
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False, show_header=any(headings))
     for k, heading in enumerate(headings):
-        # Long names of files are folded, numbers never.
+        # Names of files are folded on a narrow terminal, numbers never.
         if k == 0 or heading == "file":
             table.add_column(heading, no_wrap=k == 0, overflow="fold")
         else:

@@ -14,6 +14,7 @@ _SCALE = 60.0  # larger: larger segments
 _BLUR = 0.5  # pixels, before segmenting
 _SMALLEST = 30  # pixels of a segment
 _LEVELS = 2**16  # integers add up to the same sum in any order, on any device
+_AT_ONCE = 16  # masks; memory for large tensors takes longer to get than to fill
 
 
 def image_segments(image: Tensor) -> Tensor:
@@ -53,10 +54,15 @@ def refined_saliency(saliency: Tensor, threshold: Tensor, segments: Tensor) -> T
     if not len(saliency):
         return saliency.new_zeros(0, *segments.shape)
     here = segments.to(saliency.device).flatten()
-    fine = F.interpolate(saliency[None], tuple(segments.shape), mode="bilinear", align_corners=False)[0]
     area = torch.bincount(here)  # [S]
-    levels = (fine.flatten(1) * _LEVELS).round().long()
-    total = levels.new_zeros(len(levels), len(area)).index_add_(1, here, levels)  # [K, S]
-    mean = total.double() / (_LEVELS * area)
-    kept = (mean >= threshold[:, None]).any(dim=1)  # [K]
-    return torch.where(kept[:, None, None], mean.float()[:, here].view_as(fine), fine)
+    refined = saliency.new_empty(len(saliency), *segments.shape)
+    parts = zip(*(one.split(_AT_ONCE) for one in (saliency, threshold, refined)), strict=True)
+    for coarse, least, out in parts:
+        fine = F.interpolate(coarse[None], tuple(segments.shape), mode="bilinear", align_corners=False)[0]
+        levels = (fine.flatten(1) * _LEVELS).round_().long()
+        total = levels.new_zeros(len(levels), len(area)).index_add_(1, here, levels)  # [k, S]
+        mean = total.double() / (_LEVELS * area)
+        kept = (mean >= least[:, None]).any(dim=1)  # [k]
+        even = mean.float().index_select(1, here).view_as(fine)
+        torch.where(kept[:, None, None], even, fine, out=out)
+    return refined

@@ -41,6 +41,7 @@ def test_files_side_by_side_within_80_columns(score, objects, tmp_path):
     code, out, _ = score(old, new, "--annotations", objects)
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
+    assert "1: a_file_with_a_long_name.json\n2: new.json\n" in out
     assert "60.0" in out
     assert out.count("0.500 50.0%") == 1  # new.json has one mask for each two objects
     assert "first 40" in out
