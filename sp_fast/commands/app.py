@@ -4,10 +4,12 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from sp_fast import __version__
 from sp_fast.commands.check import EXAMPLES as CHECK_EXAMPLES
 from sp_fast.commands.check import check
 from sp_fast.commands.data import app as data
@@ -36,14 +38,44 @@ from sp_fast.commands.score import EXAMPLES as SCORE_EXAMPLES
 from sp_fast.commands.score import score
 from sp_fast.commands.train import PASSED_ON, train
 
+
+class _Commands(TyperGroup):
+    """The commands; takes off what pydantic, with which typer checks options, puts before an error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="sp-fast",
+    cls=_Commands,
     help="Saliency-prompt pre-training of query-based instance segmenters.",
+    context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sp_fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
 
 app.command("fit", epilog=FIT_EXAMPLES)(fit)
 app.command("predict", epilog=PREDICT_EXAMPLES)(predict)

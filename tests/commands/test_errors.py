@@ -5,9 +5,29 @@ import warnings
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+import sp_fast
 from sp_fast.commands import app as cli
 from sp_fast.data.image_faults import unlisted
 from sp_fast.data.images import BrokenImageError, TooManyBrokenError
+
+
+def test_a_wrong_choice_names_the_right_ones(command, tmp_path):
+    code, _, err = command("propose", tmp_path, "--out", tmp_path / "a.json", "--preset", "multi")
+    assert code == 2
+    assert "'--preset': 'multi' is not one of 'paper', 'official', 'multiscale'" in err
+
+
+@pytest.mark.parametrize("name", [[], ["predict"], ["data", "masks"], ["train"]])
+def test_help_has_a_short_name(command, name):
+    code, out, _ = command(*name, "-h")
+    assert code == 0
+    assert " ".join(["sp-fast", *name]) in out
+    assert "-h, --help" in out
+    assert out == command(*name, "--help")[1]
+
+
+def test_the_version(command):
+    assert command("--version") == (0, f"sp_fast {sp_fast.__version__}\n", "")
 
 
 class Broken(Dataset):
