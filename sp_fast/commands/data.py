@@ -48,11 +48,11 @@ Examples:
       --of annotations/image_info_unlabeled2017.json \\
       --images data/coco/unlabeled2017 --out cutler_masks.json
   Box-shaped masks of a detector's results:
-    sp-fast data masks boxes.json --boxes --of annotations/image_info_unlabeled2017.json \\
-      --out box_masks.json
+    sp-fast data masks boxes.json --boxes \\
+      --of annotations/image_info_unlabeled2017.json --out box_masks.json
   Pre-training:
-    sp-fast train CONFIG --images data/coco --annotations freesolo_masks.json \\
-      --cfg-options model.source=import
+    sp-fast train CONFIG --images data/coco \\
+      --annotations freesolo_masks.json --cfg-options model.source=import
 """
 FOLDERS_EXAMPLES = """
 \b

@@ -17,14 +17,15 @@ RUN_EXAMPLES = """
 Examples:
   The demo with three seeds:
     sp-fast experiment run demo --out runs/demo --seeds 0,1,2
-  An experiment of your own, 9 minutes at a time (exit status 3: not finished):
+  Your own experiment, 9 minutes at a time (exit status 3: not finished):
     sp-fast experiment run my_experiment.py --out runs/mine --minutes 9
   Two of its rows:
-    sp-fast experiment run my_experiment.py --out runs/mine --rows none,prompts
+    sp-fast experiment run my_experiment.py --out runs/mine \\
+      --rows none,prompts
   A table of the paper on 8 GPUs, one training at a time on all of them:
-    sp-fast experiment run table1 --data-root DATA --out runs/table1 \
+    sp-fast experiment run table1 --data-root DATA --out runs/table1 \\
       --processes 8
-  Several calls with the same --out, on several GPUs or machines, divide the runs:
+  Calls with the same --out, on several GPUs or machines, divide the runs:
     for gpu in 0 1 2 3; do
       CUDA_VISIBLE_DEVICES=$gpu sp-fast experiment run demo --out runs/demo &
     done; wait
