@@ -6,24 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sp_fast.ops import PackedMasks, mask_nms
 from sp_fast.proposals.pyramid import resized
 
 # Chosen on coco_mini/train and nuclei/train.
-_SIDE = 320  # longer side in pixels of the image that is segmented
+_SIDE = 320  # longer side in pixels of the image that is segmented, or that of a larger map
 _SCALE = 60.0  # larger: larger segments
 _BLUR = 0.5  # pixels, before segmenting
 _SMALLEST = 30  # pixels of a segment
+_LEAST_OVERLAP = 0.3  # IoU of a refined mask with the mask before
+_MOST_OVERLAP = 0.6  # IoU of two refined masks
 _LEVELS = 2**16  # integers add up to the same sum in any order, on any device
 _AT_ONCE = 16  # masks; memory for large tensors takes longer to get than to fill
 
 
-def image_segments(image: Tensor) -> Tensor:
+def image_segments(image: Tensor, least: int = 0) -> Tensor:
     """Divide an image into segments of even colour, by the graph-based method.
 
-    The image is first resized to 320 pixels along its longer side.
+    The image is first resized to 320 pixels along its longer side, or to `least` if that is more.
 
     Args:
         image: uint8 [3, H, W], RGB.
+        least: longer side of the map to refine, so that none of its cells is lost.
 
     Returns:
         int64 [h, w] on the CPU, the number of the segment of each pixel of the resized image.
@@ -32,7 +36,8 @@ def image_segments(image: Tensor) -> Tensor:
     """
     from skimage.segmentation import felzenszwalb
 
-    pixels = resized(image.cpu(), _SIDE, _SIDE).permute(1, 2, 0).contiguous().numpy()
+    side = max(_SIDE, least)
+    pixels = resized(image.cpu(), side, side).permute(1, 2, 0).contiguous().numpy()
     segments = felzenszwalb(pixels, scale=_SCALE, sigma=_BLUR, min_size=_SMALLEST)
     return torch.from_numpy(segments).long()
 
@@ -40,8 +45,8 @@ def image_segments(image: Tensor) -> Tensor:
 def refined_saliency(saliency: Tensor, threshold: Tensor, segments: Tensor) -> Tensor:
     """Average the saliency of masks over each segment, so that a segment belongs to a mask or does not.
 
-    The saliency is resized to the segments bilinearly. A mask that fills no segment, and would be empty,
-    stays as it is.
+    The saliency is resized to the segments bilinearly. A mask stays as it is if none of it would be left, or
+    if its IoU with itself after refining would be below 0.3.
 
     Args:
         saliency: fp32 [K, h, w] in [0, 1].
@@ -62,7 +67,31 @@ def refined_saliency(saliency: Tensor, threshold: Tensor, segments: Tensor) -> T
         levels = (fine.flatten(1) * _LEVELS).round_().long()
         total = levels.new_zeros(len(levels), len(area)).index_add_(1, here, levels)  # [k, S]
         mean = total.double() / (_LEVELS * area)
-        kept = (mean >= least[:, None]).any(dim=1)  # [k]
+        inside, chosen = fine.flatten(1) >= least[:, None], mean >= least[:, None]
+        held = area.new_zeros(chosen.shape).index_add_(1, here, inside.long())  # [k, S]
+        shared, size = (held * chosen).sum(1), (area * chosen).sum(1)
+        kept = shared >= _LEAST_OVERLAP * (size + inside.sum(1) - shared).clamp(min=1)
         even = mean.float().index_select(1, here).view_as(fine)
         torch.where(kept[:, None, None], even, fine, out=out)
     return refined
+
+
+def distinct(saliency: Tensor, threshold: Tensor, iou_threshold: float, most: int) -> Tensor:
+    """Choose masks that are still distinct: refining can make two masks equal.
+
+    A mask is left out if its IoU with a better one is above 0.6, or above `iou_threshold` if that is more.
+
+    Args:
+        saliency: fp32 [K, H, W], refined, best mask first.
+        threshold: fp32 [K], least saliency inside each mask.
+        iou_threshold: largest IoU of two masks before refining.
+        most: largest number of masks to choose.
+
+    Returns:
+        int64 [at most `most`], on the device of `saliency`, best first.
+    """
+    rank = torch.arange(len(saliency), device=saliency.device)
+    masks = PackedMasks.pack(saliency[None] >= threshold[None, :, None, None])
+    largest = max(iou_threshold, _MOST_OVERLAP)
+    kept = mask_nms(masks, -rank[None].float(), iou_threshold=largest, min_area=1, max_masks=most)[0]
+    return kept[kept >= 0]

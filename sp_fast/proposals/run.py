@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,14 +35,16 @@ from sp_fast.freed_memory import freed_memory_kept
 from sp_fast.ops.checks import check_int
 from sp_fast.proposals.extents import Size
 from sp_fast.proposals.image_masks import encoded_masks
+from sp_fast.proposals.presets import ProposalOptions
 from sp_fast.proposals.proposer import SaliencyProposer
 from sp_fast.proposals.pyramid import fitted, resized_to
 from sp_fast.proposals.records import ImageRecord
-from sp_fast.proposals.refinement import image_segments, refined_saliency
+from sp_fast.proposals.refinement import distinct, image_segments, refined_saliency
 from sp_fast.proposals.shards import WHOLE, Shard
 from sp_fast.proposals.store import ProposalStore, seeds_path
 
 _BATCHES_OF_BLOCK = 16
+_SPARES = 1.25  # masks that are refined, as a multiple of those that are wanted
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,8 @@ def propose_folder(
     start = time.monotonic()
     if proposer.backbone is None:
         raise ValueError("proposer: needs a backbone to make proposals of images")
+    if proposer.options.refine == "segments" and find_spec("skimage") is None:
+        raise ValueError("refine: segments need scikit-image: pip install scikit-image")
     if batch_size is None:
         batch_size = 1 if torch.device(device).type == "cpu" else 8
     check_int("batch_size", batch_size, 1)
@@ -146,7 +153,8 @@ def propose_folder(
     files = [(path.relative_to(folder).as_posix(), file_size(path)) for path in paths]
     options = {"size": sides, "exif": exif, **describe(proposer)}
     channels = proposer.backbone.channels
-    proposer = proposer.to(device)
+    wanted = proposer.options
+    proposer = _with_spares(proposer.to(device))
     # Batches end with the blocks that shards take, so that they do not depend on the number of shards.
     block = _BATCHES_OF_BLOCK * batch_size if batch_size > 1 else 1
     store = ProposalStore(
@@ -165,7 +173,7 @@ def propose_folder(
 
     def proposed(batch: list[_Loaded]) -> list[Future[ImageRecord]]:
         try:
-            return _propose(encoders, proposer, batch, device)
+            return _propose(encoders, proposer, wanted, batch, device)
         except RuntimeError as error:
             if _is_of_the_machine(error):
                 raise
@@ -207,6 +215,16 @@ def propose_folder(
     return ProposeSummary(
         out, seeds_path(out), len(store.done), resumed, masks, broken, seconds, store.merged, store.missing
     )
+
+
+def _with_spares(proposer: SaliencyProposer) -> SaliencyProposer:
+    """Where masks are refined, a proposer of more: refining makes some of them like better ones."""
+    options = proposer.options
+    if options.refine == "none" or options.nms != "mask":
+        return proposer
+    proposer = copy(proposer)
+    proposer.options = dataclasses.replace(options, max_masks=math.ceil(_SPARES * options.max_masks))
+    return proposer
 
 
 def describe(proposer: SaliencyProposer) -> dict[str, Any]:
@@ -311,16 +329,19 @@ def _is_of_the_machine(error: RuntimeError) -> bool:
 
 
 def _propose(
-    pool: ThreadPoolExecutor, proposer: SaliencyProposer, batch: list[_Loaded], device: str | torch.device
+    pool: ThreadPoolExecutor,
+    proposer: SaliencyProposer,
+    options: ProposalOptions,
+    batch: list[_Loaded],
+    device: str | torch.device,
 ) -> list[Future[ImageRecord]]:
-    """Propose masks for a batch; the pool resizes and encodes them.
+    """Propose masks for a batch; the pool refines, resizes and encodes them, as `options` say.
 
     The saliency stays on the device, where it is resized too: only the run lengths of the masks leave it.
     """
     proposals, saliency, sizes = proposer.with_saliency(
         [image.pixels.to(device, non_blocking=True) for image in batch]
     )
-    refine = proposer.options.refine == "segments"
     counts = proposals.count.tolist()
     scores, seeds = proposals.score.cpu(), proposals.seeds.cpu()
     futures = []
@@ -334,17 +355,27 @@ def _propose(
                 scores[i, :count],
                 seeds[i, :count],
                 proposals.threshold[i, :count],
-                refine,
+                options,
             )
         )
     return futures
 
 
 def _record(
-    image: _Loaded, saliency: Tensor, scores: Tensor, seeds: Tensor, thresholds: Tensor, refine: bool
+    image: _Loaded,
+    saliency: Tensor,
+    scores: Tensor,
+    seeds: Tensor,
+    thresholds: Tensor,
+    options: ProposalOptions,
 ) -> ImageRecord:
-    if refine:
-        saliency = refined_saliency(saliency, thresholds, image_segments(image.pixels))
+    if options.refine == "segments":
+        segments = image_segments(image.pixels, max(saliency.shape[-2:]))
+        saliency = refined_saliency(saliency, thresholds, segments)
+        if options.nms == "mask":
+            rows = distinct(saliency, thresholds, options.iou_threshold, options.max_masks)
+            saliency, thresholds = saliency[rows], thresholds[rows]
+            scores, seeds = scores[rows.cpu()], seeds[rows.cpu()]
     masks = encoded_masks(saliency, (image.height, image.width), thresholds)
     # A mask of a few cells can vanish in an image smaller than the feature map.
     kept = [k for k, mask in enumerate(masks) if mask["area"] > 0]

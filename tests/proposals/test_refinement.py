@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sp_fast.proposals.refinement import image_segments, refined_saliency
+from sp_fast.proposals.refinement import distinct, image_segments, refined_saliency
 
 
 def two_colours(height: int, width: int, edge: int) -> torch.Tensor:
@@ -39,14 +39,32 @@ def test_a_mask_is_moved_to_the_edge_of_the_image() -> None:
     assert not mask[:, 134:].any()
 
 
-def test_a_mask_that_fills_no_segment_stays() -> None:
-    saliency = torch.zeros(2, 8, 6)
-    saliency[:, 2, 2] = 1
-    segments = torch.zeros(16, 12, dtype=torch.int64)
-    refined = refined_saliency(saliency, torch.tensor([0.4, 0.001]), segments)
-    assert (refined[0] >= 0.4).any()
-    assert not (refined[0] >= 0.4).all()
-    assert (refined[1] >= 0.001).all()
+def test_a_mask_that_would_change_beyond_recognition_stays() -> None:
+    segments = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    vanished = torch.tensor([[0.9, 0.0, 0.9, 0.0], [0.0, 0.0, 0.0, 0.0]])  # no segment is left
+    shrunk = torch.tensor([[0.9, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.0]])  # 2 of 7 cells, an IoU of 0.29
+    grown = torch.tensor([[0.0, 0.0, 0.9, 0.0], [0.0, 0.0, 0.0, 0.0]])  # from 1 cell to 6
+    kept = torch.stack([vanished, shrunk, grown])
+    torch.testing.assert_close(refined_saliency(kept, torch.tensor([0.6, 0.8, 0.1]), segments), kept)
+    halved = torch.tensor([[0.9, 0.9, 0.9, 0.9], [0.0, 0.0, 0.0, 0.0]])  # an IoU of 0.5
+    expected = torch.where(segments == 0, 0.9, 0.3)
+    refined = refined_saliency(halved[None], torch.tensor([0.6]), segments)[0]
+    torch.testing.assert_close(refined, expected, atol=2**-15, rtol=0)
+
+
+def test_masks_that_refining_makes_alike_are_left_out() -> None:
+    saliency = torch.zeros(4, 6, 6)
+    saliency[0, :3] = saliency[1, :3] = saliency[2, 3:] = 1
+    saliency[3, :, 3:] = 1  # IoU of 1 / 3 with the first
+    threshold = torch.full((4,), 0.5)
+    assert distinct(saliency, threshold, 0.1, 9).tolist() == [0, 2, 3]
+    assert distinct(saliency, threshold, 1.0, 9).tolist() == [0, 1, 2, 3]
+    assert distinct(saliency, threshold, 0.1, 2).tolist() == [0, 2]
+
+
+def test_segments_are_no_coarser_than_the_map() -> None:
+    assert image_segments(two_colours(480, 640, 130), 400).shape == (300, 400)
+    assert image_segments(two_colours(480, 640, 130), 100).shape == (240, 320)
 
 
 def test_no_masks() -> None:
