@@ -74,7 +74,10 @@ def run(
         typer.Option("--set", metavar="KEY=VALUE", help="Argument of the experiment; repeatable."),
     ] = None,
 ) -> None:
-    """Run an experiment as far as the time limit allows, and report it."""
+    """Run an experiment as far as the time limit allows, and report it.
+
+    An experiment has rows: ways of pre-training, which become the rows of the table in the report.
+    """
     arguments = _settings(settings or [])
     if data_root is not None:
         arguments["data_root"] = str(data_root.resolve())

@@ -27,3 +27,14 @@ def test_bad_input_is_one_error_that_names_it(arguments, told, tmp_path, monkeyp
     with pytest.raises(type(result.exception), match=told):
         raise result.exception
     assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_takes_seeds_and_minutes_as_experiment_run_does(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "sp_fast.commands.demo.run_and_report", lambda *arguments, **options: given.append(options)
+    )
+    for arguments in ([], ["--seeds", "0,1", "--minutes", "2"], ["--seeds", "x"]):
+        result = CliRunner().invoke(app, ["demo", *arguments])
+    assert given == [{"seeds": [0], "minutes": None}, {"seeds": [0, 1], "minutes": 2.0}]
+    assert "--seeds: expected comma-separated whole numbers" in str(result.exception)

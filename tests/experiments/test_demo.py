@@ -17,7 +17,7 @@ pytest.importorskip("mmdet")
 def demo(tmp_path_factory):
     """The folder of a finished demo, and what the command printed."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    return out, command("demo", "--quick", "--seed", "3", "--out", str(out))
+    return out, command("demo", "--quick", "--seeds", "3", "--out", str(out))
 
 
 def command(*arguments):
@@ -91,7 +91,7 @@ def test_the_same_command_makes_nothing_again(demo):
     out, _ = demo
     before = (out / "results.json").read_text()
     times = {path: (path / "result.json").stat().st_mtime_ns for path in folders(out).values()}
-    again = CliRunner().invoke(app, ["demo", "--quick", "--seed", "3", "--out", str(out)])
+    again = CliRunner().invoke(app, ["demo", "--quick", "--seeds", "3", "--out", str(out)])
     assert again.exit_code == 0, again.output
     assert (out / "results.json").read_text() == before
     assert times == {path: (path / "result.json").stat().st_mtime_ns for path in folders(out).values()}
