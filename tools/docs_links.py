@@ -1,7 +1,7 @@
 """MkDocs hook that adds the repository's files that pages link to, and points the links to these copies.
 
 On a code host `../sp_fast/ops/mask_nms.py` opens the file, but the site contains only `docs/`. Source files
-are added as pages of code, markdown files and images unchanged.
+are added as pages of code, folders as lists of their files, markdown files and images unchanged.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def on_files(files: Files, config: Any) -> Files:
                 continue
             seen.add(path)
             source, target = ROOT / path, _site_path(path)
+            if source.is_dir():
+                text = _list_of_files(path)
+                pages.append((f"{path}/index.md", text))
+                files.append(File.generated(config, target, content=text))
+                continue
             if path.endswith(".md"):
                 pages.append((path, source.read_text()))
             if target == f"source/{path}":
@@ -56,10 +61,17 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def _in_repository(page: str, link: str) -> str | None:
     path = posixpath.normpath(posixpath.join(posixpath.dirname(page), link))
-    return path if "://" not in link and (ROOT / path).is_file() else None
+    return path if "://" not in link and (ROOT / path).exists() else None
+
+
+def _list_of_files(folder: str) -> str:
+    names = sorted(one.name for one in (ROOT / folder).iterdir() if one.is_file())
+    return f"# {folder}\n\n" + "\n".join(f"- [{name}]({name})" for name in names) + "\n"
 
 
 def _site_path(path: str) -> str:
+    if (ROOT / path).is_dir():
+        return f"source/{path}/index.md"
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
     code = Path(path).suffix in LANGUAGES or "." not in Path(path).name
