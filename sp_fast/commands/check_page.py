@@ -10,7 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sp_fast.data.check import CheckedFile, Findings
-from sp_fast.data.faults import KINDS, NOTE
+from sp_fast.data.faults import KINDS, NOTE, counted
 from sp_fast.data.images import BrokenImageError, read_labelled
 from sp_fast.data.rle import to_rle
 from sp_fast.drawing import PALETTE, data_uri, overlay
@@ -90,8 +90,8 @@ def _faulty(file: CheckedFile) -> list[dict[str, str]]:
 def _picture(file: CheckedFile, image: dict, why: str) -> dict[str, str]:
     """Data URI (empty if the image cannot be read), name, number of objects and fault of an image."""
     annotations = file.annotations.get(image["id"], [])
-    number = f"{len(annotations)} object{'' if len(annotations) == 1 else 's'}"
-    about = {"picture": "", "name": image["file_name"], "objects": number, "fault": why}
+    about = {"picture": "", "name": image["file_name"], "fault": why}
+    about["objects"] = counted(len(annotations), "object")
     try:
         pixels = read_labelled(file.folder / image["file_name"], (image["height"], image["width"]))[0]
     except (BrokenImageError, OSError, ValueError):

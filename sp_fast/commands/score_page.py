@@ -12,6 +12,7 @@ from markupsafe import Markup
 from pycocotools import mask as coco_mask
 
 from sp_fast.commands import score_tables as tables
+from sp_fast.data.faults import counted
 from sp_fast.data.images import spread
 from sp_fast.drawing import PALETTE, data_uri, number, overlay, resized
 from sp_fast.evaluation.sources import annotated_image
@@ -55,6 +56,7 @@ def html(found: Comparison, images: Path | None, samples: int, command: str) -> 
         else sum(len(found.objects.masks[name]) for name in found.names),
         overview=tables.overview(found.files),
         coverage=tables.coverage(found.files),
+        lines_left_out=tables.lines_left_out(found.files),
         orders=tables.orders(found.files),
         counts=tables.COUNTS,
         dashes={tables.ORDERS[name]: dashes for name, dashes in DASHES.items()},
@@ -94,7 +96,7 @@ def _strip(found: Comparison, name: str, folder: Path) -> Strip:
         pictures = [(data_uri(resized(image)), "image")]
     else:
         wanted = found.objects.masks[name]
-        about = f"{len(wanted)} object{'' if len(wanted) == 1 else 's'}"
+        about = counted(len(wanted), "object")
         pictures = [(data_uri(_drawn(image, found.objects, name, len(wanted))[0]), "annotated objects")]
     for one in found.files:
         picture, masks = _drawn(image, one.masks, name, SHOWN)
@@ -110,12 +112,11 @@ def _drawn(
 
 
 def _caption(one: FileScores, name: str) -> str:
-    masks = len(one.masks.masks[name])
-    counted = f"{one.label}: {masks} mask{'' if masks == 1 else 's'}"
+    masks = f"{one.label}: {counted(len(one.masks.masks[name]), 'mask')}"
     if one.recall is None or name not in one.recall.by_image:
-        return counted
+        return masks
     recall = one.recall.by_image[name]
-    return f"{counted}; mean best IoU {recall.first:.2f} with the first {SHOWN}, {recall.all:.2f} with all"
+    return f"{masks}; mean best IoU {recall.first:.2f} with the first {SHOWN}, {recall.all:.2f} with all"
 
 
 def _curves(files: Sequence[FileScores], value: str, colours: Sequence[str]) -> str:

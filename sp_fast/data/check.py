@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sp_fast.data.coco import check_files, read_json
 from sp_fast.data.counts import Counts
-from sp_fast.data.faults import ERROR, KINDS, WARNING, Fault, note, short
+from sp_fast.data.faults import ERROR, KINDS, WARNING, Fault, counted, note, short
 from sp_fast.data.image_faults import Progress, image_faults, unlisted
 from sp_fast.data.images import BROKEN_LIMIT
 from sp_fast.data.mask_faults import Drawn, draw, mask_faults, object_twice
@@ -54,7 +54,7 @@ class CheckedFile:
     def verdict(self) -> str:
         """The numbers of errors and warnings, as text."""
         numbers = [(self.number(severity), severity) for severity in (ERROR, WARNING)]
-        return ", ".join(f"{number} {name}{'' if number == 1 else 's'}" for number, name in numbers)
+        return ", ".join(counted(number, name) for number, name in numbers)
 
     def by_kind(self) -> dict[str, list[Fault]]:
         """The faults by kind, in the order of KINDS: errors, warnings, notes."""

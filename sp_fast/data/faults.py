@@ -140,6 +140,11 @@ def short(value: Any) -> str:
         return "a number of thousands of digits"
 
 
+def counted(number: int, name: str) -> str:
+    """A number of things as text, such as "1 image" or "2 images"."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
 def printable(text: object) -> str:
     """The text with control characters escaped; names may have line breaks and codes of the terminal."""
     return "".join(repr(one)[1:-1] if unicodedata.category(one) in _ESCAPED else one for one in str(text))

@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, features
 
-from sp_fast.data.faults import printable
+from sp_fast.data.faults import counted, printable
 
 _JPEG, _TIFF, _NETPBM = (".jpg", ".jpeg", ".jfif"), (".tif", ".tiff"), (".ppm", ".pgm")
 IMAGE_SUFFIXES = (*_JPEG, ".png", ".bmp", ".gif", *_TIFF, ".webp", *_NETPBM)
@@ -158,9 +158,9 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
             elif name.lower().endswith(_OTHER_SUFFIXES):
                 others.append(Path(parent, name))
         links += [Path(parent, name) for name in folders if Path(parent, name).is_symlink()]
-    said = [f"{len(links)} linked folders: {_names(links, folder)}"] if links else []
+    said = [f"{counted(len(links), 'linked folder')}: {_names(links, folder)}"] if links else []
     if others:
-        said.append(f"{len(others)} images {_how_to_read(others)}: {_names(others, folder)}")
+        said.append(f"{counted(len(others), 'image')} {_how_to_read(others)}: {_names(others, folder)}")
     if said:
         warnings.warn(f"{folder}: left out {'; and '.join(said)}", stacklevel=2)
     if not found:
@@ -206,7 +206,7 @@ def _in_utf8(names: Sequence[str], parent: str) -> list[str]:
     if odd:
         some = ", ".join(map(ascii, odd[:5])) + (", ..." if len(odd) > 5 else "")
         warnings.warn(
-            f"{parent!a}: left out {len(odd)} names that are not UTF-8: {some}; rename them",
+            f"{parent!a}: left out {counted(len(odd), 'name')} not in UTF-8: {some}; rename them",
             stacklevel=3,
         )
     return sorted({*names} - {*odd})

@@ -71,7 +71,7 @@ def test_a_warning_is_one_line_and_said_once(tmp_path, monkeypatch, capsys):
         cli.run()
     assert len(others) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"Warning: {tmp_path}: left out 1 images")
+    assert line.startswith(f"Warning: {tmp_path}: left out 1 image ")
     assert line.endswith("b.DNG")
 
 

@@ -93,7 +93,7 @@ def test_yolo(images, tmp_path):
 def test_yolo_labels_without_an_image_are_named(images, tmp_path):
     for name in ("photo.txt", "gone.txt", "classes.txt"):
         (tmp_path / name).write_text("")
-    with pytest.warns(UserWarning, match=r"left out 1 \.txt files without an image: gone"):
+    with pytest.warns(UserWarning, match=r"left out 1 \.txt file without an image: gone"):
         to_coco(tmp_path, images, "yolo")
 
 

@@ -196,7 +196,7 @@ def test_images_that_are_left_out_are_named(tmp_path, monkeypatch):
     (folder / "more").symlink_to(tmp_path / "more")
     plugins(monkeypatch, pillow_heif=None, pillow_jxl=None)
     said = (
-        r"left out 1 linked folders: more; and 3 images in formats that are not read here "
+        r"left out 1 linked folder: more; and 3 images in formats that are not read here "
         r"\(\.dng, \.heic, \.jxl; pip install pillow-heif pillow-jxl-plugin\): b\.HEIC, d\.DNG, e\.jxl$"
     )
     with pytest.warns(UserWarning, match=said):
@@ -364,7 +364,7 @@ def test_names_that_are_not_utf8_are_left_out_and_named(tmp_path):
         path = Path(tmp_path, os.fsdecode(name))
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(path)
-    with pytest.warns(UserWarning, match=r"left out 1 names that are not UTF-8") as said:
+    with pytest.warns(UserWarning, match=r"left out 1 name not in UTF-8") as said:
         assert list_images(tmp_path) == [tmp_path / "a.png", tmp_path / "\u00fc.png"]
     assert all(str(one.message).isascii() for one in said)
     assert len(said) == 2

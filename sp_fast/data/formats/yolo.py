@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from sp_fast.data.faults import counted
 from sp_fast.data.formats.builder import Builder, images_by_stem, lines_of
 from sp_fast.data.images import image_size
 
@@ -36,8 +37,8 @@ def read(path: Path, images: Path) -> dict[str, Any]:
     if not found:
         raise ValueError(f"{folder}: expected a .txt file of labels for each image of {images}, got none")
     if alone := sorted(labels - named.keys() - {"classes"}):
-        some = ", ".join(alone[:5])
-        warnings.warn(f"{folder}: left out {len(alone)} .txt files without an image: {some}", stacklevel=2)
+        files = f"{counted(len(alone), '.txt file')} without an image: {', '.join(alone[:5])}"
+        warnings.warn(f"{folder}: left out {files}", stacklevel=2)
     return builder.coco()
 
 
