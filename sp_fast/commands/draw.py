@@ -35,14 +35,19 @@ def draw(
     names: Annotated[
         str | None, typer.Option(help="File names of the images to draw instead, comma-separated.")
     ] = None,
-    min_score: Annotated[float, typer.Option(help="Lowest score of a mask with a score, 0 to 1.")] = 0.3,
+    min_score: Annotated[
+        float | None,
+        typer.Option(help="Lowest score of a mask [0.3; none for files of `sp-fast propose`]."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
 ) -> None:
     """Draw masks over images; several files give rows below each other, for the same images."""
     check_picture(out, overwrite)
     if not images.is_dir():
         raise FileNotFoundError(f"--images: expected the folder of the images, got {images}")
-    from sp_fast.evaluation.mask_grid import choose_images, mask_grid, read_masks
+    from sp_fast.data.faults import counted
+    from sp_fast.evaluation.mask_grid import MIN_SCORE, choose_images, mask_grid, read_masks
+    from sp_fast.evaluation.sources import check_images
     from sp_fast.plots import save_png
 
     alike = len({path.name for path in masks}) < len(masks)
@@ -51,12 +56,17 @@ def draw(
         for path in masks
     ]
     chosen = choose_images(files, count, names.split(",") if names else None)
+    check_images(chosen, images, "to draw")
     save_png(lambda: mask_grid(files, images, chosen), out)
     drawn = sum(len(one.masks.get(name, ())) for one in files for name in chosen)
-    left_out = sum(one.left_out for one in files)
-    typer.echo(f"{len(chosen)} images, {drawn} masks: {out}")
-    if left_out:
-        typer.echo(f"Left out: {left_out} masks of the files, with scores below {min_score:g} (--min-score).")
+    typer.echo(f"{counted(len(chosen), 'image')}, {counted(drawn, 'mask')}: {out}")
+    below = f"below {MIN_SCORE if min_score is None else min_score:g}"
+    for one in files:
+        if one.left_out and not one.masks:
+            typer.echo(f"{one.label}: no masks drawn, since all scores are {below}; --min-score 0 draws all.")
+        elif one.left_out:
+            left_out = counted(one.left_out, "mask")
+            typer.echo(f"{one.label}: left out {left_out} with scores {below} (--min-score).")
 
 
 def check_picture(out: Path, overwrite: bool) -> None:

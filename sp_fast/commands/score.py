@@ -55,6 +55,8 @@ def score(
     from sp_fast.proposals.comparison import compare
 
     _check_outputs(images, page, json_file, overwrite)
+    if images is not None:
+        _check_images(masks, annotations, images)
     with RunProgress("images", transient=True) as progress:
         found = compare(masks, annotations, progress)
     console = Console()
@@ -84,6 +86,16 @@ def _check_outputs(images: Path | None, page: Path | None, json_file: Path | Non
         raise ValueError("--page: the page needs matplotlib: pip install 'sp_fast[mmdet]'")
 
 
+def _check_images(masks: list[Path], annotations: Path | None, images: Path) -> None:
+    """Raise FileNotFoundError unless the folder has the images that count: scores may take minutes."""
+    from sp_fast.evaluation.sources import check_images
+    from sp_fast.proposals.ranked import common_names, read_ranked
+
+    paths = masks if annotations is None else [*masks, annotations]
+    names = common_names({str(path): read_ranked(path) for path in paths})
+    check_images(names, images, f"of {' and '.join(path.name for path in masks)}")
+
+
 def _print(found: Comparison, console: Console) -> None:
     from sp_fast.commands import score_tables as tables
 
@@ -103,6 +115,8 @@ def _print(found: Comparison, console: Console) -> None:
     console.print("Mean best IoU of the objects, and share of them above 0.5", highlight=False)
     lines = [[line[0], *line[1 + skip :]] for line in tables.coverage(files)]
     _table(console, [*heading, "all objects", "small", "medium", "large"], lines)
+    if note := tables.lines_left_out(files):
+        console.print(note, highlight=False)
     console.print("Share above 0.5 with the first masks of each image, by their order", highlight=False)
     lines = [[line[0], *line[1 + skip :]] for line in tables.orders(files)]
     _table(console, [*heading, *map(str, tables.COUNTS)], lines)

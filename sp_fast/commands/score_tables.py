@@ -31,6 +31,13 @@ def coverage(files: Sequence[FileScores]) -> Lines:
     ]
 
 
+def lines_left_out(files: Sequence[FileScores]) -> str:
+    """Why some files have fewer lines in `coverage` than others, if any have."""
+    if len({len(one.recall.coverage) for one in files if one.recall is not None}) < 2:
+        return ""
+    return 'A file has no line "first 20" if none of its images has more than 20 masks, and so on.'
+
+
 def orders(files: Sequence[FileScores]) -> Lines:
     """Order of the masks, file, and the share of objects with IoU above 0.5 for each number of masks."""
     return [

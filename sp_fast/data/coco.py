@@ -169,23 +169,34 @@ def check_files(path: Path, names: Sequence[str], folder: Path) -> None:
     """Raise FileNotFoundError or ValueError unless the images of annotation file `path` are in `folder`."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder of images: {folder}")
-    of_parent: dict[str, list[str]] = {}
-    for name in names:
-        of_parent.setdefault(os.path.dirname(name), []).append(name)
+    of_parent = _by_parent(names)
     outside = [those for parent, those in of_parent.items() if not is_inside(parent, folder)]
     if outside:
         raise ValueError(
             f"{path}: {sum(map(len, outside))} of {len(names)} file names lead out of {folder}: "
             f"{', '.join(outside[0][:5])}; give a folder that holds all images"
         )
-    # List each folder once: looking up every file takes long on a network file system.
-    missing = [name for parent, those in of_parent.items() for name in _missing(those, folder / parent)]
+    missing = missing_files(names, folder)
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise FileNotFoundError(
             f"{path}: {len(missing)} of {len(names)} images are not in {folder}: "
             f"{', '.join(missing[:5])}{more}"
         )
+
+
+def missing_files(names: Sequence[str], folder: Path) -> list[str]:
+    """The names of files that are not in `folder`, by folder."""
+    # List each folder once: looking up every file takes long on a network file system.
+    parents = _by_parent(names).items()
+    return [name for parent, those in parents for name in _missing(those, folder / parent)]
+
+
+def _by_parent(names: Sequence[str]) -> dict[str, list[str]]:
+    of_parent: dict[str, list[str]] = {}
+    for name in names:
+        of_parent.setdefault(os.path.dirname(name), []).append(name)
+    return of_parent
 
 
 def _missing(names: Iterable[str], parent: Path) -> list[str]:

@@ -20,10 +20,12 @@ from sp_fast.data.structure import is_number
 from sp_fast.drawing import PALETTE, overlay
 from sp_fast.evaluation.sources import annotated_image, read_detections
 from sp_fast.plots import WIDTH, shortened
+from sp_fast.proposals.store import SEEDS_HASH
 
 LINE = 5.0  # least width of a row of images, in multiples of its height
 HEIGHT, GAP = 300, 8  # pixels: height of a row, and space between its images
 LONGEST = 30  # characters of a name
+MIN_SCORE = 0.3
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ImageMasks:
 
 
 def read_masks(
-    path: Path, annotations: Path | None = None, *, label: str | None = None, min_score: float = 0.0
+    path: Path, annotations: Path | None = None, *, label: str | None = None, min_score: float | None = 0.0
 ) -> ImageMasks:
     """Reads masks in COCO format, such as proposals, annotations or predictions, or in COCO's results format.
 
@@ -54,7 +56,8 @@ def read_masks(
         path: JSON file.
         annotations: COCO-format file of the images; needed for results, which have image ids only.
         label: see `ImageMasks`; the file's name by default.
-        min_score: lowest score of a mask to keep. Crowds are left out.
+        min_score: lowest score of a mask to keep; None: MIN_SCORE, and no limit for a file made by
+            `sp-fast propose`, whose scores are no probabilities. Crowds are left out.
 
     Raises:
         OSError, ValueError: see `load_coco` and `read_detections`; or results without `annotations` or masks.
@@ -67,13 +70,16 @@ def read_masks(
         found = read_detections(path, coco, ignore_classes=True)
         if not found.has_masks:
             raise ValueError(f"{path}: expected results with masks ('segmentation'), got boxes only")
-        return masks_of({**coco, "annotations": found.entries}, label, min_score)
+        limit = MIN_SCORE if min_score is None else min_score
+        return masks_of({**coco, "annotations": found.entries}, label, limit)
     coco = load_coco(path)
     for one in coco["annotations"]:
         if not is_number(one.get("score", 1.0)):
             raise ValueError(
                 f"{path}: annotation {one['id']} has the score {one['score']!r}: expected a number"
             )
+    if min_score is None:
+        min_score = 0.0 if _is_proposed(coco) else MIN_SCORE
     return masks_of(coco, label, min_score)
 
 
@@ -91,6 +97,11 @@ def masks_of(coco: dict[str, Any], label: str, min_score: float = 0.0) -> ImageM
     info = coco.get("info")
     exif = info.get("exif", "auto") if isinstance(info, dict) else "auto"
     return ImageMasks(label, images, dict(masks), left_out, exif)
+
+
+def _is_proposed(coco: dict[str, Any]) -> bool:
+    info = coco.get("info")
+    return isinstance(info, dict) and SEEDS_HASH in info
 
 
 def _is_list(path: Path) -> bool:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sp_fast.data.coco import load_coco, read_json
-from sp_fast.data.faults import Fault, short
+from sp_fast.data.coco import load_coco, missing_files, read_json
+from sp_fast.data.faults import Fault, counted, short
 from sp_fast.data.images import read_labelled
 from sp_fast.data.prepared import listed
 from sp_fast.data.rle import run_lengths
@@ -105,6 +105,20 @@ def predict_detections(
     if progress is not None:
         progress(len(infos), len(infos))
     return Detections(entries, ids is None, _merged_note("the model", ids, ignore_classes))
+
+
+def check_images(names: Sequence[str], folder: Path, whose: str) -> None:
+    """Raise FileNotFoundError unless all images, such as those `whose` = "of masks.json", are in `folder`."""
+    missing = missing_files(names, folder)
+    if not missing:
+        return
+    if len(missing) < len(names):
+        raise FileNotFoundError(
+            f"--images: {len(missing)} of the {len(names)} images {whose} are missing in {folder}, first: "
+            f"{missing[0]}"
+        )
+    none = f"none of the {len(names)} images {whose} is" if len(names) > 1 else f"the image {whose} is not"
+    raise FileNotFoundError(f"--images: {none} in {folder}: expected files such as {missing[0]}")
 
 
 def annotated_image(info: dict[str, Any], folder: Path, exif: str = "auto") -> np.ndarray:
@@ -216,7 +230,7 @@ def _coverage(
     if missing:
         yield f"{missing} of {len(truth['images'])} annotated images are not in {path} and count as empty."
     if others:
-        yield f"{others} images of {path} are not annotated and are left out."
+        yield f"Left out: {counted(others, 'image')} of {path} without annotations."
 
 
 def _problem(results: list[Any], truth: dict[str, Any], ignore_classes: bool) -> str | None:

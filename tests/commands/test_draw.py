@@ -40,7 +40,7 @@ def test_masks_are_drawn_and_those_with_low_scores_counted(run, scenes, results,
     status, output, error = run("draw", file, *options, "--annotations", scenes / "validation.json")
     assert status == 0, error
     assert f"6 images, {(len(results) + 1) // 2} masks" in output
-    assert f"Left out: {len(results) // 2} masks" in output
+    assert f"results.json: left out {len(results) // 2} masks with scores below 0.3 (--min-score)" in output
     with Image.open(out) as image:
         assert image.width == 1352
 
@@ -55,9 +55,32 @@ def test_masks_are_drawn_and_those_with_low_scores_counted(run, scenes, results,
     assert out.read_bytes() == before
     status, output, error = run("draw", scenes / "validation.json", *options, "--count", 1, "--overwrite")
     assert status == 0, error
-    assert "1 images" in output
-    assert "Left out" not in output
+    assert "1 image, " in output
+    assert "left out" not in output
     assert out.read_bytes() != before
+
+
+def test_scores_of_proposals_have_no_limit(run, scenes, tmp_path):  # noqa: F811
+    coco = json.loads((scenes / "validation.json").read_text())
+    for one in coco["annotations"]:
+        one["score"] = 0.1
+    file, count = tmp_path / "masks.json", len(coco["annotations"])
+    options = ["--images", scenes / "validation", "--out", tmp_path / "out.png", "--overwrite"]
+    file.write_text(json.dumps({**coco, "info": {"seeds_sha256": "as in a file of sp-fast propose"}}))
+    assert f"6 images, {count} masks" in run("draw", file, *options)[1]
+    _, output, _ = run("draw", file, *options, "--min-score", 0.2)
+    assert "6 images, 0 masks" in output
+    assert "masks.json: no masks drawn, since all scores are below 0.2; --min-score 0 draws all" in output
+    file.write_text(json.dumps(coco))
+    assert "since all scores are below 0.3" in run("draw", file, *options)[1]
+    assert f"6 images, {count} masks" in run("draw", file, *options, "--min-score", 0)[1]
+
+
+def test_a_wrong_folder_of_images_is_named(run, scenes, tmp_path):  # noqa: F811
+    options = ["--images", tmp_path, "--out", tmp_path / "out.png"]
+    status, _, error = run("draw", scenes / "validation.json", *options)
+    assert status == 2
+    assert f"--images: none of the 6 images to draw is in {tmp_path}: expected files such as " in error
 
 
 @pytest.mark.parametrize("command", ["draw", "kernels"])

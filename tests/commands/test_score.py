@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from sp_fast.drawing import number
+from sp_fast.proposals import comparison
 from tests.proposals.test_scores import coco
 
 BOXES = {f"{k}.png": [(20 + k, 20, 60, 60), (120, 120, 20, 20 + k)] for k in range(5)}
@@ -46,6 +47,8 @@ def test_files_side_by_side_within_80_columns(score, objects, tmp_path):
     assert out.count("0.500 50.0%") == 1  # new.json has one mask for each two objects
     assert "first 40" in out
     assert "first 100" not in out
+    assert 'A file has no line "first 20" if none of its images has more' in out
+    assert "has no line" not in score(old, old, "--annotations", objects)[1]
 
 
 def test_without_annotations(score, objects, tmp_path):
@@ -107,6 +110,29 @@ def test_bad_input(score, objects, tmp_path):
         assert (code, out) == (2, "")
         assert message in err
     assert list(tmp_path.iterdir()) == [objects]
+
+
+def test_missing_images_are_named_before_the_scores(score, objects, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(comparison, "summarize", lambda *_: pytest.fail("computed"))
+    folder, page = tmp_path / "images", tmp_path / "page.html"
+    folder.mkdir()
+    given = [objects, "--images", folder, "--page", page]
+    code, _, err = score(*given)
+    assert code == 2
+    assert (
+        f"--images: none of the 5 images of objects.json is in {folder}: expected files such as 0.png" in err
+    )
+    (folder / "0.png").touch()
+    assert (
+        f"--images: 4 of the 5 images of objects.json are missing in {folder}, first: 1.png"
+        in score(*given)[2]
+    )
+    few = coco(tmp_path / "few.json", {"0.png": BOXES["0.png"]})
+    (folder / "0.png").unlink()
+    _, _, err = score(*given, "--annotations", few)  # the only image that counts
+    assert f"--images: the image of objects.json is not in {folder}: expected files such as 0.png" in err
+    assert not page.exists()
 
 
 def test_an_image_that_does_not_fit_leaves_no_page(score, objects, tmp_path):
