@@ -241,6 +241,7 @@ def propose(
         import torchvision  # noqa: F401
 
     from sp_fast.data.images import list_images
+    from sp_fast.data.prepared import check_outputs
     from sp_fast.progress import RunProgress
     from sp_fast.proposals.backbones import backbone_of, build_backbone
     from sp_fast.proposals.presets import OPTION_NAMES, resolve_options
@@ -248,7 +249,22 @@ def propose(
     from sp_fast.proposals.ranks import RankProgress, Ranks
     from sp_fast.proposals.run import propose_folder
 
-    list_images(images)  # bad folders fail before the slow reading of weights
+    # Bad options, outputs and folders fail before the slow reading of weights.
+    changed = {name: context.params[name] for name in OPTION_NAMES if context.params.get(name) is not None}
+    several = resolve_options(preset, **changed).ranking == "objectness"
+    if isinstance(size, tuple if several else list):
+        expected = "longer sides such as 640,1280" if several else "one size without --ranking objectness"
+        raise typer.BadParameter(f"expected {expected}, got {size}", param_hint="--size")
+    if several and size is not None:
+        changed["sizes"] = None if size == "none" else [size] if isinstance(size, int) else size
+    if several or size == "none":
+        size = None
+    elif size is None:
+        size = 640
+    check_outputs([out], overwrite=overwrite)
+    if out.suffix != ".json":
+        raise ValueError(f"out: expected a file name that ends in .json, got {out}")
+    list_images(images)
     ranks = Ranks() if Ranks.started() else None
     if ranks is not None:
         if shard is not None:
@@ -266,17 +282,6 @@ def propose(
         console.print(
             f"Weights of {name}: {network.weights_report}", highlight=False, soft_wrap=True, markup=False
         )
-    changed = {name: context.params[name] for name in OPTION_NAMES if context.params.get(name) is not None}
-    several = resolve_options(preset, **changed).ranking == "objectness"
-    if isinstance(size, tuple if several else list):
-        expected = "longer sides such as 640,1280" if several else "one size without --ranking objectness"
-        raise typer.BadParameter(f"expected {expected}, got {size}", param_hint="--size")
-    if several and size is not None:
-        changed["sizes"] = None if size == "none" else [size] if isinstance(size, int) else size
-    if several or size == "none":
-        size = None
-    elif size is None:
-        size = 640
     proposer = SaliencyProposer(network, preset=preset, **changed)
     try:
         with RunProgress("images", console) as shown:

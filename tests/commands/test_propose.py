@@ -234,11 +234,25 @@ def test_bad_input(
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_help_shows_examples_within_80_columns(command: Command) -> None:
-    code, text, _ = command("propose", "--help")
-    assert code == 0
-    assert "--weights mobilenet_v2.pth --out masks.json" in text
-    assert max(map(len, text.splitlines())) <= 80
+@pytest.mark.parametrize(
+    ("out", "arguments", "message"),
+    [
+        ("images", [], "out: expected a file to write, got the folder"),
+        ("there.json", [], "already exists; choose another file, or pass --overwrite"),
+        ("masks.txt", [], "out: expected a file name that ends in .json"),
+        ("masks.json", ["--threshold", "1.5"], "threshold: expected a number in [0, 1], got 1.5"),
+        ("masks.json", ["--size", "640,1280"], "expected one size without --ranking objectness"),
+        ("masks.json", ["--preset", "multiscale", "--size", "80x32"], "expected longer sides"),
+    ],
+)
+def test_bad_input_is_refused_before_weights_are_read(
+    out: str, arguments: list[str], message: str, command: Command, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "there.json").touch()
+    given = ["--out", tmp_path / out, "--weights", tmp_path / "none.pth", *arguments]
+    code, _, error = command("propose", folder, *given)
+    assert code == 2
+    assert message in error.replace("\n", " ")
 
 
 def test_proposals_need_neither_mmdet_nor_pycocotools() -> None:
