@@ -48,6 +48,9 @@ def _other_tensors(runner: Any, checkpoint: Mapping[str, Any]) -> str:
     differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
     if not differing:
         return ""
+    if all(name.startswith("received.") for name in differing):
+        expected, got = ("folds", "does not") if differing[0] in ours else ("does not fold", "does")
+        return f"expected a run that {expected} prompts (model.prompts.fold), got one that {got}"
     name = differing[0]
     return (
         f"{len(differing)} tensors differ from the model's: for {name}, expected shape "

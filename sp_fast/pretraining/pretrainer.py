@@ -142,7 +142,8 @@ class SaliencyPromptPretrainer(BaseDetector):
         if self.inject != "init":
             raise ValueError(
                 f"prompts.fold: expected 'none' with prompts.inject={self.inject!r}, got {fold!r}: only "
-                "prompts that are added to K^0 can become part of it; set prompts.inject='init'"
+                "prompts that are added to K^0 can become part of it; set prompts.fold='none', or "
+                "prompts.inject='init'"
             )
         if not self._adapter.initial_kernels:
             raise ValueError(

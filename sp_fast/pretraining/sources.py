@@ -75,7 +75,7 @@ class SharedSource(nn.Module):
     Meant for a frozen backbone, which computes these features anyway.
 
     Like `sp-fast propose`, it first resizes the saliency, here to the stride of the targets, and then applies
-    the threshold, in fp32 even under autocast.
+    the threshold, in fp32 even under autocast. Masks are not refined, whatever the preset says.
 
     Proposals do not extend into padding, but the backbone sees it: near a padded border, within the receptive
     field, features and therefore masks may differ from those of the image alone.
@@ -87,6 +87,11 @@ class SharedSource(nn.Module):
 
     def __init__(self, proposer: dict | None = None, *, target_stride: int = TARGET_STRIDE) -> None:
         super().__init__()
+        if (proposer or {}).get("refine", "none") != "none":
+            raise ValueError(
+                "proposer.refine: expected 'none', since only the masks of `sp-fast propose` are refined, got "
+                f"{(proposer or {})['refine']!r}"
+            )
         self.proposer = SaliencyProposer(**(proposer or {}))
         self.target_stride = target_stride
 

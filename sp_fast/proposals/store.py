@@ -24,6 +24,7 @@ from sp_fast.proposals.records import FinishedRecords, ImageRecord, RecordFile
 from sp_fast.proposals.shards import WHOLE, Shard
 
 SEEDS_HASH = "seeds_sha256"
+_UNTIL_NOW = {"refine": "none"}  # options that runs of earlier versions did not record
 
 
 def seeds_path(out: Path) -> Path:
@@ -286,6 +287,7 @@ class ProposalStore(RecordStore):
 def _check_same(before: dict[str, Any], now: dict[str, Any], partial: Path, again: str) -> None:
     """Raise ValueError that lists how an interrupted run differs; `again` says how to start over."""
     old, new = before["options"], now["options"]
+    old = {**{name: value for name, value in _UNTIL_NOW.items() if name in new}, **old}
     differences = [
         f"{name}: {old.get(name)} before, {new.get(name)} now"
         for name in sorted({*old, *new})

@@ -276,6 +276,18 @@ def test_resuming_with_other_options_is_an_error(folder: Path, tmp_path: Path) -
     assert run(folder, out, proposer=other, restart=True).resumed == 0
 
 
+def test_resuming_a_run_made_before_an_option_was_added(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "masks.json"
+    interrupt(folder, out, 4)
+    manifest = tmp_path / "masks.json.partial" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["options"]["refine"]
+    manifest.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"\(refine: none before, segments now\)"):
+        run(folder, out, proposer=proposer(refine="segments"))
+    assert run(folder, out).resumed == 4
+
+
 def test_resuming_on_a_changed_folder_is_an_error(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "masks.json"
     interrupt(folder, out, 4)
