@@ -75,27 +75,31 @@ def test_the_toy_family_accepts_the_options(toy, strategy):
     assert model.detector.queries.weight.grad.any()
 
 
-def test_checkpoints_load_as_the_guide_says(tmp_path, monkeypatch):
-    """Runs the `python -c` of the guide, with narrow models under the same names."""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpoints_load_as_the_guide_says(family, tmp_path, monkeypatch):
+    """Runs the `python -c` of the guide, with a narrow model of the family in place of the guide's."""
     code = re.fullmatch(r'python -c "\n(.*?)\n"\n', block(GUIDE, "import sp_fast.models"), re.DOTALL)[1]
-    configs = tmp_path / "configs" / "finetune"
+    assert "'knet_mobilenet_v2/finetune'" in code
+    configs, run = tmp_path / "configs" / "finetune", tmp_path / "runs" / "pretrain"
     configs.mkdir(parents=True)
+    run.mkdir(parents=True)
     monkeypatch.setattr("sp_fast.configs.FOLDER", tmp_path / "configs")
-    for family in FAMILIES:
-        narrow = {f"model.{name}": value for name, value in NARROW[family].items()}
-        changes = Config({})
-        changes.merge_from_dict(narrow)
-        text = f"_base_ = [{str(BASES / f'{family}_r50.py')!r}]\nmodel = {changes.model.to_dict()!r}\n"
-        (configs / f"{family}_r50.py").write_text(text)
-        run = tmp_path / "runs" / f"{family}_r50" / "pretrain"
-        run.mkdir(parents=True)
-        torch.save({"state_dict": build(family).export()}, run / "pretrained.pth")
+    changes = Config({})
+    changes.merge_from_dict({f"model.{name}": value for name, value in NARROW[family].items()})
+    text = f"_base_ = [{str(BASES / f'{family}_r50.py')!r}]\nmodel = {changes.model.to_dict()!r}\n"
+    (configs / f"{family}_r50.py").write_text(text)
+    torch.save({"state_dict": build(family).export()}, run / "pretrained.pth")
     monkeypatch.chdir(tmp_path)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(compile(code, "guide.md", "exec"), {})
-    for family, line in zip(FAMILIES, printed.getvalue().splitlines(), strict=True):
-        assert line.startswith(f"{family} ")
-        missing, unexpected = (ast.literal_eval(part) for part in re.findall(r"\[.*?\]", line))
-        assert {name.rsplit(".", 1)[0] for name in missing} == HEADS[family]
-        assert unexpected == []
+        exec(compile(code.replace("knet_mobilenet_v2", f"{family}_r50"), "guide.md", "exec"), {})
+    missing, unexpected = (ast.literal_eval(part) for part in re.findall(r"\[.*?\]", printed.getvalue()))
+    assert {name.rsplit(".", 1)[0] for name in missing} == HEADS[family]
+    assert unexpected == []
+
+
+def test_the_guide_loads_the_checkpoint_that_its_steps_write():
+    made = {f"{folder}/pretrained.pth" for folder in re.findall(r"--work-dir (\S+)", GUIDE.read_text())}
+    loaded = re.findall(r"[\w/]+/pretrained\.pth", GUIDE.read_text())
+    assert len(loaded) >= 4
+    assert set(loaded) <= made
