@@ -3,15 +3,42 @@
 import pytest
 import torch
 
+from sp_fast.configs import config_names, find_config
 from sp_fast.pretraining import folding
 from sp_fast.pretraining.folding import ReceivedPrompts
 from tests.mmdet_plugin.step_runs import assert_same
 from tests.pretraining.families import CHANNELS, FAMILIES, KERNELS, batch, build, losses_of, prepared
 from tests.pretraining.families import build_plain as plain
 
+# isort: split
+from mmdet.registry import MODELS
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
 FOLDS = ["mean", "kernel"]
 # Prompts of two kernels with one channel, by image; the second image of three has none.
 RECEIVED = torch.tensor([[[1.0], [2.0]], [[0.0], [0.0]], [[2.0], [4.0]]])
+
+
+FOLDED = (
+    "demo/pretrain",
+    "fit/knet_mobilenet_v2_64_pretrain",
+    "fit/knet_mobilenet_v2_pretrain",
+    "fit/knet_r50_pretrain",
+    "knet_mobilenet_v2/pretrain",
+)
+
+
+def test_the_configs_fold_the_mean_but_for_the_papers():
+    pretrainings = [name for name in config_names() if "pretrain" in name]
+    assert {*FOLDED, "knet_r50/pretrain", "mask2former_r50/pretrain"} < {*pretrainings}
+    folded = {}
+    for name in pretrainings:
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            received = MODELS.build(Config.fromfile(find_config(name)).model).received
+        if received is not None:
+            folded[name] = len(received.mean)  # one for all kernels, or one for each
+    assert folded == dict.fromkeys(FOLDED, 1)
 
 
 @pytest.mark.parametrize(("fold", "first", "second"), [("kernel", [1, 2], [1.5, 5]), ("mean", [1.5], [3.25])])
