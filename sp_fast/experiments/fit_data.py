@@ -94,6 +94,8 @@ def gather(
     else:
         val_place = place if val_images is None else val_images.resolve()
         val = _as_coco(val, val_place, out / "val.coco.json")
+        if val_images is None:
+            _check_val_images(load_coco(val), val, place)
         errors_before_training(val, val_place)
         held = load_coco(val, val_place)
         _check_categories(train, held, val)
@@ -166,6 +168,17 @@ def _folder_of(coco: dict[str, Any], labels: Path, folders: Iterable[Path]) -> P
         f"{len(missing[best])} of {len(names)}, such as {missing[best][0]}; give the folder that their "
         "file_name starts from"
     )
+
+
+def _check_val_images(coco: dict[str, Any], val: Path, place: Path) -> None:
+    names = [one["file_name"] for one in coco["images"]]
+    missing = [name for name in names if not (place / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"--val-images: expected the folder of the images of {val}; the labelled images' folder, "
+            f"{place}, lacks {len(missing)} of {len(names)}, such as {missing[0]}; give the folder that "
+            "their file_name starts from"
+        )
 
 
 def _check_categories(train: dict[str, Any], held: dict[str, Any], val: Path) -> None:

@@ -61,6 +61,16 @@ def test_held_out_images_are_not_pretrained_on(photos):
     ]
 
 
+def test_validation_images_elsewhere_need_their_option(photos):
+    photo(photos / "elsewhere" / "other.bmp", 250)
+    val = annotations(photos / "val.json", ["9.bmp", "other.bmp"])
+    arguments = [photos / "photos"], photos / "labels.json", photos / "photos", val
+    with pytest.raises(FileNotFoundError, match=r"--val-images: .* lacks 1 of 2, such as other\.bmp; give"):
+        gather(photos / "data", *arguments)
+    photo(photos / "photos" / "other.bmp", 250)
+    assert names(gather(photos / "data", *arguments).val) == ["9.bmp", "other.bmp"]
+
+
 def test_each_content_is_linked_once_and_no_validation_image_under_another_name(photos):
     photo(photos / "more" / "copy.bmp", 20 * 7)
     photo(photos / "more" / "new.bmp", 250)
