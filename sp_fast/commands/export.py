@@ -12,7 +12,7 @@ Examples:
   For onnxruntime, compared with the model on ten of your images:
     sp-fast export runs/fit --out model.onnx --images photos
   For torch.export.load:
-    sp-fast export runs/fit/model.pth --format pt2 --out model.pt2
+    sp-fast export runs/fit/model.pth --out model.pt2
 """
 
 
@@ -20,9 +20,11 @@ def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A run's folder or a checkpoint.")],
     out: Annotated[Path, typer.Option(help="File to write: .onnx, .pt2 or .safetensors.")],
     format: Annotated[
-        Literal["onnx", "pt2", "safetensors"],
-        typer.Option(help="onnx; a program of torch.export; or weights with config and classes."),
-    ] = "onnx",
+        Literal["onnx", "pt2", "safetensors"] | None,
+        typer.Option(
+            help="onnx; a program of torch.export; or weights with config and classes [by --out's ending]."
+        ),
+    ] = None,
     images: Annotated[
         Path | None,
         typer.Option(help="Folder of images to compare model and file on [three synthetic scenes]."),

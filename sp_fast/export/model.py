@@ -27,7 +27,7 @@ _SCENES = ((480, 640), (333, 250), (160, 160))
 def export_model(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    format: str = "onnx",
+    format: str | None = None,
     *,
     images: str | os.PathLike[str] | None = None,
     opset: int | None = None,
@@ -38,7 +38,8 @@ def export_model(
     Args:
         path: a run's folder or a checkpoint; see `sp_fast.load`.
         out: the file to write.
-        format: "onnx"; "pt2", a program of `torch.export`; or "safetensors", weights with config and classes.
+        format: "onnx"; "pt2", a program of `torch.export`; "safetensors", weights with config and classes; or
+            None: by the suffix of `out`.
         images: folder of images to compare on, of which ten are taken; None: three synthetic scenes.
         opset: version of ONNX's operators; None: that of PyTorch's exporter.
         overwrite: whether an existing file is replaced.
@@ -53,7 +54,8 @@ def export_model(
             that differ by more than MASKS or SCORES.
     """
     out = Path(out)
-    _check(out, format, overwrite)
+    format = _format_of(out, format)
+    _check(out, overwrite)
     samples = sample_images(images)
     file = model_file(path)
     if file.suffix in (".onnx", ".pt2"):
@@ -138,11 +140,22 @@ def sample_images(folder: str | os.PathLike[str] | None) -> list[np.ndarray]:
     return [read_image(paths[k]) for k in chosen]
 
 
-def _check(out: Path, format: str, overwrite: bool) -> None:
-    if format not in FORMATS:
+def _format_of(out: Path, format: str | None) -> str:
+    if format not in (None, *FORMATS):
         raise ValueError(f"--format: expected {', '.join(FORMATS)}, got {format!r}")
-    if out.suffix != FORMATS[format]:
-        raise ValueError(f"--out: expected a file name that ends in {FORMATS[format]}, got {out}")
+    by_suffix = {suffix: name for name, suffix in FORMATS.items()}.get(out.suffix)
+    if by_suffix is None:
+        suffixes = [FORMATS[format]] if format else FORMATS.values()
+        raise ValueError(f"--out: expected a file name that ends in {' or '.join(suffixes)}, got {out}")
+    if format not in (None, by_suffix):
+        raise ValueError(
+            f"--format, --out: expected a file name that ends in {FORMATS[str(format)]} for --format "
+            f"{format}, got {out}; leave out --format for {by_suffix}"
+        )
+    return by_suffix
+
+
+def _check(out: Path, overwrite: bool) -> None:
     if out.is_dir():
         raise IsADirectoryError(f"--out: expected a file to write, got the folder {out}")
     if out.exists() and not overwrite:

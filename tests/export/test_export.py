@@ -140,6 +140,12 @@ def test_nothing_is_overwritten_unless_asked(checkpoint, tmp_path):
     [
         ("tiny.pt", "onnx", r"--out: expected .* ends in \.onnx"),
         ("tiny.onnx", "tflite", "--format: expected"),
+        (
+            "tiny.pt2",
+            "onnx",
+            r"--format, --out: expected .* ends in \.onnx for --format onnx, got .*tiny\.pt2",
+        ),
+        ("tiny.bin", None, r"--out: expected .* ends in \.onnx or \.pt2 or \.safetensors, got .*tiny\.bin"),
     ],
 )
 def test_other_formats_are_refused(checkpoint, tmp_path, out, format, message):
@@ -195,7 +201,7 @@ def test_files_of_other_programs_are_refused(tmp_path):
 
 def test_the_command_reports_the_difference(checkpoint, tmp_path, capsys, monkeypatch):
     out = tmp_path / "tiny.safetensors"
-    arguments = ["export", str(checkpoint), "--format", "safetensors", "--out", str(out)]
+    arguments = ["export", str(checkpoint), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["sp-fast", *arguments])
     with pytest.raises(SystemExit, match="0"):
         main()
