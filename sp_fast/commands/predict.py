@@ -23,6 +23,7 @@ found/predictions.json is COCO-format, with category ids 1, 2, ... in the order 
 interrupted, run the same command again to resume.
 """
 _SAVED = ("png", "yolo", "labelme")
+_WRITTEN = {"overlays": "Overlays", "png": "Masks as PNG", "yolo": "YOLO", "labelme": "LabelMe"}
 
 
 def _kinds(text: str) -> Any:
@@ -68,9 +69,11 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
 ) -> None:
     """Find the instances in images with a trained model, and write them in COCO format, with pictures."""
+    from sp_fast.data.faults import counted
     from sp_fast.inference.folder import check_out, find_images, predict_folder
     from sp_fast.inference.load import fingerprint, load
     from sp_fast.inference.model import check_options
+    from sp_fast.inference.outputs import KINDS
     from sp_fast.progress import RunProgress, clock
 
     check_options(threshold, top_k, tile)
@@ -83,6 +86,7 @@ def predict(
         raise ValueError(error) from error
     if batch_size is not None:
         loaded.batch_size = batch_size
+    kinds = [*(["overlays"] if overlays else []), *save]
     try:
         with RunProgress("images", console) as progress:
             summary = predict_folder(
@@ -93,7 +97,7 @@ def predict(
                 threshold=threshold,
                 top_k=top_k,
                 tile=tile,
-                kinds=[*(["overlays"] if overlays else []), *save],
+                kinds=kinds,
                 restart=not resume,
                 overwrite=overwrite,
                 progress=progress,
@@ -103,9 +107,14 @@ def predict(
         raise typer.Exit(130) from None
     resumed = f" ({summary.resumed} of them from the interrupted run)" if summary.resumed else ""
     typer.echo(
-        f"{summary.images} images{resumed}, {summary.instances} instances "
-        f"({summary.instances / max(summary.images, 1):.1f} per image) in {clock(summary.seconds)}\n"
-        f"Predictions: {summary.out}"
+        f"{counted(summary.images, 'image')}{resumed}, {counted(summary.instances, 'instance')} "
+        f"({summary.instances / max(summary.images, 1):.1f} per image) in {clock(summary.seconds)}"
     )
+    if not summary.instances and summary.highest_score:
+        highest = f"the highest score is {summary.highest_score:.2g}"
+        typer.echo(f"No instances: {highest}; lower --threshold (now {threshold:g})")
+    typer.echo(f"Predictions: {summary.out}")
+    for kind in kinds:
+        typer.echo(f"{_WRITTEN[kind]}: {out / KINDS[kind][0]}")
     if len(summary.broken):
         typer.echo(f"Skipped: {summary.broken.report(summary.images + len(summary.broken))}")

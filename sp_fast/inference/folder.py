@@ -46,6 +46,7 @@ class PredictSummary:
         images: number of images with a record in `out`.
         resumed: how many of them come from an interrupted run.
         instances: total number of instances.
+        highest_score: of all instances in this run, those below the threshold too.
         broken: images that could not be read.
         seconds: duration of this run.
     """
@@ -54,6 +55,7 @@ class PredictSummary:
     images: int
     resumed: int
     instances: int
+    highest_score: float
     broken: BrokenImages
     seconds: float
 
@@ -142,6 +144,7 @@ def predict_folder(
         overwrite=overwrite,
     )
     broken, resumed = BrokenImages(), len(store.done)
+    model.highest_score = 0.0
     for name, why in store.skipped.items():
         broken.add(root / name, why)
 
@@ -177,7 +180,8 @@ def predict_folder(
             writing = [pool.submit(finish, *one) for one in found]
         commit(writing)
         count = store.finish({path.relative_to(root).as_posix(): why for path, why in broken.reasons.items()})
-    return PredictSummary(store.out, len(store.done), resumed, count, broken, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return PredictSummary(store.out, len(store.done), resumed, count, model.highest_score, broken, seconds)
 
 
 @contextlib.contextmanager
@@ -217,7 +221,9 @@ def find_images(given: Sequence[str | os.PathLike[str]]) -> tuple[Path, list[Pat
     missing = [path for path in paths if not path.is_file() and not path.is_symlink()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise FileNotFoundError(f"images: expected an image, got {missing[0]}, which does not exist{more}")
+        raise FileNotFoundError(
+            f"images: expected an image or a folder of images, got {missing[0]}, which does not exist{more}"
+        )
     if not paths:
         raise ValueError(
             f"images: expected images, got none in {', '.join(map(str, given)) or 'an empty list'}"

@@ -34,11 +34,13 @@ class Model(ABC):
     Attributes:
         classes: names of the classes.
         batch_size: largest number of images, or tiles, that run at once.
+        highest_score: of all instances so far, those below the threshold too.
     """
 
     def __init__(self, classes: tuple[str, ...], batch_size: int = 1) -> None:
         self.classes = tuple(classes)
         self.batch_size = batch_size
+        self.highest_score = 0.0
 
     @abstractmethod
     def _infer(self, images: list[np.ndarray]) -> list[Instances]:
@@ -95,7 +97,9 @@ class Model(ABC):
     def _in_batches(self, images: Iterable[np.ndarray]) -> Iterator[Instances]:
         upcoming = iter(images)
         while batch := list(islice(upcoming, self.batch_size)):
-            yield from self._infer(batch)
+            for found in self._infer(batch):
+                self.highest_score = max(self.highest_score, float(found.scores.max(initial=0.0)))
+                yield found
 
 
 def check_options(threshold: float, top_k: int, tile: int | None) -> None:

@@ -63,9 +63,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     text = meta.get("cfg")
     if not isinstance(text, str) or not isinstance(content.get("state_dict"), dict):
         raise ValueError(
-            f"{path}: expected a checkpoint with its config, as `sp-fast train` and mmdet write them, got "
-            "weights alone, without the config and the class head that predicting takes. Fine-tune them "
-            "(`sp-fast train ... --load-from`), or pre-train again: pretrained.pth now holds both"
+            f"{path}: expected a trained model, in a checkpoint with its config as `sp-fast fit`, `sp-fast "
+            "train` and mmdet write them, got weights alone, such as those of a backbone; they are what "
+            "training starts from: `sp-fast fit --weights`"
         )
     try:
         values = parse_config(text)

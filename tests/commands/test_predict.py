@@ -33,14 +33,25 @@ def test_predicts(command: Command, model: Path, folder: Path, tmp_path: Path) -
     )
     assert code == 0
     assert "20 images, 20 instances (1.0 per image)" in printed
-    assert f"Predictions: {out / 'predictions.json'}" in printed
+    assert printed.endswith(
+        f"Predictions: {out}/predictions.json\nOverlays: {out}/overlays\nMasks as PNG: {out}/masks\n"
+        f"YOLO: {out}/yolo\nLabelMe: {out}/labelme\n"
+    )
     assert "20/20 images" in error
     assert {path.name for path in out.iterdir()} == {
         *("predictions.json", "overlays", "masks", "yolo", "labelme")
     }
     code, _, error = command("predict", model, folder, "--out", out)
     assert (code, "already exists" in error) == (2, True)
-    assert command("predict", model, folder / "000.png", "--out", out, "--overwrite", "--no-overlays")[0] == 0
+    one = (folder / "000.png", "--out", out, "--overwrite", "--no-overlays")
+    code, printed, _ = command("predict", model, *one, "--threshold", 0.1)
+    assert code == 0
+    assert "1 image, 1 instance (1.0 per image)" in printed
+    assert printed.endswith(f"Predictions: {out / 'predictions.json'}\n")
+    score = json.loads((out / "predictions.json").read_text())["annotations"][0]["score"]
+    _, printed, _ = command("predict", model, *one, "--threshold", 1)
+    assert "1 image, 0 instances" in printed
+    assert f"the highest score is {score:.2g}; lower --threshold (now 1)" in printed
     assert len(json.loads((out / "predictions.json").read_text())["images"]) == 1
 
 

@@ -274,7 +274,9 @@ def test_images_may_be_folders_files_and_lists(images: Path, tmp_path: Path) -> 
     assert len(find_images([images / "a.png", images])[1]) == 5
     (images / "list.txt").write_text("a.png\n\ndeep/b.png\n")
     assert find_images([images / "list.txt"]) == (images, both)
-    with pytest.raises(FileNotFoundError, match=r"expected an image, got .*nothing\.png"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected an image or a folder of images, got .*nothing\.png"
+    ):
         find_images([images / "nothing.png"])
     (images / "empty.txt").write_text("")
     with pytest.raises(ValueError, match="expected images, got none"):
