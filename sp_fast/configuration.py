@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import safe_open
 
 from sp_fast.data.check import errors_before_training
-from sp_fast.data.coco import load_coco
+from sp_fast.data.coco import CONVERT, load_coco
 from sp_fast.data.images import set_max_megapixels
 from sp_fast.data.store import open_store
 from sp_fast.proposals.store import seeds_path
@@ -319,8 +319,14 @@ def _check_numbers(args: argparse.Namespace) -> None:
 def _check_paths(args: argparse.Namespace) -> None:
     for name in ("images", "val_images", "annotations", "val_annotations", "weights", "load_from"):
         given = getattr(args, name)
-        option = f"--{name.replace('_', '-')}"
-        if given and name.endswith("images") and not Path(given).is_dir():
-            raise NotADirectoryError(f"{option}: expected a folder of images, got {given}")
-        if given and not name.endswith("images") and not Path(given).is_file():
+        if not given:
+            continue
+        option, path = f"--{name.replace('_', '-')}", Path(given)
+        if name.endswith("images"):
+            if not path.is_dir():
+                raise NotADirectoryError(f"{option}: expected a folder of images, got {given}")
+        elif path.is_dir():
+            mend = f"; {CONVERT}" if name.endswith("annotations") else ""
+            raise IsADirectoryError(f"{option}: expected a file, got the folder {given}{mend}")
+        elif not path.is_file():
             raise FileNotFoundError(f"{option}: expected a file, got {given}, which does not exist")

@@ -17,6 +17,8 @@ from sp_fast.data.rle import may_be_empty, rle_areas, to_rle
 from sp_fast.data.structure import structural_faults
 from sp_fast.files import replacing
 
+CONVERT = "`sp-fast check FOLDER --images IMAGES --convert FILE` turns labels of YOLO or LabelMe into COCO's"
+
 
 def load_coco(
     path: str | os.PathLike[str],
@@ -73,7 +75,8 @@ def read_json(path: Path, object_hook: Any = None) -> Any:
     except FileNotFoundError:
         raise FileNotFoundError(f"no such annotation file: {path}") from None
     except IsADirectoryError:
-        raise IsADirectoryError(f"expected an annotation file, got a folder: {path}") from None
+        wanted = "expected a file in COCO's format"
+        raise IsADirectoryError(f"{wanted}, got the folder {path}; {CONVERT}") from None
     try:
         return json.loads(text, object_hook=object_hook)
     except (ValueError, RecursionError) as error:

@@ -157,6 +157,12 @@ def load_state(
     return WeightsReport(len(fitting), tuple(missing), tuple(surplus), tuple(shapes.values()))
 
 
+_CHOOSE = (
+    "choose the backbone that the file was made for (--backbone of `sp-fast propose`, another CONFIG of "
+    "`sp-fast train`)"
+)
+
+
 def load_backbone_weights(
     backbone: nn.Module, path: str | os.PathLike[str], allow_partial: bool = False
 ) -> WeightsReport:
@@ -190,7 +196,7 @@ def load_backbone_weights(
     if not state:
         raise WeightsError(
             f"weights: no key of {path} belongs to {name}: it holds {_abbreviate(tensors)}. Expected "
-            f"the names of {_named_by(name)}; choose the --backbone the file was made for"
+            f"the names of {_named_by(name)}; {_CHOOSE}"
         )
     report = load_state(
         body,
@@ -199,7 +205,7 @@ def load_backbone_weights(
         name=name,
         allow_partial=allow_partial,
         unknown=unknown,
-        remedy="choose the --backbone and --stage the file was made for, or, if no shape differs, pass "
+        remedy=f"{_CHOOSE}, or a --stage that it holds; or, if no shape differs, pass "
         "--allow-partial (allow_partial=True) to keep missing parameters random and ignore unknown keys",
     )
     report = replace(report, layout=layout, dropped=tuple(dropped))

@@ -109,7 +109,7 @@ def test_bad_input_is_one_line(run, scenes, file, tmp_path):  # noqa: F811
         ([tmp_path, *annotations], "--images: expected the folder"),
         ([tmp_path / "none.json", *annotations], "no such file of results"),
         ([file, "--annotations", tmp_path / "none.json"], "no such annotation file"),
-        ([file, "--annotations", scenes], "expected an annotation file, got a folder"),
+        ([file, "--annotations", scenes], "turns labels of YOLO or LabelMe into COCO's"),
         ([scenes / "validation.json", *annotations], "has the score None"),
         ([file, *annotations, "--images", tmp_path / "none"], "no such folder of images"),
     ):

@@ -58,6 +58,8 @@ def test_no_such_folder(run, scenes):
 def test_no_such_file(run, scenes):
     assert "--annotations: expected a file" in run("pretrain", "--annotations", scenes / "nothing.json")
     assert "--weights: expected a file" in run("pretrain", *pretrain_options(scenes), "--weights", "no.pth")
+    folder = run("pretrain", "--annotations", scenes)
+    assert f"--annotations: expected a file, got the folder {scenes}; `sp-fast check FOLDER" in folder
 
 
 def test_no_such_config(capfd):
@@ -119,7 +121,9 @@ def test_weights_that_are_none(run, scenes, tmp_path, option):
 def test_weights_of_another_network(run, scenes, tmp_path):
     path = tmp_path / "weights.pth"
     torch.save({"features.0.0.weight": torch.zeros(32, 3, 3, 3)}, path)
-    assert "no key of" in run("pretrain", *pretrain_options(scenes), "--weights", path)
+    error = run("pretrain", *pretrain_options(scenes), "--weights", path)
+    assert "no key of" in error
+    assert "another CONFIG of `sp-fast train`" in error
 
 
 def test_a_pretraining_checkpoint_is_told_from_its_weights(run, scenes, tmp_path):
