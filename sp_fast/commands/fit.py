@@ -1,7 +1,8 @@
-"""`sp-fast fit`: from folders of images and a few labels to a model, and what it is worth."""
+"""`sp-fast fit`: from folders of images and a few labels to a model and a page about it."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -10,6 +11,8 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,8 +29,9 @@ EXAMPLES = """
 \b
 Examples:
   A few labelled images among many:
-    sp-fast fit photos --labels labels.json --weights mobilenet_v2.pth --out runs/fit
-  Labelled and validation images in folders of their own; does pre-training help?
+    sp-fast fit photos --labels labels.json --weights mobilenet_v2.pth \\
+      --out runs/fit
+  Labelled and validation images in other folders; does pre-training help?
     sp-fast fit photos more_photos --labels train.json --label-images train \\
       --val val.json --val-images val --weights mobilenet_v2.pth \\
       --compare --seeds 0,1,2 --out runs/fit
@@ -55,8 +59,13 @@ def fit(
     val: Annotated[
         Path | None, typer.Option(help="Labels to validate on [a fifth of the labelled images].")
     ] = None,
-    val_images: Annotated[Path | None, typer.Option(help="Folder of their images [--label-images].")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Published weights of the backbone; needed.")] = None,
+    val_images: Annotated[
+        Path | None, typer.Option(help="Folder of the images of --val [that of the labelled images].")
+    ] = None,
+    # Without it, the error tells where to download some.
+    weights: Annotated[
+        Path | None, typer.Option(help="Published weights of the backbone.  [required]")
+    ] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Also train without pre-training.")] = False,
     seeds: Annotated[str, typer.Option(help="Random seeds, comma-separated.")] = "0",
     model: Annotated[str | None, typer.Option(help="Model [by weights and device].")] = None,
@@ -70,12 +79,12 @@ def fit(
         int | None, typer.Option(min=1, help="Most objects that the model finds [by the labels].")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Choose the steps to take about this many minutes.")
+        float | None, typer.Option(help="Choose the steps so that the command takes about so many minutes.")
     ] = None,
     prompts: Annotated[
-        bool,
-        typer.Option("--prompts/--no-prompts", help="Pre-train with saliency prompts on the kernels."),
-    ] = True,
+        bool | None,
+        typer.Option("--prompts/--no-prompts", help="Pre-train with saliency prompts on the kernels [yes]."),
+    ] = None,
     class_agnostic: Annotated[
         bool, typer.Option("--class-agnostic", help="Take all classes as one.")
     ] = False,
@@ -85,11 +94,12 @@ def fit(
     ] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the fit in --out.")] = False,
 ) -> None:
-    """Pre-train on images, fine-tune on a few labels, evaluate: a model, its page and what it is worth.
+    """Pre-train on images, fine-tune on a few labels and evaluate; writes a model and a page about it.
 
     Settings are chosen from the data and the device, and printed with the reason. With --compare, the page
-    answers whether pre-training helps on these images.
+    tells whether pre-training helps on these images.
     """
+    began = time.monotonic()
     numbers = seed_numbers(seeds)
     if minutes is not None and minutes <= 0:
         raise ValueError(f"--minutes: expected a number above 0, got {minutes:g}")
@@ -104,7 +114,7 @@ def fit(
         "finetune_steps": finetune_steps,
         "kernels": kernels,
         "amp": amp,
-        "prompts": None if prompts else "none",
+        "prompts": None if prompts is None else "cosine" if prompts else "none",
     }
     request = {
         "images": [_absolute(path) for path in images],
@@ -122,9 +132,12 @@ def fit(
     console = Console()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a half-made folder is removed
     try:
-        arguments = _prepared(out, request, overwrite, gpu, numbers, compare, console)
+        make = functools.partial(_new, out, request, gpu, numbers, compare, console, began)
+        arguments = _prepared(out, request, overwrite, gpu, make)
         _print_settings(arguments, console)
-        from sp_fast.experiments.fit import write_model  # takes seconds
+        from sp_fast.experiments.fit import PRETRAINED, write_model  # takes seconds
+
+        compared = compare or _compared(out, arguments)
     except (KeyboardInterrupt, SystemExit) as stopped:
         console.print("Interrupted. Run the same command again to continue.")
         raise typer.Exit(getattr(stopped, "code", 130)) from None
@@ -132,9 +145,10 @@ def fit(
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(1) from None
     command = shlex.join(["sp-fast", *(word for word in sys.argv[1:] if word != "--overwrite")])
-    arguments |= {"compare": compare, "command": command}
-    run_and_report("fit", out, arguments, seeds=numbers, finish=write_model)
-    _print_use(out, numbers, compare, console)
+    arguments |= {"compare": compared, "command": command}
+    rows = None if compare else [PRETRAINED]
+    run_and_report("fit", out, arguments, rows=rows, seeds=numbers, finish=write_model)
+    _print_use(out, compared, console)
 
 
 def _use(device: str) -> bool:
@@ -181,9 +195,7 @@ def _prepared(
     request: dict[str, Any],
     overwrite: bool,
     gpu: bool,
-    seeds: list[int],
-    compare: bool,
-    console: Console,
+    make: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
     """The experiment's arguments: those of an earlier call of the same request, or new ones."""
     from sp_fast.train import removed_on_failure
@@ -191,10 +203,9 @@ def _prepared(
     path = out / STORED
     if path.is_file() and not overwrite:
         stored = json.loads(path.read_text())
-        other = {name for name in request if stored["request"].get(name) != request[name]}
-        if other:
+        if other := _other(request, stored):
             raise ValueError(
-                f"--out: {out} holds a fit with other {', '.join(sorted(other))}; repeat its command to go "
+                f"--out: {out} holds a fit with other {', '.join(other)}; repeat its command to go "
                 "on, or use another folder or --overwrite"
             )
         return stored["arguments"]
@@ -204,9 +215,34 @@ def _prepared(
             _data_and_settings(Path(temporary), request, gpu)
     _clear(out)
     with removed_on_failure(out):
-        arguments = _new(out, request, gpu, seeds, compare, console)
+        arguments = make()
         write_json({"request": request, "arguments": arguments}, path)
     return arguments
+
+
+def _other(request: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    """What a request asks for that a stored fit does not have.
+
+    A setting has to have the value that the fit was made with, whether that was given or chosen.
+    """
+    before = stored["request"]
+    found = {name for name in request if name != "settings" and before.get(name) != request[name]}
+    values = {name: value for name, value, _ in stored["arguments"]["settings"]}
+    asked = request["settings"]
+    found |= {name for name, value in asked.items() if values.get(name) != value}
+    return sorted(found | before["settings"].keys() - asked.keys())
+
+
+def _compared(out: Path, arguments: dict[str, Any]) -> bool:
+    """Whether an earlier call finished a training without pre-training, which the report keeps."""
+    from sp_fast.experiments.fit import WITHOUT
+    from sp_fast.experiments.plan import Plan
+    from sp_fast.experiments.store import STAMP, Source, recall
+
+    if not (out / STAMP).is_file():
+        return False
+    plan = Plan(Source("fit", {**arguments, "compare": True}).load(), out, recall(out)[1])
+    return any(plan.runs[key].finished for (row, _, _), key in plan.parts.items() if row == WITHOUT)
 
 
 def _clear(out: Path) -> None:
@@ -224,15 +260,22 @@ def _clear(out: Path) -> None:
 
 
 def _new(
-    out: Path, request: dict[str, Any], gpu: bool, seeds: list[int], compare: bool, console: Console
+    out: Path,
+    request: dict[str, Any],
+    gpu: bool,
+    seeds: list[int],
+    compare: bool,
+    console: Console,
+    began: float,
 ) -> dict[str, Any]:
-    """Gathers the data and chooses the settings."""
+    """Gathers the data and chooses the settings; `began` is when the command did, in monotonic time."""
     import dataclasses
 
     from sp_fast.experiments.candidates import SECONDS, choose_proposals
     from sp_fast.experiments.fit import finetuning
-    from sp_fast.experiments.pace import OF_PROPOSALS, fit_into, seconds_per_step
+    from sp_fast.experiments.pace import OF_PROPOSALS, Budget, fit_into, measure_pace
     from sp_fast.experiments.scheduler import default_jobs
+    from sp_fast.experiments.settings import with_caches
     from sp_fast.progress import RunProgress
     from sp_fast.proposals.backbones import backbone_of
 
@@ -244,12 +287,17 @@ def _new(
     with RunProgress("ways", console) as progress:
         features = {"name": backbone, "weights": weights}
         seconds = SECONDS if minutes is None else min(SECONDS, 60 * minutes * OF_PROPOSALS)
-        choices.append(choose_proposals(data, features, masks, progress, seconds))
+        proposals, takes = choose_proposals(data, features, masks, progress, seconds)
+    choices.append(proposals)
     if minutes is not None:
         chosen = {one.name: one.value for one in choices}
-        second = seconds_per_step(finetuning(data, weights, chosen, request["class_agnostic"]))
-        chains = len(seeds) * (2 if compare else 1)
-        choices = fit_into(choices, minutes, second, chains, default_jobs())
+        pace = measure_pace(finetuning(data, weights, chosen, request["class_agnostic"]))
+        chains, spent = len(seeds) * (2 if compare else 1), time.monotonic() - began
+        budget = Budget(minutes, spent, takes, data.val_count, chains, default_jobs())
+        choices, too_short = fit_into(choices, budget, pace)
+        choices = with_caches(choices, data)
+        if too_short:
+            console.print(Text(too_short, style="bold"), soft_wrap=True)
     return {
         "data": dataclasses.asdict(data),
         "weights": weights,
@@ -280,24 +328,26 @@ def _print_settings(arguments: dict[str, Any], console: Console) -> None:
         ),
         soft_wrap=True,
     )
+    from sp_fast.experiments.settings import Choice, shown
+
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("setting", "value", "reason"):
         table.add_column(column, overflow="fold")
-    for name, value, reason in arguments["settings"]:
-        shown = value if isinstance(value, str) else json.dumps(value)
-        table.add_row(*map(Text, (name, shown, reason)))
+    for one in (Choice(*each) for each in arguments["settings"]):
+        table.add_row(*map(Text, (one.name, shown(one), one.reason)))
     console.print(table)
 
 
-def _print_use(out: Path, seeds: list[int], compare: bool, console: Console) -> None:
+def _print_use(out: Path, compared: bool, console: Console) -> None:
     from sp_fast.experiments import results
     from sp_fast.experiments.plan import Plan
     from sp_fast.experiments.store import recall
     from sp_fast.experiments.use import MODEL, use
 
-    plan = Plan(recall(out)[0].load(), out, seeds)
+    source, seeds = recall(out)
+    plan = Plan(source.load(), out, seeds)
     told = use(plan, results.collect(plan))
     lines = [f"Model:   {out / MODEL}", "", "Next:", *(f"  {one}" for one in (told.commands if told else []))]
-    if not compare:
+    if not compared or len(seeds) < 3:  # with fewer, a comparison cannot tell
         lines.append("  the same command with --compare --seeds 0,1,2: does pre-training help?")
     console.print(Text("\n".join(lines)), soft_wrap=True)

@@ -40,8 +40,8 @@ CANDIDATES: dict[str, dict[str, Any]] = {
         "size": 640,
         "options": {**COSINE, "grid": _GRIDS, "threshold": 0.7},
     },
-    "several scales": {"backbone": {}, "size": None, "options": {"preset": "multiscale"}},
-    "untrained features at stride 4": {
+    "multiscale": {"backbone": {}, "size": None, "options": {"preset": "multiscale"}},
+    "multiscale, untrained features at stride 4": {
         "backbone": {"name": "random", "weights": None, "padding": "replicate"},
         "size": None,
         "options": {"preset": "multiscale", "sizes": [480]},
@@ -55,7 +55,7 @@ def choose_proposals(
     masks: int,
     progress: Callable[[int, int], None],
     seconds: float = SECONDS,
-) -> Choice:
+) -> tuple[Choice, float]:
     """Tries all candidates on some labelled images.
 
     Args:
@@ -66,8 +66,8 @@ def choose_proposals(
         seconds: time that the chosen one may take for all images; twice that of the fastest is allowed too.
 
     Returns:
-        The choice; its value is the candidate with the highest mean best IoU, with `masks` in its options
-        and the `channels` of its features.
+        The choice, and the seconds that it will take for all images. The choice's value is the candidate with
+        the highest mean best IoU, with its name, `masks` in its options and the `channels` of its features.
     """
     found = {
         name: {**one, "options": {**one["options"], "max_masks": masks}} for name, one in CANDIDATES.items()
@@ -92,8 +92,9 @@ def choose_proposals(
         if name != best
     )
     iou, above = scores[best].mean_best_iou, scores[best].above_half
-    why = f"{best}: mean best IoU {iou:.2f} with your labels, {above:.0%} above 0.5; others {others}"
-    return Choice("proposals", {**found[best], "channels": channels[best]}, why)
+    why = f"mean best IoU {iou:.2f} with your labels, {above:.0%} above 0.5; others {others}"
+    value = {"name": best, **found[best], "channels": channels[best]}
+    return Choice("proposals", value, why), takes[best]
 
 
 def _link_sample(data: FitData, folder: Path) -> int:

@@ -13,7 +13,7 @@ from sp_fast.experiments.experiment import Comparison, Experiment, Proposals, Ro
 from sp_fast.experiments.fit_data import FitData
 from sp_fast.experiments.paper.protocol import WITHOUT_PROMPTS
 from sp_fast.experiments.plan import Plan
-from sp_fast.experiments.settings import Choice
+from sp_fast.experiments.settings import Choice, shown
 from sp_fast.experiments.use import MODEL
 from sp_fast.files import replacing
 from sp_fast.weights.unpickle import load_foreign
@@ -74,7 +74,7 @@ def experiment(
         rows=rows,
         metrics=_metrics(found, class_agnostic),
         comparisons=comparisons,
-        settings=[one._asdict() for one in choices],
+        settings=[one._replace(value=shown(one))._asdict() for one in choices],
         command=command,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -76,37 +77,49 @@ def choose(data: FitData, weights: str, given: Mapping[str, Any], *, gpu: bool) 
 
     device = "a GPU" if gpu else "a CPU"
     backbone = backbone_of(weights)
-    model = add("model", _model(backbone, given.get("model"), gpu), f"weights of {backbone}, {device}")
+    add("model", _model(backbone, given.get("model"), gpu), f"weights of {backbone}, {device}")
     side, why = _side(labels, gpu)
-    size = add("size", side, why)
+    add("size", side, why)
     many = max(40, 20 * math.ceil(1.3 * labels.most_objects / 20))
     why = f"95 % of the labelled images have up to {labels.most_objects} objects"
     kernels = add("kernels", min(many, 300), why)
-    why = "half of the kernels: the others learn what is background"
-    add("masks", max(1, kernels // 2), f"pseudo labels per image, {why}")
+    why = "most pseudo labels per image: half as many as kernels, so that the other kernels learn background"
+    add("masks", max(1, kernels // 2), why)
     wanted = 8 if gpu else 2 if labels.mean_objects > MANY_OBJECTS else 4
     why = f"{device}, {labels.mean_objects:.0f} objects per labelled image"
     batch = add("batch_size", min(wanted, data.labels_count), why)
     passes, low, high = (100, 8000, 160_000) if gpu else (70, 1200, 2400)
     steps = min(max(passes * data.labels_count, low), high) // batch
     why = f"{passes} passes over {data.labels_count} images, {low} to {high} images on {device}"
-    finetune = add("finetune_steps", steps, why)
+    add("finetune_steps", steps, why)
     passes, low, high = (12, 16_000, 240_000) if gpu else (6, 800, 1200)
     steps = min(max(passes * data.images_count, low), high) // batch
     why = f"{passes} passes over {data.images_count} images, {low} to {high} images on {device}"
-    pretrain = add("pretrain_steps", steps, why)
+    add("pretrain_steps", steps, why)
     add("amp", gpu, "bfloat16 saves time and memory on a GPU" if gpu else "bfloat16 gains little on a CPU")
     why = "of the steps; the learning rate then falls along a cosine"
     choices.append(Choice("warmup", 0.05, why))
-    frozen = model in FROZEN
-    for name, count, of in (
-        ("pretrain_cache", data.images_count, pretrain * batch),
-        ("finetune_cache", data.labels_count, finetune * batch),
-    ):
-        choices.append(Choice(name, *_cache(count, of, _longest(size), labels.most_objects, frozen)))
     why = "the most similar prompt for each kernel; their mean stays in the kernels after pre-training"
     add("prompts", "cosine", why)
-    return choices
+    return with_caches(choices, data)
+
+
+def with_caches(choices: list[Choice], data: FitData) -> list[Choice]:
+    """The choices with those of the caches, which follow from the numbers of steps."""
+    found, most = {one.name: one for one in choices}, measure(data).most_objects
+    frozen, side = found["model"].value in FROZEN, _longest(found["size"].value)
+    for stage, count in (("pretrain", data.images_count), ("finetune", data.labels_count)):
+        seen = found[f"{stage}_steps"].value * found["batch_size"].value
+        found[f"{stage}_cache"] = Choice(f"{stage}_cache", *_cache(count, seen, side, most, frozen))
+    return list(found.values())
+
+
+def shown(choice: Choice) -> str:
+    """The value as text; of the proposals their name, since all of it is in settings.json."""
+    if choice.name == "proposals":
+        # Folders of earlier versions have the name in the reason.
+        return choice.value.get("name") or choice.reason.partition(":")[0]
+    return choice.value if isinstance(choice.value, str) else json.dumps(choice.value)
 
 
 def _model(backbone: str, given: str | None, gpu: bool) -> str:

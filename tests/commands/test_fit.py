@@ -1,14 +1,21 @@
 """`sp-fast fit` as a user calls it: a small one to its end, and bad input."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from sp_fast.commands import fit as command
 from sp_fast.commands.app import app
 from sp_fast.data.synthetic import SetOptions, make_set
-from sp_fast.experiments import candidates, scheduler
+from sp_fast.experiments import candidates, pace, scheduler
+from sp_fast.experiments.plan import Plan
+from sp_fast.experiments.settings import Choice
+from sp_fast.experiments.store import Source
+from sp_fast.files import write_json
 from sp_fast.proposals.networks import layers
 
 pytest.importorskip("mmdet")
@@ -43,7 +50,7 @@ def fitted(folder):
     """The folder of a finished fit, and what was printed."""
     with pytest.MonkeyPatch.context() as patch:
         one = {"backbone": {"stage": 3, "padding": "replicate"}, "size": 64, "options": {}}
-        patch.setattr(candidates, "CANDIDATES", {"one": one})
+        patch.setattr(candidates, "CANDIDATES", {"one, coarser": one})
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         result = call(folder, folder / "out")
     assert result.exit_code == 0, result.output
@@ -64,8 +71,12 @@ def test_a_model_a_page_and_the_next_commands(fitted):
         assert name in printed
         assert f"<td>{name}</td>" in page
     assert "4 labelled, 1 to validate on (held out of the labelled ones)" in printed
-    for command in ("predict", "evaluate", "export"):
-        assert f"sp-fast {command} {out / 'model.pth'}" in printed
+    assert "<td>proposals</td><td><code>one, coarser</code></td>" in page
+    assert "| proposals | one, coarser |" in (out / "report.md").read_text()
+    assert "one, coarser" in printed
+    assert "replicate" not in printed
+    for name in ("predict", "evaluate", "export"):
+        assert f"sp-fast {name} {out / 'model.pth'}" in printed
 
 
 def test_the_same_command_goes_on_and_another_is_refused(fitted, folder):
@@ -77,7 +88,95 @@ def test_the_same_command_goes_on_and_another_is_refused(fitted, folder):
     assert {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")} == before
     other = call(folder, out, **{"batch-size": 1})
     assert isinstance(other.exception, ValueError)
-    assert "holds a fit with other settings" in str(other.exception)
+    assert "holds a fit with other batch_size" in str(other.exception)
+
+
+def finished_without(out):
+    """Puts the results of the row without pre-training, as if an earlier call had trained it."""
+    arguments = json.loads((out / "settings.json").read_text())["arguments"]
+    plan = Plan(Source("fit", {**arguments, "compare": True}).load(), out, [0])
+    name = plan.experiment.trainings[-1]
+    shutil.copytree(plan.of("pretrained", name, 0).folder, plan.of("without", name, 0).folder)
+
+
+def test_a_finished_comparison_stays_in_the_report(fitted, folder, tmp_path):
+    out = shutil.copytree(fitted[0], tmp_path / "out", symlinks=True)
+    assert "no pre-training" not in (out / "report.md").read_text()
+    finished_without(out)
+    for more in ((), ("--compare",), ()):
+        result = call(folder, out, *more)
+        assert result.exit_code == 0, result.output
+        for name in ("report.md", "report.html"):
+            assert "no pre-training" in (out / name).read_text()
+        # One seed cannot tell.
+        assert "--compare --seeds 0,1,2: does pre-training help?" in result.output
+    write_json(
+        {**json.loads((out / "experiment.json").read_text()), "seeds": [0, 1, 2]}, out / "experiment.json"
+    )
+    result = call(folder, out, "--compare")
+    assert "does pre-training help?" not in result.output
+
+
+@pytest.fixture
+def unstarted(monkeypatch):
+    """Calls end once the settings are chosen, with these proposals and this pace."""
+    proposals = {"name": "one", "backbone": {}, "size": 64, "options": {}, "channels": 96}
+    found = Choice("proposals", proposals, "because"), 30.0
+    monkeypatch.setattr(candidates, "choose_proposals", lambda *_: found)
+    monkeypatch.setattr(pace, "measure_pace", lambda _: pace.Pace(step=0.5, evaluated=0.5, start=8.0))
+    monkeypatch.setattr(command, "run_and_report", lambda *_, **__: None)
+    monkeypatch.setattr(command, "_print_use", lambda *_: None)
+
+
+def chosen(out):
+    found = json.loads((out / "settings.json").read_text())["arguments"]["settings"]
+    return {name: value for name, value, _ in found}
+
+
+@pytest.mark.parametrize(
+    ("asked", "value", "same", "others"),
+    [
+        ((), "cosine", [(), ("--prompts",)], [("--no-prompts",)]),
+        (("--prompts",), "cosine", [("--prompts",)], [("--no-prompts",), ()]),
+        (("--no-prompts",), "none", [("--no-prompts",)], [("--prompts",), ()]),
+    ],
+)
+def test_prompts_are_those_of_the_folder(unstarted, folder, tmp_path, asked, value, same, others):
+    out = tmp_path / "out"
+    for more in (asked, *same):
+        result = call(folder, out, *more)
+        assert result.exit_code == 0, result.output
+        assert chosen(out)["prompts"] == value
+    for more in others:
+        assert "holds a fit with other prompts" in str(call(folder, out, *more).exception)
+
+
+def test_prompts_of_a_folder_made_while_they_were_off_by_default(unstarted, folder, tmp_path):
+    out = tmp_path / "out"
+    assert call(folder, out).exit_code == 0
+    stored = json.loads((out / "settings.json").read_text())
+    settings = stored["arguments"]["settings"]
+    settings[:] = [[name, "none" if name == "prompts" else value, why] for name, value, why in settings]
+    write_json(stored, out / "settings.json")
+    for more in ((), ("--no-prompts",)):
+        assert call(folder, out, *more).exit_code == 0
+        assert chosen(out)["prompts"] == "none"
+    assert "holds a fit with other prompts" in str(call(folder, out, "--prompts").exception)
+
+
+def test_time_that_is_spent_counts(unstarted, folder, tmp_path, monkeypatch):
+    steps = {"pretrain-steps": None, "finetune-steps": None}
+    found = []
+    for spent in (0.0, 300.0, 560.0):
+        times = iter((1000.0, 1000.0 + spent))
+        monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda times=times: next(times)))
+        out = tmp_path / f"{spent:g}"
+        result = call(folder, out, minutes=10, **steps)
+        assert result.exit_code == 0, result.output
+        found.append(chosen(out)["pretrain_steps"] + chosen(out)["finetune_steps"])
+        assert ("--minutes 10 cannot be met: 20 steps are the least" in result.output) == (spent == 560)
+    assert 0.5 * (found[0] - found[1]) == pytest.approx(pace.SHARE * 300, abs=1)
+    assert found[2] == 2 * pace.LEAST
 
 
 def test_bad_input_leaves_an_earlier_fit(fitted, folder):

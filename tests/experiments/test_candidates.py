@@ -31,7 +31,7 @@ def data(tmp_path):
 
 
 def choose(data, monkeypatch, ious, seconds):
-    """The choice among candidates with these mean best IoUs and seconds per image."""
+    """The choice among candidates with these mean best IoUs and seconds per image, and the time it takes."""
     names, sampled, clock = list(ious), [], [0.0]
 
     def propose(images, out, backbone, one):
@@ -48,31 +48,32 @@ def choose(data, monkeypatch, ious, seconds):
     monkeypatch.setattr(candidates, "score_proposals", score)
     # Of this module alone: a frozen clock elsewhere makes joining a process wait for ever.
     monkeypatch.setattr(candidates, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    choice = candidates.choose_proposals(data, {"name": "random"}, 7, lambda *_: None)
+    choice, takes = candidates.choose_proposals(data, {"name": "random"}, 7, lambda *_: None)
     assert len({frozenset(one) for one in sampled}) == 1
     assert 8 <= len(sampled[0]) <= candidates.SAMPLED
     assert "a/0.png" not in sampled[0]  # it has no objects
-    return choice
+    return choice, takes
 
 
 def test_the_candidate_that_fits_the_labels_best_is_chosen(data, monkeypatch):
-    choice = choose(data, monkeypatch, {"x": 0.1, "y": 0.4, "z": 0.3}, {"x": 0.1, "y": 0.5, "z": 0.1})
+    choice, takes = choose(data, monkeypatch, {"x": 0.1, "y": 0.4, "z": 0.3}, {"x": 0.1, "y": 0.5, "z": 0.1})
     assert choice.value == {"name": "y", "options": {"max_masks": 7}, "channels": 1}
-    assert choice.reason.startswith("y: mean best IoU 0.40 with your labels, 25% above 0.5")
+    assert takes == pytest.approx(0.5 * data.images_count)
+    assert choice.reason.startswith("mean best IoU 0.40 with your labels, 25% above 0.5")
     assert "0.10 (x)" in choice.reason
     assert "0.30 (z)" in choice.reason
 
 
 def test_one_that_takes_too_long_for_all_images_is_not(data, monkeypatch):
     slow = candidates.SECONDS / 100 + 1
-    choice = choose(data, monkeypatch, {"x": 0.1, "y": 0.4, "z": 0.3}, {"x": 0.1, "y": slow, "z": 0.1})
+    choice, _ = choose(data, monkeypatch, {"x": 0.1, "y": 0.4, "z": 0.3}, {"x": 0.1, "y": slow, "z": 0.1})
     assert choice.value["name"] == "z"
     assert "0.40 (y; too slow)" in choice.reason
 
 
 def test_all_slow_ones_stay_in_the_choice(data, monkeypatch):
     slow = candidates.SECONDS / 100 + 1
-    choice = choose(data, monkeypatch, {"x": 0.1, "y": 0.4}, {"x": slow, "y": 1.5 * slow})
+    choice, _ = choose(data, monkeypatch, {"x": 0.1, "y": 0.4}, {"x": slow, "y": 1.5 * slow})
     assert choice.value["name"] == "y"
 
 
@@ -93,10 +94,12 @@ WORKER = """
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 run = json.loads((folder / "run.json").read_text())
-assert run["kind"] == "train" and run["spec"]["options"]["default_hooks.logger.interval"] == 1
+options = run["spec"]["options"]
+assert run["kind"] == "train" and options["default_hooks.logger.interval"] == 1
+assert options["train_cfg.val_interval"] == run["spec"]["steps"] == 6
 coco = json.loads(pathlib.Path(run["spec"]["annotations"]).read_text())
 (folder / "1" / "vis_data").mkdir(parents=True)
-seconds = [9.0, 5.0, 0.5, 0.25, 0.75, 0.5]
+seconds = [9.0, 5.0, 0.5, 0.25, 0.75, 0.125]  # the last is that of the evaluation
 lines = [json.dumps({"step": step, "time": one}) for step, one in enumerate(seconds, start=1)]
 (folder / "1" / "vis_data" / "scalars.json").write_text("\\n".join(lines))
 print(len(coco["images"]), "images")
@@ -107,11 +110,14 @@ sys.exit(len(coco["images"]) != 4)
 def test_steps_are_timed_after_the_first_two(data, tmp_path, monkeypatch):
     (tmp_path / "worker.py").write_text(WORKER)
     monkeypatch.setattr(pace, "WORKER", (sys.executable, str(tmp_path / "worker.py")))
+    clock = iter([100.0, 110.0, 200.0, 210.0])
+    monkeypatch.setattr(pace, "time", SimpleNamespace(monotonic=lambda: next(clock)))
 
     def training(batch):
         return Training("x", "photos", data.labels, options={"train_dataloader.batch_size": batch})
 
-    assert pace.seconds_per_step(training(2)) == 0.5
+    # Of the 10 seconds, 6 steps take 3, and the evaluation of 4 images half a second.
+    assert pace.measure_pace(training(2)) == pace.Pace(step=0.5, evaluated=0.125, start=6.5)
     with pytest.raises(RunFailedError, match=r"(?s)to measure their time failed:.*6 images"):
-        pace.seconds_per_step(training(3))
+        pace.measure_pace(training(3))
     assert len(load_coco(data.labels)["images"]) == 30

@@ -7,8 +7,8 @@ import torch
 
 from sp_fast.data.coco import save_coco
 from sp_fast.experiments.fit_data import FitData
-from sp_fast.experiments.pace import SHARE, fit_into
-from sp_fast.experiments.settings import GIVEN, choose
+from sp_fast.experiments.pace import LEAST, SHARE, Budget, Pace, fit_into
+from sp_fast.experiments.settings import GIVEN, Choice, choose, shown, with_caches
 from sp_fast.proposals.networks import layers
 
 pytest.importorskip("mmdet")
@@ -88,19 +88,86 @@ def test_models_and_weights_have_to_fit(tmp_path, weights):
         choose(found, weights, {"model": "knet_r50"}, gpu=False)
 
 
-def test_steps_fit_into_the_time(tmp_path, weights):
+# Ten minutes, one of which is spent. Besides the steps: 30 + 8 seconds for the pseudo labels and, for each
+# round of trainings, 2 * 8 to start them and 3 * 20 * 0.2 to evaluate.
+BUDGET = Budget(minutes=10, spent=60, proposals=30, evaluated=20, chains=2, jobs=2)
+PACE = Pace(step=0.5, evaluated=0.2, start=8)
+
+
+def fitted(choices, **changed):
+    choices, told = fit_into(choices, BUDGET._replace(**changed), PACE)
+    return {one.name: one for one in choices}, told
+
+
+def steps(found):
+    return found["pretrain_steps"].value + found["finetune_steps"].value
+
+
+def test_steps_fit_into_the_time_left(tmp_path, weights):
     choices = choose(data(tmp_path, 256, 2, 100), weights, {}, gpu=False)
-    found = {one.name: one for one in fit_into(choices, 10, 0.5, chains=2, jobs=2)}
-    total = found["pretrain_steps"].value + found["finetune_steps"].value
-    assert total * 0.5 == pytest.approx(10 * 60 * SHARE, rel=0.01)
-    assert "--minutes 10" in found["finetune_steps"].reason
-    twice = {one.name: one for one in fit_into(choices, 10, 0.5, chains=4, jobs=2)}
-    assert twice["finetune_steps"].value == pytest.approx(found["finetune_steps"].value / 2, rel=0.01)
+    found, told = fitted(choices)
+    assert told is None
+    assert steps(found) * 0.5 == pytest.approx(SHARE * 540 - 38 - 28, rel=0.01)
+    assert found["finetune_steps"].reason == (
+        "--minutes 10: 9:00 left, 1:06 of it to make pseudo labels, start and evaluate; 0.50 s per step"
+    )
+    twice, _ = fitted(choices, chains=4)
+    assert 2 * steps(twice) * 0.5 == pytest.approx(SHARE * 540 - 38 - 2 * 28, rel=0.01)
     assert twice["kernels"] == found["kernels"]
 
 
 def test_given_steps_are_not_changed_for_the_time(tmp_path, weights):
     choices = choose(data(tmp_path, 256, 2, 100), weights, {"finetune_steps": 300}, gpu=False)
-    found = {one.name: one for one in fit_into(choices, 10, 0.5, chains=1, jobs=2)}
+    found, told = fitted(choices)
     assert (found["finetune_steps"].value, found["finetune_steps"].reason) == (300, GIVEN)
-    assert found["pretrain_steps"].value == pytest.approx(10 * 60 * SHARE / 0.5 - 300, rel=0.01)
+    assert steps(found) * 0.5 == pytest.approx(SHARE * 540 - 38 - 28, rel=0.01)
+    assert told is None
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        # 590 s are spent, the steps take 0.5 s each and everything else 66 s.
+        ({}, "20 steps are the least, about 12 minutes in all; AP will be near 0. Without --minutes, "),
+        (
+            {"pretrain_steps": 100},
+            "20 steps beside the given ones are the least, about 12 minutes in all; AP ",
+        ),
+        ({"finetune_steps": 300}, "20 steps beside the given ones are the least, about 14 minutes in all"),
+        ({"finetune_steps": 300, "pretrain_steps": 100}, "the steps are given, about 15 minutes in all"),
+    ],
+)
+def test_a_time_that_is_too_short_is_told(tmp_path, weights, given, told):
+    choices = choose(data(tmp_path, 256, 2, 100), weights, given, gpu=False)
+    found, said = fitted(choices, spent=590)
+    for name in ("pretrain_steps", "finetune_steps"):
+        assert found[name][1:] == ((given[name], GIVEN) if name in given else (LEAST, "the least"))
+    assert said.startswith(f"--minutes 10 cannot be met: {told}")
+    assert ("AP" in said) == ("finetune_steps" not in given)
+
+
+def test_caches_follow_from_the_final_steps(tmp_path, weights):
+    found = data(tmp_path, 256, 2, 100)
+    choices = choose(found, weights, {}, gpu=False)
+    before = {one.name: one for one in choices}
+    assert "each of 4 images is seen 300 times" in before["finetune_cache"].reason
+    after = {one.name: one for one in with_caches(list(fitted(choices, spent=520)[0].values()), found)}
+    # Steps of 4 images.
+    assert after["finetune_steps"].value == LEAST
+    assert f"each of 4 images is seen {LEAST} times" in after["finetune_cache"].reason
+    assert (before["pretrain_cache"].value, after["pretrain_cache"].value) == ("features", "ram")
+    assert after.keys() == before.keys()
+
+
+def test_prompts_are_on_unless_told(tmp_path, weights):
+    found = data(tmp_path, 256, 2, 100)
+    assert chosen(found, weights)["prompts"].value == "cosine"
+    assert chosen(found, weights, prompts="none")["prompts"] == ("prompts", "none", GIVEN)
+
+
+def test_values_are_shown_as_text():
+    named = Choice("proposals", {"name": "one, finer", "options": {}}, "best")
+    earlier = Choice("proposals", {"options": {}}, "several scales: mean best IoU 0.4")
+    assert [shown(one) for one in (named, earlier)] == ["one, finer", "several scales"]
+    others = (Choice("model", "knet", ""), Choice("size", [640, 480], ""), Choice("amp", False, ""))
+    assert [shown(one) for one in others] == ["knet", "[640, 480]", "false"]
