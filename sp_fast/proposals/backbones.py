@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -134,7 +135,8 @@ def build_backbone(
         stage: stage whose output is used, 1 to 4 (strides 4, 8, 16 and 32); 4 for a ViT: its last block.
         padding: what convolutions see beyond the border of the image, "zeros" or "replicate" (the values at
             the border). Zeros, as in training, often make cells along the border alike, which gives a mask.
-        weights: checkpoint in any layout that `load_backbone_weights` reads; None: random weights.
+        weights: checkpoint in any layout that `load_backbone_weights` reads; None: random weights, with a
+            warning, since masks of their features mean little (those of `random` are made for it).
         allow_partial: accept a checkpoint with missing parameters, which stay random.
         seed: random seed of the initial weights; the global random state is not changed.
         folded: let a CPU run torchvision's networks with zero padding as a copy of folded layers, several
@@ -163,4 +165,9 @@ def build_backbone(
             backbone = ConvBackbone(layers(name, style, stage), name, style, stage, padding, folded)
     if weights is not None:
         load_backbone_weights(backbone, weights, allow_partial=allow_partial)
+    elif name != "random":
+        warnings.warn(
+            f"weights: got none, so {name} has random weights, whose masks mean little; pass a checkpoint",
+            stacklevel=2,
+        )
     return backbone

@@ -1,5 +1,7 @@
 """Backbones: their features, which padding does not change."""
 
+import warnings
+
 import pytest
 import torch
 import torchvision
@@ -24,6 +26,14 @@ def test_resnet_matches_torchvision(name: str, channels: int) -> None:
     x = backbone.normalize(images((64, 96))[0])[None]
     with torch.no_grad():
         torch.testing.assert_close(backbone(x), trunk(x))
+
+
+def test_random_weights_are_named_where_they_may_not_be_meant() -> None:
+    with pytest.warns(UserWarning, match="weights: got none, so resnet18 has random weights"):
+        build_backbone("resnet18", stage=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_backbone("random")
 
 
 def test_mobilenet_stages() -> None:
