@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -104,9 +105,22 @@ def _print(file: CheckedFile, console: Console) -> None:
             number = "" if severity == NOTE else f" ({len(faults)})"
             console.print(f"\n[{colour}]{severity}[/]: {KINDS[kind].title}{number}", highlight=False)
             for fault in faults[:SHOWN]:
-                console.print(f"  {fault}", markup=False, highlight=False)
+                _print_finding(str(fault), console)
             if len(faults) > SHOWN:
                 console.print(f"  and {len(faults) - SHOWN} more", highlight=False)
-            mend = KINDS[kind].mend if severity == NOTE else f"To mend: {KINDS[kind].mend}"
-            console.print(f"  {mend}", markup=False, highlight=False, style="dim")
+            mend = file.mend(kind) if severity == NOTE else f"To mend: {file.mend(kind)}"
+            _print_finding(mend, console, style="dim")
     console.print(f"\n{file.verdict}", style="bold", highlight=False)
+
+
+def _print_finding(text: str, console: Console, style: str = "") -> None:
+    # Rich would begin further lines at the margin, and break file names.
+    lines = textwrap.fill(
+        text,
+        console.width,
+        initial_indent="  ",
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    console.print(lines, markup=False, highlight=False, soft_wrap=True, style=style)

@@ -56,6 +56,16 @@ class CheckedFile:
         numbers = [(self.number(severity), severity) for severity in (ERROR, WARNING)]
         return ", ".join(counted(number, name) for number, name in numbers)
 
+    def mend(self, kind: str) -> str:
+        """How to mend the faults of a kind; if most images are missing, the folder is probably wrong."""
+        missing = sum(fault.kind == "missing image" for fault in self.faults)
+        if kind != "missing image" or missing <= len(self.images) / 2:
+            return KINDS[kind].mend
+        return (
+            f"{self.folder} is probably not the folder of these images (--images, --val-images): it lacks "
+            f"{missing} of {len(self.images)}"
+        )
+
     def by_kind(self) -> dict[str, list[Fault]]:
         """The faults by kind, in the order of KINDS: errors, warnings, notes."""
         found: dict[str, list[Fault]] = {kind: [] for kind in KINDS}

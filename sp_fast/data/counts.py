@@ -46,7 +46,9 @@ class Counts:
             middle = statistics.median(per_image)
             rows.append(("objects per image", f"{min(per_image)} to {max(per_image)}, median {middle:g}"))
         sizes = ", ".join(f"{number:,} {name}" for name, number in self.sizes.items())
-        rows.append(("sizes", f"{sizes} (32² and 96² pixels)"))
+        others = self.objects - len(self.areas)
+        why = f"; {others:,} not measured: image missing or wrong, or mask empty" if others else ""
+        rows.append(("sizes", f"{sizes} (32² and 96² pixels){why}"))
         names = sorted(self.classes, key=lambda name: -self.classes[name])
         some = ", ".join(f"{name} {self.classes[name]:,}" for name in names[:6])
         rows.append(("classes", f"{len(names)}: {some}" + (", ..." if len(names) > 6 else "")))

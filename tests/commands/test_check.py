@@ -84,6 +84,52 @@ def test_other_formats_are_converted(check, tmp_path):
     assert not out.exists()
 
 
+def test_objects_of_missing_images_are_counted(check, tmp_path):
+    coco = good_set(tmp_path)
+    path, images = write(coco, tmp_path), tmp_path / "images"
+    _, out, _ = check(path, "--images", images)
+    assert "not measured" not in out
+    page = tmp_path / "page.html"
+    for k, said in enumerate(("add the file", "add the file", "it lacks 3 of 4", "it lacks 4 of 4")):
+        (images / f"{k}.png").unlink()
+        code, out, _ = check(path, "--images", images, "--out", page, "--overwrite")
+        assert code == 1
+        assert f"; {2 * (k + 1)} not measured: image missing or wrong" in " ".join(out.split())
+        assert said in " ".join(out.split())
+        assert said in page.read_text()
+
+
+def test_long_findings_are_indented_and_names_whole(check, tmp_path):
+    coco = good_set(tmp_path)
+    name = f"{'a-long-name-' * 10}.png"
+    coco["images"][0]["file_name"] = name
+    _, out, _ = check(write(coco, tmp_path), "--images", tmp_path / "images")
+    start = out.index("error: images missing")
+    first, *more = out[start : out.index("To mend", start)].splitlines()[1:-1]
+    assert first == "  image 1"
+    assert all(line.startswith("    ") for line in more)
+    assert f"({name})" in out
+
+
+def test_yolo_without_names_of_classes(check, tmp_path):
+    good_set(tmp_path)
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "0.txt").write_text("3 0.1 0.1 0.5 0.1 0.5 0.5\n")
+    code, out, err = check(labels, "--images", tmp_path / "images")
+    assert code == 0
+    assert "class 3 1" in out
+    assert f"classes without names: class 3; name them in {labels}/classes.txt" in err
+    assert "or in data.yaml" in err
+    config = tmp_path / "data.yaml"
+    config.write_text("names: [cat]\n")
+    assert f"class 3; name them in {config}" in check(labels, "--images", tmp_path / "images")[2].replace(
+        f"{labels}/../", f"{tmp_path}/"
+    )
+    config.write_text("names: [cat, dog, cow, pig]\n")
+    assert "without names" not in check(labels, "--images", tmp_path / "images")[2]
+
+
 def test_class_names_that_look_like_markup(check, tmp_path):
     coco = good_set(tmp_path)
     coco["categories"][0]["name"] = "[/cat]"

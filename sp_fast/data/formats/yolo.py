@@ -25,7 +25,7 @@ def read(path: Path, images: Path) -> dict[str, Any]:
     builder = Builder(names.values())
     labels = {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.txt")}
     named = images_by_stem(images)
-    found = 0
+    found, unnamed = 0, set()
     for stem, name in named.items():
         file = folder / f"{stem}.txt"
         height, width = image_size(images / name)
@@ -33,12 +33,18 @@ def read(path: Path, images: Path) -> dict[str, Any]:
         if file.is_file():
             found += 1
             for class_id, polygon in _lines(file, height, width):
+                if class_id not in names:
+                    unnamed.add(class_id)
                 builder.object(names.get(class_id, f"class {class_id}"), [polygon])
     if not found:
         raise ValueError(f"{folder}: expected a .txt file of labels for each image of {images}, got none")
     if alone := sorted(labels - named.keys() - {"classes"}):
         files = f"{counted(len(alone), '.txt file')} without an image: {', '.join(alone[:5])}"
         warnings.warn(f"{folder}: left out {files}", stacklevel=2)
+    if unnamed:
+        where = config or f"{folder / 'classes.txt'} (a line for each class, from class 0), or in data.yaml"
+        some = ", ".join(f"class {number}" for number in sorted(unnamed)[:5])
+        warnings.warn(f"{folder}: classes without names: {some}; name them in {where}", stacklevel=2)
     return builder.coco()
 
 
