@@ -37,7 +37,7 @@ def draw(
     ] = None,
     min_score: Annotated[
         float | None,
-        typer.Option(help="Lowest score of a mask [0.3; none for files of `sp-fast propose`]."),
+        typer.Option(help="Lowest score of a mask [0.3; none for masks of `propose`]."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing picture.")] = False,
 ) -> None:

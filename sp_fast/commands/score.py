@@ -98,6 +98,7 @@ def _check_images(masks: list[Path], annotations: Path | None, images: Path) -> 
 
 def _print(found: Comparison, console: Console) -> None:
     from sp_fast.commands import score_tables as tables
+    from sp_fast.data.faults import counted
 
     files = found.files
     several = len(files) > 1
@@ -107,7 +108,7 @@ def _print(found: Comparison, console: Console) -> None:
         files = [dataclasses.replace(one, label=str(k)) for k, one in enumerate(files, 1)]
     _table(console, ["", *(one.label if several else "" for one in files)], tables.overview(files))
     if found.objects is None:
-        console.print(f"{len(found.names)} images", highlight=False)
+        console.print(counted(len(found.names), "image"), highlight=False)
         return
     objects = sum(len(found.objects.masks[name]) for name in found.names)
     skip = 0 if several else 1
@@ -121,7 +122,7 @@ def _print(found: Comparison, console: Console) -> None:
     lines = [[line[0], *line[1 + skip :]] for line in tables.orders(files)]
     _table(console, [*heading, *map(str, tables.COUNTS)], lines)
     console.print(
-        f"{objects} objects in {len(found.names)} of {len(found.objects.images)} annotated images",
+        f"{counted(objects, 'object')} in {len(found.names)} of {len(found.objects.images)} annotated images",
         highlight=False,
     )
 

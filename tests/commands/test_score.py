@@ -59,6 +59,8 @@ def test_without_annotations(score, objects, tmp_path):
     assert "AR10" not in out
     found = json.loads(numbers.read_text())
     assert found["images"] == 5
+    one = coco(tmp_path / "one.json", {"0.png": BOXES["0.png"]})
+    assert score(one)[1].rstrip().endswith("\n1 image")
     assert found["files"][0]["masks"] == 10
     assert "average_recall" not in found["files"][0]
 
