@@ -120,7 +120,7 @@ def test_what_is_no_model_is_an_error(tmp_path):
         sp_fast.load(tmp_path / "text.pth")
     weights = save({"state_dict": {"a": torch.zeros(1)}, "meta": {"epoch": 1}}, tmp_path / "weights.pth")
     with pytest.raises(
-        ValueError, match="expected a trained model, .* got weights alone, such as those of a backbone"
+        ValueError, match=r"expected a trained model, .* got weights alone, such as those of a backbone"
     ):
         sp_fast.load(weights)
     with pytest.raises(ValueError, match="expected the names of the classes"):
