@@ -14,7 +14,7 @@ _SIDE = 320  # longer side in pixels of the image that is segmented, or that of 
 _SCALE = 60.0  # larger: larger segments
 _BLUR = 0.5  # pixels, before segmenting
 _SMALLEST = 30  # pixels of a segment
-_LEAST_OVERLAP = 0.3  # IoU of a refined mask with the mask before
+_LEAST_OVERLAP = 0.1  # IoU of a refined mask with the mask before
 _MOST_OVERLAP = 0.6  # IoU of two refined masks
 _LEVELS = 2**16  # integers add up to the same sum in any order, on any device
 _AT_ONCE = 16  # masks; memory for large tensors takes longer to get than to fill
@@ -46,7 +46,7 @@ def refined_saliency(saliency: Tensor, threshold: Tensor, segments: Tensor) -> T
     """Average the saliency of masks over each segment, so that a segment belongs to a mask or does not.
 
     The saliency is resized to the segments bilinearly. A mask stays as it is if none of it would be left, or
-    if its IoU with itself after refining would be below 0.3.
+    if its IoU with itself after refining would be below 0.1.
 
     Args:
         saliency: fp32 [K, h, w] in [0, 1].

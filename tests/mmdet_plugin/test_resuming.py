@@ -57,7 +57,9 @@ def test_a_checkpoint_of_another_run(other, words):
 def test_a_checkpoint_with_and_without_folded_prompts():
     run, checkpoint = make_run(), checkpoint_of(make_run())
     checkpoint["state_dict"] |= {"received.images": torch.tensor(1), "received.mean": torch.zeros(1, 2)}
-    with pytest.raises(ValueError, match=r"expected a run that does not fold prompts .*, got one that does\."):
+    with pytest.raises(
+        ValueError, match=r"expected a run that does not fold prompts .*, got one that does\."
+    ):
         check_same_run(run, checkpoint, "latest.pth")
     run.model.register_module("received", nn.Linear(1, 1))
     with pytest.raises(ValueError, match=r"expected a run that folds prompts .*, got one that does not\."):

@@ -119,7 +119,10 @@ def test_mean_inside_is_the_mean_of_the_covered_cells():
             dict(prompts=dict(fold="mean", inject="proposal")),
             "prompts.fold: expected 'none' with prompts.inject='proposal', got 'mean'",
         ),
-        (dict(preset="official", prompts=dict(fold="kernel")), "set prompts.fold='none', or prompts.inject='init'"),
+        (
+            dict(preset="official", prompts=dict(fold="kernel")),
+            "set prompts.fold='none', or prompts.inject='init'",
+        ),
         (dict(proposer=dict(grid=(2, 2))), "proposer: expected only with source='shared'"),
         (dict(source="shared", proposer=dict(refine="segments")), "proposer.refine: expected 'none'"),
     ],

@@ -40,15 +40,18 @@ def test_a_mask_is_moved_to_the_edge_of_the_image() -> None:
 
 
 def test_a_mask_that_would_change_beyond_recognition_stays() -> None:
-    segments = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
-    vanished = torch.tensor([[0.9, 0.0, 0.9, 0.0], [0.0, 0.0, 0.0, 0.0]])  # no segment is left
-    shrunk = torch.tensor([[0.9, 0.9, 0.9, 0.9], [0.9, 0.9, 0.9, 0.0]])  # 2 of 7 cells, an IoU of 0.29
-    grown = torch.tensor([[0.0, 0.0, 0.9, 0.0], [0.0, 0.0, 0.0, 0.0]])  # from 1 cell to 6
+    segments = torch.ones(3, 5, dtype=torch.int64)
+    segments[0, 0] = 0
+    vanished, shrunk, grown, halved = torch.zeros(4, 3, 5)
+    vanished[0, :2] = 0.9  # no segment is left
+    shrunk[:, :4] = 0.9  # 1 of 12 cells, an IoU of 0.08
+    grown[2, 4] = 0.9  # from 1 cell to 14
     kept = torch.stack([vanished, shrunk, grown])
-    torch.testing.assert_close(refined_saliency(kept, torch.tensor([0.6, 0.8, 0.1]), segments), kept)
-    halved = torch.tensor([[0.9, 0.9, 0.9, 0.9], [0.0, 0.0, 0.0, 0.0]])  # an IoU of 0.5
-    expected = torch.where(segments == 0, 0.9, 0.3)
+    kept[0, 0, 0] = 0.5
+    torch.testing.assert_close(refined_saliency(kept, torch.tensor([0.6, 0.8, 0.05]), segments), kept)
+    halved[0, :2] = 0.9  # an IoU of 0.5
     refined = refined_saliency(halved[None], torch.tensor([0.6]), segments)[0]
+    expected = torch.where(segments == 0, 0.9, 0.9 / 14)
     torch.testing.assert_close(refined, expected, atol=2**-15, rtol=0)
 
 

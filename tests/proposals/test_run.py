@@ -117,9 +117,7 @@ def test_a_store_that_cannot_be_written_does_not_lose_the_run(
         ({"preset": "multiscale", "sizes": (64, 128), "threshold": (0.5, 0.7)}, 50),
     ],
 )
-def test_masks_and_seeds_match_the_proposer(
-    options: dict, spares: int, folder: Path, tmp_path: Path
-) -> None:
+def test_masks_and_seeds_match_the_proposer(options: dict, spares: int, folder: Path, tmp_path: Path) -> None:
     out, wanted = tmp_path / "masks.json", proposer(**options).options
     run(folder, out, batch_size=4, proposer=proposer(**options))
     model = proposer(**options, max_masks=spares)
