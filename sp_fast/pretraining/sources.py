@@ -87,12 +87,14 @@ class SharedSource(nn.Module):
 
     def __init__(self, proposer: dict | None = None, *, target_stride: int = TARGET_STRIDE) -> None:
         super().__init__()
-        if (proposer or {}).get("refine", "none") != "none":
+        options = proposer or {}
+        refine = options.get("refine", "none")
+        if refine != "none":
             raise ValueError(
-                "proposer.refine: expected 'none', since only the masks of `sp-fast propose` are refined, got "
-                f"{(proposer or {})['refine']!r}"
+                "proposer.refine: expected 'none', since only the masks of `sp-fast propose` are refined, "
+                f"got {refine!r}"
             )
-        self.proposer = SaliencyProposer(**(proposer or {}))
+        self.proposer = SaliencyProposer(**options)
         self.target_stride = target_stride
 
     def forward(
