@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,7 +17,7 @@ from sp_fast.experiments.experiment import PRETRAIN
 from sp_fast.experiments.figures.drawn import write_figures
 from sp_fast.experiments.inputs import missing_inputs
 from sp_fast.experiments.page import page
-from sp_fast.experiments.plan import PROPOSALS, Plan
+from sp_fast.experiments.plan import PROPOSALS, RUNS, Plan
 from sp_fast.experiments.scheduler import is_running
 from sp_fast.experiments.store import Source, option
 from sp_fast.experiments.table import markdown, print_table
@@ -37,14 +38,29 @@ def write_report(plan: Plan, source: Source, console: Console) -> None:
     figures = write_figures(plan, found)
     pictures = "".join(f"![{one.caption}]({one.file})\n\n{one.caption}\n\n" for one in figures)
     table = markdown(found, plan.experiment.notes, plan.experiment.settings)
-    text = f"{table}\n{pictures}![Learning curves]({CURVES})\n\n```\n{command}\n```\n"
-    write_text(text, plan.out / TABLE)
     times = results.read_times(plan)
+    mixed = _mixed_versions(times)
+    text = f"{table}\n{pictures}![Learning curves]({CURVES})\n\n```\n{command}\n```\n"
+    write_text(text + (f"\n{mixed}\n" if mixed else ""), plan.out / TABLE)
     write_text(page(plan, found, times, command, use(plan, found), figures), plan.out / PAGE)
     print_table(found, console)
+    if mixed:
+        console.print(Text(mixed))
     files = [("Page", PAGE), ("Table", TABLE), ("Curves", CURVES), ("Numbers", results.RESULTS)]
     for what, name in [*files, *(("Figure", one.file) for one in figures)]:
         console.print(Text(f"{what + ':':8} {plan.out / name}"), soft_wrap=True)
+
+
+def _mixed_versions(times: dict[str, dict[str, Any]]) -> str:
+    """A warning if the runs were made by several versions, whose defaults may differ; else nothing."""
+    found = {(entry["sp_fast"], entry["revision"]) for entry in times.values()}
+    if len(found) < 2:
+        return ""
+    named = sorted(f"{version} at commit {commit}" if commit else version for version, commit in found)
+    return (
+        f"These runs were made by several versions of sp_fast: {', '.join(named)}. Their defaults may differ; "
+        f"delete the folders of old runs in {RUNS}/ to run them again."
+    )
 
 
 def command_line(plan: Plan, source: Source) -> str:

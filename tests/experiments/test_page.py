@@ -20,6 +20,7 @@ from sp_fast.experiments.report import command_line, write_report
 from sp_fast.experiments.results import collect, read_times
 from sp_fast.experiments.store import Source
 from sp_fast.experiments.use import Use, use
+from sp_fast.files import write_json
 from tests.experiments import made_up
 
 
@@ -265,6 +266,17 @@ def test_the_report_is_four_files_and_the_table(finished: Plan) -> None:
     assert "\n\nMade up & small.\n\n" in text
     assert "| grid\\_size | 4 | given; the paper's: 10\\|20 |\n" in text
     assert "25.0 ± 1.0" in console.file.getvalue()
+
+
+def test_the_report_says_if_runs_were_made_by_several_versions(finished: Plan) -> None:
+    console = Console(file=io.StringIO(), width=300)
+    write_report(finished, Source("demo"), console)
+    assert "several versions" not in console.file.getvalue()
+    times = next(run for run in finished.runs.values() if run.finished).folder / "times.json"
+    write_json({**json.loads(times.read_text()), "revision": "0123abc"}, times)
+    write_report(finished, Source("demo"), console)
+    assert "1.5 at commit 0123abc, 1.5 at commit abc1234. Their defaults" in console.file.getvalue()
+    assert "several versions of sp_fast" in (finished.out / "report.md").read_text()
 
 
 def test_the_command_goes_on_with_the_same_experiment(finished: Plan, tmp_path, monkeypatch) -> None:
