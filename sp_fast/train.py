@@ -37,8 +37,8 @@ examples:
       --images train --annotations train.json \\
       --val-images val --val-annotations val.json \\
       --load-from runs/pretrain/pretrained.pth --work-dir runs/finetune
-  resume after an interruption:
-    sp-fast train CONFIG --work-dir runs/finetune --resume (and the same options)
+  resume after an interruption, with the same options as before:
+    sp-fast train CONFIG --work-dir runs/finetune --resume ...
 """
 
 

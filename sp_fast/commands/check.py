@@ -19,7 +19,8 @@ EXAMPLES = """
 \b
 Examples:
   A training and a validation set in COCO's format, with a page of pictures:
-    sp-fast check train.json --images train --val val.json --val-images val --out check.html
+    sp-fast check train.json --images train --val val.json --val-images val \\
+      --out check.html
   Labels in another format, written in COCO's format for training:
     sp-fast check labels/ --images photos --format yolo --convert train.json
 

@@ -13,7 +13,8 @@ EXAMPLES = """
 \b
 Examples:
   A trained model, with a page of curves and worst images:
-    sp-fast evaluate runs/finetune --images val --annotations val.json --out evaluation
+    sp-fast evaluate runs/finetune --images val --annotations val.json \\
+      --out evaluation
   Results in COCO's format, or what `sp-fast predict` wrote:
     sp-fast evaluate results.json --annotations val.json
     sp-fast evaluate found/predictions.json --annotations val.json

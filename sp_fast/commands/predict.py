@@ -15,7 +15,8 @@ Examples:
   A folder, with the best checkpoint of a run:
     sp-fast predict runs/finetune photos --out found
   One checkpoint, two images, files for LabelMe and YOLO:
-    sp-fast predict runs/finetune/latest.pth a.jpg b.jpg --out found --save labelme,yolo
+    sp-fast predict runs/finetune/latest.pth a.jpg b.jpg \\
+      --out found --save labelme,yolo
   Small objects in large images:
     sp-fast predict runs/finetune aerial --out found --tile 1024
 
