@@ -117,6 +117,20 @@ def test_a_finished_comparison_stays_in_the_report(fitted, folder, tmp_path):
     assert "does pre-training help?" not in result.output
 
 
+@pytest.mark.parametrize(("more", "rows"), [((), ["pretrained"]), (("--compare",), None)])
+def test_a_comparison_is_trained_only_where_asked_for(fitted, folder, tmp_path, monkeypatch, more, rows):
+    out = shutil.copytree(fitted[0], tmp_path / "out", symlinks=True)
+    finished_without(out)
+    calls = []
+    monkeypatch.setattr(
+        command, "run_and_report", lambda *positional, **named: calls.append((positional, named))
+    )
+    assert call(folder, out, *more).exit_code == 0
+    ((_, _, arguments), named) = calls[0]
+    assert arguments["compare"]
+    assert named["rows"] == rows
+
+
 @pytest.fixture
 def unstarted(monkeypatch):
     """Calls end once the settings are chosen, with these proposals and this pace."""
@@ -130,7 +144,7 @@ def unstarted(monkeypatch):
 
 def chosen(out):
     found = json.loads((out / "settings.json").read_text())["arguments"]["settings"]
-    return {name: value for name, value, _ in found}
+    return {one[0]: Choice(*one) for one in found}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +160,7 @@ def test_prompts_are_those_of_the_folder(unstarted, folder, tmp_path, asked, val
     for more in (asked, *same):
         result = call(folder, out, *more)
         assert result.exit_code == 0, result.output
-        assert chosen(out)["prompts"] == value
+        assert chosen(out)["prompts"].value == value
     for more in others:
         assert "holds a fit with other prompts" in str(call(folder, out, *more).exception)
 
@@ -160,7 +174,7 @@ def test_prompts_of_a_folder_made_while_they_were_off_by_default(unstarted, fold
     write_json(stored, out / "settings.json")
     for more in ((), ("--no-prompts",)):
         assert call(folder, out, *more).exit_code == 0
-        assert chosen(out)["prompts"] == "none"
+        assert chosen(out)["prompts"].value == "none"
     assert "holds a fit with other prompts" in str(call(folder, out, "--prompts").exception)
 
 
@@ -173,7 +187,10 @@ def test_time_that_is_spent_counts(unstarted, folder, tmp_path, monkeypatch):
         out = tmp_path / f"{spent:g}"
         result = call(folder, out, minutes=10, **steps)
         assert result.exit_code == 0, result.output
-        found.append(chosen(out)["pretrain_steps"] + chosen(out)["finetune_steps"])
+        settings = chosen(out)
+        length = settings["finetune_steps"].value
+        found.append(settings["pretrain_steps"].value + length)
+        assert f"each of 4 images is seen {2 * length / 4:.0f} times" in settings["finetune_cache"].reason
         assert ("--minutes 10 cannot be met: 20 steps are the least" in result.output) == (spent == 560)
     assert 0.5 * (found[0] - found[1]) == pytest.approx(pace.SHARE * 300, abs=1)
     assert found[2] == 2 * pace.LEAST
