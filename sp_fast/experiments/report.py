@@ -58,8 +58,8 @@ def _mixed_versions(times: dict[str, dict[str, Any]]) -> str:
         return ""
     named = sorted(f"{version} at commit {commit}" if commit else version for version, commit in found)
     return (
-        f"These runs were made by several versions of sp_fast: {', '.join(named)}. Their defaults may differ; "
-        f"delete the folders of old runs in {RUNS}/ to run them again."
+        f"These runs were made by several versions of sp_fast: {', '.join(named)}. Their defaults may "
+        f"differ; delete the folders of old runs in {RUNS}/ to run them again."
     )
 
 
