@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,8 @@ def scale_length(cfg: Any, unit: str, length: int) -> None:
     factor = length / loop.pop("max_epochs" if by_epoch else "max_iters")
     loop["max_epochs" if unit == "epochs" else "max_iters"] = length
     if "val_interval" in loop:
-        loop.val_interval = max(1, min(length, round(loop.val_interval * factor)))
+        # Rounded up, so that no short interval is left; the margin is for products such as 4.0000001.
+        loop.val_interval = max(1, min(length, math.ceil(loop.val_interval * factor - 1e-6)))
     for scheduler in cfg.get("param_scheduler") or []:
         if scheduler.get("by_epoch", True) != by_epoch:
             continue

@@ -145,6 +145,7 @@ def fit(
         console.print(str(error), markup=False, highlight=False)
         raise typer.Exit(1) from None
     command = shlex.join(["sp-fast", *(word for word in sys.argv[1:] if word != "--overwrite")])
+    command += " --compare" if compared and not compare else ""
     arguments |= {"compare": compared, "command": command}
     rows = None if compare else [PRETRAINED]
     run_and_report("fit", out, arguments, rows=rows, seeds=numbers, finish=write_model)

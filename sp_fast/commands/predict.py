@@ -112,8 +112,11 @@ def predict(
         f"({summary.instances / max(summary.images, 1):.1f} per image) in {clock(summary.seconds)}"
     )
     if not summary.instances and summary.highest_score:
-        highest = f"the highest score is {summary.highest_score:.2g}"
-        typer.echo(f"No instances: {highest}; lower --threshold (now {threshold:g})")
+        whose = " of the images of this run" if summary.resumed else ""
+        typer.echo(
+            f"No instances: the highest score{whose} is {summary.highest_score:.4f}; lower --threshold "
+            f"(now {threshold:g})"
+        )
     typer.echo(f"Predictions: {summary.out}")
     for kind in kinds:
         typer.echo(f"{_WRITTEN[kind]}: {out / KINDS[kind][0]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shlex
 import sys
@@ -50,15 +51,18 @@ def score(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite --page and --json.")] = False,
 ) -> None:
     """Describe masks, and score them in their order against annotated objects."""
+    from sp_fast.evaluation.sources import check_images
     from sp_fast.files import write_text
     from sp_fast.progress import RunProgress
     from sp_fast.proposals.comparison import compare
 
     _check_outputs(images, page, json_file, overwrite)
+    check = None
     if images is not None:
-        _check_images(masks, annotations, images)
+        whose = f"of {' and '.join(path.name for path in masks)}"
+        check = functools.partial(check_images, folder=images, whose=whose)
     with RunProgress("images", transient=True) as progress:
-        found = compare(masks, annotations, progress)
+        found = compare(masks, annotations, progress, check)
     console = Console()
     _print(found, console)
     if json_file is not None:
@@ -84,16 +88,6 @@ def _check_outputs(images: Path | None, page: Path | None, json_file: Path | Non
         raise FileNotFoundError(f"--images: expected the folder of the images, got {images}")
     if page is not None and find_spec("matplotlib") is None:
         raise ValueError("--page: the page needs matplotlib: pip install 'sp_fast[mmdet]'")
-
-
-def _check_images(masks: list[Path], annotations: Path | None, images: Path) -> None:
-    """Raise FileNotFoundError unless the folder has the images that count: scores may take minutes."""
-    from sp_fast.evaluation.sources import check_images
-    from sp_fast.proposals.ranked import common_names, read_ranked
-
-    paths = masks if annotations is None else [*masks, annotations]
-    names = common_names({str(path): read_ranked(path) for path in paths})
-    check_images(names, images, f"of {' and '.join(path.name for path in masks)}")
 
 
 def _print(found: Comparison, console: Console) -> None:

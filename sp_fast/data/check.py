@@ -62,8 +62,8 @@ class CheckedFile:
         if kind != "missing image" or missing <= len(self.images) / 2:
             return KINDS[kind].mend
         return (
-            f"{self.folder} is probably not the folder of these images (--images, --val-images): it lacks "
-            f"{missing} of {len(self.images)}"
+            f"give the folder of these images (--images, --val-images); {self.folder} lacks {missing} of "
+            f"{len(self.images)}"
         )
 
     def by_kind(self) -> dict[str, list[Fault]]:

@@ -114,7 +114,7 @@ def check_images(names: Sequence[str], folder: Path, whose: str) -> None:
         return
     if len(missing) < len(names):
         raise FileNotFoundError(
-            f"--images: {len(missing)} of the {len(names)} images {whose} are missing in {folder}, first: "
+            f"--images: {folder} lacks {len(missing)} of the {len(names)} images {whose}, such as "
             f"{missing[0]}"
         )
     none = f"none of the {len(names)} images {whose} is" if len(names) > 1 else f"the image {whose} is not"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sp_fast.data.coco import load_coco
 from sp_fast.experiments.fit_data import FitData
+from sp_fast.experiments.scheduler import worker_environment
 from sp_fast.experiments.settings import Choice
 from sp_fast.proposals import SaliencyProposer, build_backbone
 from sp_fast.proposals.run import propose_folder
@@ -79,7 +81,8 @@ def choose_proposals(
         for number, (name, one) in enumerate(found.items()):
             progress(number, len(found))
             out, start = sample.with_name(f"{number}.json"), time.monotonic()
-            channels[name] = _propose(sample, out, backbone, one)
+            with _threads_of_a_run():
+                channels[name] = _propose(sample, out, backbone, one)
             takes[name] = (time.monotonic() - start) / count * data.images_count
             scores[name] = score_proposals(out, data.truth).by_size["all"]
         progress(len(found), len(found))
@@ -95,6 +98,19 @@ def choose_proposals(
     why = f"mean best IoU {iou:.2f} with your labels, {above:.0%} above 0.5; others {others}"
     value = {"name": best, **found[best], "channels": channels[best]}
     return Choice("proposals", value, why), takes[best]
+
+
+@contextlib.contextmanager
+def _threads_of_a_run() -> Iterator[None]:
+    """The number of threads that a run will have, so that its time is measured."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(int(worker_environment()["OMP_NUM_THREADS"].split(",")[0]))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _link_sample(data: FitData, folder: Path) -> int:

@@ -117,7 +117,7 @@ def fit_into(choices: list[Choice], budget: Budget, pace: Pace) -> tuple[list[Ch
     given = sum(one.value for one in steps if one not in free)
     beside, second = budget.beside_steps(pace), budget.rounds * pace.step
     shortest = beside + second * (given + LEAST * len(free))
-    factor, why, told = 0.0, "the least", None
+    factor, why, told = 0.0, f"the fewest allowed; --minutes {budget.minutes:g} is too short", None
     if shortest <= budget.left:
         factor = ((SHARE * budget.left - beside) / second - given) / max(1, sum(one.value for one in free))
         why = (

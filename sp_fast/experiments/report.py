@@ -53,7 +53,7 @@ def write_report(plan: Plan, source: Source, console: Console) -> None:
 
 def _mixed_versions(times: dict[str, dict[str, Any]]) -> str:
     """A warning if the runs were made by several versions, whose defaults may differ; else nothing."""
-    found = {(entry["sp_fast"], entry["revision"]) for entry in times.values()}
+    found = {(entry.get("sp_fast", "?"), entry.get("revision")) for entry in times.values()}
     if len(found) < 2:
         return ""
     named = sorted(f"{version} at commit {commit}" if commit else version for version, commit in found)

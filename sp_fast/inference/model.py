@@ -34,7 +34,7 @@ class Model(ABC):
     Attributes:
         classes: names of the classes.
         batch_size: largest number of images, or tiles, that run at once.
-        highest_score: of all instances so far, those below the threshold too.
+        highest_score: of all instances found since it was last set, those below the threshold too.
     """
 
     def __init__(self, classes: tuple[str, ...], batch_size: int = 1) -> None:

@@ -59,6 +59,7 @@ def compare(
     files: Sequence[str | os.PathLike[str]],
     annotations: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    check: Callable[[list[str]], None] | None = None,
 ) -> Comparison:
     """Score files of masks, against annotations if there are any; all in COCO format, crowds left out.
 
@@ -68,6 +69,7 @@ def compare(
         files: one file or more.
         annotations: annotated objects.
         progress: called with (images done, all images) after each image of each file.
+        check: called with the names of the images that count, before they are scored.
 
     Raises:
         FileNotFoundError, ValueError: see `load_coco` and `common_names`.
@@ -76,6 +78,8 @@ def compare(
     read = {str(path): read_ranked(path) for path in paths}
     objects = None if annotations is None else read_ranked(annotations)
     names = common_names(read if objects is None else {**read, str(annotations): objects})
+    if check is not None:
+        check(names)
     alike = len({path.name for path in paths}) < len(paths)
     steps = len(read) * (1 if objects is None else 2)
 

@@ -42,8 +42,8 @@ class ProposalOptions:
         max_box_width: keep masks whose box is narrower than this share of the width; None: all.
         min_score: keep masks with at least this score after NMS; None: all.
         refine: "segments": masks at image size (`propose_folder`) consist of whole segments of the image, see
-            `refined_saliency`; those that it makes alike are left out, see `distinct`. The other options
-            apply to the masks before. Masks on the grid of the features stay as they are.
+            `refined_saliency`; of those that it makes alike, one is kept, see `distinct`. NMS and the filters
+            see the masks before. Masks on the grid of the features stay as they are.
     """
 
     grid: tuple[tuple[int, int], ...] | None = ((10, 10),)

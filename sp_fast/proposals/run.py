@@ -220,7 +220,7 @@ def propose_folder(
 def _with_spares(proposer: SaliencyProposer) -> SaliencyProposer:
     """Where masks are refined, a proposer of more: refining makes some of them like better ones."""
     options = proposer.options
-    if options.refine == "none" or options.nms != "mask":
+    if options.refine == "none":
         return proposer
     proposer = copy(proposer)
     proposer.options = dataclasses.replace(options, max_masks=math.ceil(_SPARES * options.max_masks))
@@ -372,10 +372,9 @@ def _record(
     if options.refine == "segments":
         segments = image_segments(image.pixels, max(saliency.shape[-2:]))
         saliency = refined_saliency(saliency, thresholds, segments)
-        if options.nms == "mask":
-            rows = distinct(saliency, thresholds, options.iou_threshold, options.max_masks)
-            saliency, thresholds = saliency[rows], thresholds[rows]
-            scores, seeds = scores[rows.cpu()], seeds[rows.cpu()]
+        rows = distinct(saliency, thresholds, options.iou_threshold, options.max_masks)
+        saliency, thresholds = saliency[rows], thresholds[rows]
+        scores, seeds = scores[rows.cpu()], seeds[rows.cpu()]
     masks = encoded_masks(saliency, (image.height, image.width), thresholds)
     # A mask of a few cells can vanish in an image smaller than the feature map.
     kept = [k for k, mask in enumerate(masks) if mask["area"] > 0]

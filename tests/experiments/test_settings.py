@@ -140,8 +140,9 @@ def test_given_steps_are_not_changed_for_the_time(tmp_path, weights):
 def test_a_time_that_is_too_short_is_told(tmp_path, weights, given, told):
     choices = choose(data(tmp_path, 256, 2, 100), weights, given, gpu=False)
     found, said = fitted(choices, spent=590)
+    why = "the fewest allowed; --minutes 10 is too short"
     for name in ("pretrain_steps", "finetune_steps"):
-        assert found[name][1:] == ((given[name], GIVEN) if name in given else (LEAST, "the least"))
+        assert found[name][1:] == ((given[name], GIVEN) if name in given else (LEAST, why))
     assert said.startswith(f"--minutes 10 cannot be met: {told}")
     assert ("AP" in said) == ("finetune_steps" not in given)
 

@@ -19,6 +19,9 @@ import sp_fast.models  # noqa: F401
 
 # isort: split
 
+from mmengine.config import Config
+
+from sp_fast.configuration import scale_length
 from sp_fast.data.coco import load_coco
 from sp_fast.data.store import in_order, store_path, write_store
 from sp_fast.train import load_config, main, parse_arguments, prepare
@@ -169,6 +172,13 @@ def test_epochs_scale_the_schedule_but_not_what_is_asked_for_by_name(scenes, tmp
     assert (cfg.param_scheduler[0].milestones, cfg.param_scheduler[0].end) == ([6], 8)
     cfg = load_config(parse_arguments([*arguments, "--cfg-options", "train_cfg.val_interval=2"]))
     assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval) == (8, 2)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 22, 100, 301, 600, 1200])
+def test_no_evaluation_is_added_by_scaling_the_schedule(steps):
+    cfg = Config(dict(train_cfg=dict(type="StepTrainLoop", max_iters=600, val_interval=200)))
+    scale_length(cfg, "steps", steps)
+    assert -(-steps // cfg.train_cfg.val_interval) == min(3, steps)
 
 
 def test_more_objects_than_kernels_are_said(scenes, tmp_path, capfd):
