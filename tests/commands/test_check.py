@@ -90,7 +90,7 @@ def test_objects_of_missing_images_are_counted(check, tmp_path):
     _, out, _ = check(path, "--images", images)
     assert "not measured" not in out
     page = tmp_path / "page.html"
-    for k, said in enumerate(("add the file", "add the file", " lacks 3 of 4", "it lacks 4 of 4")):
+    for k, said in enumerate(("add the file", "add the file", " lacks 3 of 4", " lacks 4 of 4")):
         (images / f"{k}.png").unlink()
         code, out, _ = check(path, "--images", images, "--out", page, "--overwrite")
         assert code == 1
