@@ -195,7 +195,7 @@ __device__ __forceinline__ void common_cells(int (&counts)[Rows][Columns][4],
 // Copies a word from global to shared memory without registers; complete after copy_wait and a barrier.
 __device__ __forceinline__ void copy_4(unsigned* shared, const unsigned* global) {
 #ifdef SP_FAST_CUDA_ON_CPU
-    *shared = *global;
+    on_cpu::copy_later(shared, global, 4, 4);
 #else
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(
                      static_cast<unsigned>(__cvta_generic_to_shared(shared))),

@@ -66,13 +66,14 @@ void multiply(const at::Tensor& seeds, const at::Tensor& cells, const at::Tensor
                           "seed_saliency: expected sizes and strides below 2^31, got ", n);
         return static_cast<int>(n);
     };
-    // cuBLAS is column-major: y^T = cells * seeds^T.
+    // cuBLAS is column-major: y^T = cells * seeds^T. The stride of a single seed is arbitrary, so the rows of
+    // seeds, which are contiguous, are given by their length.
     TORCH_CUDABLAS_CHECK(cublasGemmStridedBatchedEx(
         at::cuda::getCurrentCUDABlasHandle(), together ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N,
         narrow(cells.size(1)), narrow(seeds.size(1)), narrow(seeds.size(2)), &one, cells.const_data_ptr(),
         type, narrow(cells.stride(together ? 1 : 2)), cells.stride(0), seeds.const_data_ptr(), type,
-        narrow(seeds.stride(1)), seeds.stride(0), &zero, y.mutable_data_ptr(), CUDA_R_32F,
-        narrow(y.stride(1)), y.stride(0), narrow(seeds.size(0)), compute, CUBLAS_GEMM_DEFAULT));
+        narrow(seeds.size(2)), seeds.stride(0), &zero, y.mutable_data_ptr(), CUDA_R_32F, narrow(y.stride(1)),
+        y.stride(0), narrow(seeds.size(0)), compute, CUBLAS_GEMM_DEFAULT));
 #endif
 }
 

@@ -51,7 +51,7 @@ constexpr int kWarp = 32;
 struct Copy {
     void* to;
     const void* from;
-    int bytes;
+    int bytes, size;
     unsigned group;
 };
 
@@ -91,9 +91,10 @@ inline std::mt19937 random_order{0};
     std::abort();
 }
 
-inline void copy_later(void* to, const void* from, int bytes) {
-    std::memset(to, 0xff, 16);
-    block.running->copies.push_back({to, from, bytes, block.running->groups});
+// Copies `bytes` and zeros up to `size`, but not before the thread waits for it.
+inline void copy_later(void* to, const void* from, int bytes, int size = 16) {
+    std::memset(to, 0xff, size);
+    block.running->copies.push_back({to, from, bytes, size, block.running->groups});
 }
 
 inline void commit_copies() { ++block.running->groups; }
@@ -102,7 +103,7 @@ inline void wait_for_copies(unsigned pending) {
     Fibre& self = *block.running;
     std::erase_if(self.copies, [&](const Copy& copy) {
         if (copy.group + pending >= self.groups) return false;
-        std::memset(copy.to, 0, 16);
+        std::memset(copy.to, 0, copy.size);
         std::memcpy(copy.to, copy.from, copy.bytes);
         return true;
     });

@@ -1,5 +1,6 @@
 """Every op on a GPU against the reference on the CPU, in poisoned memory and without synchronisation."""
 
+import itertools
 from contextlib import contextmanager
 
 import pytest
@@ -53,6 +54,7 @@ NEAR_THRESHOLD = {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1e-2
 # changes 1 to 4 cells in 0.05 to 0.6 % of the masks.
 FLIPPED = {torch.float32: 0.01, torch.float16: 0.02, torch.bfloat16: 0.02}
 
+SHAPES = [(1, 1, 1), (63, 3, 5), (64, 7, 16), (300, 25, 42), (256, 31, 33), (16, 40, 40), (16, 60, 60)]
 EXACT = [name for name in CASES if name != "seed_saliency"]
 
 
@@ -90,7 +92,7 @@ def test_same_as_the_reference(name, dtype, layout):
 @pytest.mark.parametrize("similarity", ["dot", "cosine"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(1, 1, 1), (63, 3, 5), (64, 7, 16), (300, 25, 42), (256, 31, 33)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_saliency_of_given_seeds(shape, dtype, layout, similarity):
     features = smooth_features(1, 3, *shape).to(dtype)
     seeds = torch.randn(3, 19, shape[0], generator=generator(2)).to(dtype)
@@ -111,13 +113,21 @@ def test_saliency_of_given_seeds(shape, dtype, layout, similarity):
 @pytest.mark.parametrize("grid", [(1, 1), (7, 5), (16, 16), [(25, 42), (3, 4), (40, 50)]], ids=str)
 def test_pooled_seeds(grid, dtype, layout):
     features = smooth_features(3, 2, 67, 25, 42).to(dtype)
-    valid = torch.tensor([[25, 42], [18, 5]])
+    assert_seeds(features, grid, torch.tensor([[25, 42], [18, 5]]), layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_pooled_seeds_of_a_wide_map(dtype, layout):
+    assert_seeds(smooth_features(3, 1, 20, 6, 400).to(dtype), (4, 9), torch.tensor([[5, 390]]), layout)
+
+
+def assert_seeds(features, grid, valid, layout):
     case = Case(lambda *_: (), lambda x, v: seed_saliency(x, grid, valid=v).seeds, lambda x, v: None)
     (got,) = on_gpu(case, to_gpu([features, valid], layout))
-    grids = grid if isinstance(grid, list) else [grid]
-    expected = reference.pool_seeds(features.float(), grids, valid)
-    assert got.dtype == dtype
-    tolerance = ON_GPU[dtype]
+    expected = reference.pool_seeds(features.float(), grid if isinstance(grid, list) else [grid], valid)
+    assert got.dtype == features.dtype
+    tolerance = ON_GPU[features.dtype]
     torch.testing.assert_close(got.cpu().float(), expected, rtol=tolerance, atol=tolerance)
 
 
@@ -142,8 +152,16 @@ def test_saliency_that_is_not_defined():
     assert found.masks.area()[3].all()
 
 
-@pytest.mark.parametrize("number", [0, 1, 5, 63, 64, 65, 129, 1050])
-@pytest.mark.parametrize("size", [(1, 1), (3, 5), (25, 42)], ids=str)
+# The last four: more masks than shared memory holds, more than one block visits, longer masks than shared
+# memory holds, and overlaps counted in chunks.
+@pytest.mark.parametrize(
+    ("number", "size"),
+    [
+        *itertools.product([0, 1, 5, 63, 64, 65, 129, 1050], [(1, 1), (3, 5), (25, 42)]),
+        *[(1500, (25, 42)), (8200, (3, 5)), (300, (100, 96)), (200, (50, 60))],
+    ],
+    ids=str,
+)
 def test_suppression(number, size):
     masks, score = blobs(6, 2, number, *size)
     on_device = masks.to("cuda")
@@ -198,6 +216,19 @@ def test_parts(size, connectivity):
 )
 @pytest.mark.parametrize("number", [0, 1, 30])
 def test_pooling(number, shape, dtype, layout):
+    assert_pooled(number, shape, dtype, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    ("number", "shape"), [(70, (32, 50, 100)), (70, (32, 20, 150)), (1100, (5, 13, 21))], ids=str
+)
+def test_pooling_of_many_boxes(number, shape, dtype, layout):
+    assert_pooled(number, shape, dtype, layout)
+
+
+def assert_pooled(number, shape, dtype, layout):
     features = torch.randn(2, *shape, generator=generator(8)).to(dtype)
     inputs = (features, boxes_of(9, 2, number, *shape[1:]), torch.tensor([number, number // 2]))
     case = CASES["roi_average_pool"]
