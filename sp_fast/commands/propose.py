@@ -310,13 +310,14 @@ def propose(
 
 
 def _report(summary: "ProposeSummary", shard: tuple[int, int] | None) -> str:
+    from sp_fast.data.faults import counted
     from sp_fast.progress import clock
 
     resumed = f" ({summary.resumed} of them from the interrupted run)" if summary.resumed else ""
     if shard is not None and summary.merged:
         resumed = ""  # counts this shard's images only
     lines = [
-        f"{summary.images} images{resumed}, {summary.masks} masks "
+        f"{counted(summary.images, 'image')}{resumed}, {counted(summary.masks, 'mask')} "
         f"({summary.masks / max(summary.images, 1):.1f} per image) in {clock(summary.seconds)}"
     ]
     if shard is not None and not summary.merged:
