@@ -79,7 +79,7 @@ def fit(
         int | None, typer.Option(min=1, help="Most objects that the model finds [by the labels].")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Choose the steps so that the command takes about so many minutes.")
+        float | None, typer.Option(help="Choose the steps so that the command takes about this many minutes.")
     ] = None,
     prompts: Annotated[
         bool | None,

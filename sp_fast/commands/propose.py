@@ -248,6 +248,7 @@ def propose(
     from sp_fast.proposals.proposer import SaliencyProposer
     from sp_fast.proposals.ranks import RankProgress, Ranks
     from sp_fast.proposals.run import propose_folder
+    from sp_fast.proposals.store import check_json
 
     # Bad options, outputs and folders fail before the slow reading of weights.
     changed = {name: context.params[name] for name in OPTION_NAMES if context.params.get(name) is not None}
@@ -262,8 +263,7 @@ def propose(
     elif size is None:
         size = 640
     check_outputs([out], overwrite=overwrite)
-    if out.suffix != ".json":
-        raise ValueError(f"out: expected a file name that ends in .json, got {out}")
+    check_json(out)
     list_images(images)
     ranks = Ranks() if Ranks.started() else None
     if ranks is not None:

@@ -102,7 +102,7 @@ def choose_proposals(
 
 @contextlib.contextmanager
 def _threads_of_a_run() -> Iterator[None]:
-    """The number of threads that a run will have, so that its time is measured."""
+    """Uses as many threads as a run will, so that the time measured is that of a run."""
     import torch
 
     before = torch.get_num_threads()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sp_fast.data.check import errors_before_training
-from sp_fast.data.coco import load_coco, save_coco
+from sp_fast.data.coco import load_coco, missing_files, save_coco
 from sp_fast.data.formats import detect_format, to_coco
 from sp_fast.data.images import list_images
 from sp_fast.files import sha256
@@ -172,7 +172,7 @@ def _folder_of(coco: dict[str, Any], labels: Path, folders: Iterable[Path]) -> P
 
 def _check_val_images(coco: dict[str, Any], val: Path, place: Path) -> None:
     names = [one["file_name"] for one in coco["images"]]
-    missing = [name for name in names if not (place / name).is_file()]
+    missing = missing_files(names, place)
     if missing:
         raise FileNotFoundError(
             f"--val-images: expected the folder of the images of {val}; the labelled images' folder, "

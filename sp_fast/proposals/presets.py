@@ -43,7 +43,7 @@ class ProposalOptions:
         min_score: keep masks with at least this score after NMS; None: all.
         refine: "segments": masks at image size (`propose_folder`) consist of whole segments of the image, see
             `refined_saliency`; of those that it makes alike, one is kept, see `distinct`. NMS and the filters
-            see the masks before. Masks on the grid of the features stay as they are.
+            act before refining. Masks on the grid of the features stay as they are.
     """
 
     grid: tuple[tuple[int, int], ...] | None = ((10, 10),)

@@ -17,7 +17,7 @@ _SMALLEST = 30  # pixels of a segment
 _LEAST_OVERLAP = 0.1  # IoU of a refined mask with the mask before
 _MOST_OVERLAP = 0.6  # IoU of two refined masks
 _LEVELS = 2**16  # integers add up to the same sum in any order, on any device
-_AT_ONCE = 16  # masks; memory for large tensors takes longer to get than to fill
+_AT_ONCE = 16  # masks; allocating large tensors takes longer than filling them
 
 
 def image_segments(image: Tensor, least: int = 0) -> Tensor:
@@ -46,7 +46,7 @@ def refined_saliency(saliency: Tensor, threshold: Tensor, segments: Tensor) -> T
     """Average the saliency of masks over each segment, so that a segment belongs to a mask or does not.
 
     The saliency is resized to the segments bilinearly. A mask stays as it is if none of it would be left, or
-    if its IoU with itself after refining would be below 0.1.
+    if its IoU with the refined mask would be below 0.1.
 
     Args:
         saliency: fp32 [K, h, w] in [0, 1].

@@ -218,7 +218,7 @@ def propose_folder(
 
 
 def _with_spares(proposer: SaliencyProposer) -> SaliencyProposer:
-    """Where masks are refined, a proposer of more: refining makes some of them like better ones."""
+    """The same proposer, but of more masks if they are refined: some then become like better ones."""
     options = proposer.options
     if options.refine == "none":
         return proposer

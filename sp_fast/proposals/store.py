@@ -24,13 +24,19 @@ from sp_fast.proposals.records import FinishedRecords, ImageRecord, RecordFile
 from sp_fast.proposals.shards import WHOLE, Shard
 
 SEEDS_HASH = "seeds_sha256"
-_UNTIL_NOW = {"refine": "none"}  # options that runs of earlier versions did not record
+_UNRECORDED = {"refine": "none"}  # options that runs of earlier versions did not record
 
 
 def seeds_path(out: Path) -> Path:
     """Path of the seeds of `out`: masks.json and masks.arrow -> masks.seeds.safetensors."""
     name = out.stem if out.suffix in (".json", ".arrow") else out.name
     return out.with_name(f"{name}.seeds.safetensors")
+
+
+def check_json(out: Path) -> None:
+    """Raise ValueError unless the name of the file to write ends in .json."""
+    if out.suffix != ".json":
+        raise ValueError(f"out: expected a file name that ends in .json, got {out}")
 
 
 class RecordStore(ABC):
@@ -237,8 +243,7 @@ class ProposalStore(RecordStore):
         channels: int,
         **others: Any,
     ) -> None:
-        if out.suffix != ".json":
-            raise ValueError(f"out: expected a file name that ends in .json, got {out}")
+        check_json(out)
         self._channels = channels
         super().__init__(out, images, {**options, "channels": channels}, **others)
 
@@ -287,7 +292,7 @@ class ProposalStore(RecordStore):
 def _check_same(before: dict[str, Any], now: dict[str, Any], partial: Path, again: str) -> None:
     """Raise ValueError that lists how an interrupted run differs; `again` says how to start over."""
     old, new = before["options"], now["options"]
-    old = {**{name: value for name, value in _UNTIL_NOW.items() if name in new}, **old}
+    old = {**{name: value for name, value in _UNRECORDED.items() if name in new}, **old}
     differences = [
         f"{name}: {old.get(name)} before, {new.get(name)} now"
         for name in sorted({*old, *new})
